@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import os
+
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "example_project.settings")
+
+# Before the imports below: it sets Django up, which consumers may need when they are imported.
+django_application = get_asgi_application()
+
+from ws_support.asgi import WebSocketSupport  # noqa: E402
+from ws_support.routing import websocket_urlpatterns  # noqa: E402
+
+application = ProtocolTypeRouter(
+    {
+        "http": django_application,
+        "websocket": WebSocketSupport(URLRouter(websocket_urlpatterns)),
+    }
+)

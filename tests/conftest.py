@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import Server, serving
+
+# Playwright's synchronous interface runs a loop in this thread; no test of ours has a database.
+os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start a server with settings of the test's own; stopped when the test ends."""
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> Server:
+            log_file = tmp_path / f"server-{len(list(tmp_path.glob('server-*')))}.log"
+            return stack.enter_context(serving(log_file, **options))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The demo as `manage.py runserver` starts it, shared by the tests of a module."""
+    with serving(tmp_path_factory.mktemp("demo") / "server.log") as server:
+        yield server
+
+
+def need_program(*names: str) -> str:
+    """The path of the first of these programs. Without one, skips; in CI, fails."""
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    message = f"needs {' or '.join(names)}, which is not installed"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)

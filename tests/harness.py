@@ -1,0 +1,251 @@
+"""Real servers in processes of their own, and a client that shows what is on the wire."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from websockets.sync.client import ClientConnection, connect
+
+ROOT = Path(__file__).resolve().parent.parent
+BOUND = 10.0
+"""Seconds within which whatever a test waits for has happened, also on a busy machine."""
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[bytes]
+    host: str
+    port: int
+    log_file: Path
+
+    @property
+    def origin(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def url(self, path: str = "/ws") -> str:
+        return f"ws://{self.host}:{self.port}{path}"
+
+    def connect(self, path: str = "/ws", **options: Any) -> ClientConnection:
+        """A well-behaved client from an allowed origin."""
+        options.setdefault("origin", self.origin)
+        return connect(self.url(path), max_size=None, **options)
+
+    def raw(self) -> RawClient:
+        return RawClient(self.host, self.port)
+
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def events(self, name: str, path: str | None = None) -> list[dict[str, Any]]:
+        """The lines that `tests.project.asgi` logged, of one kind and for one path."""
+        lines = (line for line in self.log().splitlines() if line.startswith('{"event"'))
+        events = (json.loads(line) for line in lines)
+        return [
+            each
+            for each in events
+            if each["event"] == name and path in (None, each["path"])
+        ]
+
+    def wait_for_event(self, name: str, path: str, count: int = 1) -> dict[str, Any]:
+        """The `count`th event of this kind, when it has come."""
+        for _ in until(f"event {name} for {path}", self.log):
+            events = self.events(name, path)
+            if len(events) >= count:
+                return events[count - 1]
+        raise AssertionError
+
+    def wait_for_log(self, text: str) -> None:
+        for _ in until(f"{text!r} in the log", self.log):
+            if text in self.log():
+                return
+
+    def stop(self) -> int:
+        """End it as an operator would; its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(BOUND)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+def until(what: str, details: Any = lambda: "") -> Iterator[None]:
+    """Try again, and fail when what is waited for has not happened within the bound."""
+    deadline = time.monotonic() + BOUND
+    while time.monotonic() < deadline:
+        yield
+        time.sleep(0.01)
+    raise AssertionError(f"no {what} within {BOUND:g} s\n{details()}")
+
+
+@contextmanager
+def serving(
+    log_file: Path,
+    *,
+    command: str = "runserver",
+    arguments: tuple[str, ...] = (),
+    cwd: Path = ROOT,
+    environment: dict[str, str] | None = None,
+    **settings: Any,
+) -> Iterator[Server]:
+    """A server for `tests.project` with these settings, started and stopped."""
+    host = "127.0.0.1"
+    port = free_port()
+    commands = {
+        "runserver": ["manage.py", "runserver", "--noreload", f"{host}:{port}"],
+        "uvicorn": ["-m", "uvicorn", "tests.project.asgi:application", "--port", str(port)],
+    }
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "tests.project.settings",
+        "TEST_SETTINGS": json.dumps(settings),
+        "PYTHONUNBUFFERED": "1",
+        **(environment or {}),
+    }
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, *commands[command], *arguments],
+            cwd=cwd,
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    server = Server(process, host, port, log_file)
+    try:
+        wait_until_listening(server)
+        yield server
+    finally:
+        server.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_listening(server: Server) -> None:
+    for _ in until("listening server", server.log):
+        assert server.process.poll() is None, server.log()
+        try:
+            socket.create_connection((server.host, server.port), 1).close()
+        except OSError:
+            continue
+        return
+
+
+class RawClient:
+    """Bytes in, bytes out: for handshakes and frames that no library would send."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.socket = socket.create_connection((host, port), BOUND)
+        self.host = host
+        self.port = port
+        self._buffer = b""
+
+    def __enter__(self) -> RawClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def handshake(
+        self,
+        path: str = "/ws",
+        headers: list[tuple[bytes, bytes]] | None = None,
+        *,
+        method: str = "GET",
+        without: tuple[bytes, ...] = (),
+    ) -> tuple[int, bytes]:
+        """Send an upgrade request; the status and everything that came with it.
+
+        `headers` stand behind those that every handshake has, less those named in `without`.
+        """
+        if headers is None:
+            headers = [(b"Origin", f"http://{self.host}:{self.port}".encode())]
+        usual = [
+            (b"Host", f"{self.host}:{self.port}".encode()),
+            (b"Upgrade", b"websocket"),
+            (b"Connection", b"Upgrade"),
+            (b"Sec-WebSocket-Key", base64.b64encode(os.urandom(16))),
+            (b"Sec-WebSocket-Version", b"13"),
+        ]
+        lines = [f"{method} {path} HTTP/1.1".encode()]
+        lines += [b"%b: %b" % header for header in usual if header[0] not in without]
+        lines += [b"%b: %b" % header for header in headers]
+        self.socket.sendall(b"\r\n".join([*lines, b"", b""]))
+        return self.response()
+
+    def response(self) -> tuple[int, bytes]:
+        while b"\r\n\r\n" not in self._buffer:
+            if not self._fill():
+                break
+        if not self._buffer:
+            return 0, b""
+        head, _, rest = self._buffer.partition(b"\r\n\r\n")
+        status = int(head.split()[1])
+        self._buffer = rest
+        if status != 101:
+            while self._fill():
+                pass
+            head, self._buffer = head + b"\r\n\r\n" + self._buffer, b""
+        return status, head
+
+    def send_frame(self, opcode: int, payload: bytes = b"", *, fin: bool = True) -> None:
+        length = len(payload)
+        if length < 126:
+            size = bytes([0x80 | length])
+        elif length < 65536:
+            size = bytes([0x80 | 126]) + struct.pack("!H", length)
+        else:
+            size = bytes([0x80 | 127]) + struct.pack("!Q", length)
+        # A mask of zeros is a mask (RFC 6455, section 5.3).
+        self.socket.sendall(bytes([fin << 7 | opcode]) + size + bytes(4) + payload)
+
+    def frame(self, timeout: float = BOUND) -> tuple[int, bytes] | None:
+        """The next frame, as opcode and payload; `None` when the server has closed."""
+        deadline = time.monotonic() + timeout
+        while (frame := self._parse()) is None:
+            if not self._fill(deadline):
+                return None
+        return frame
+
+    def _parse(self) -> tuple[int, bytes] | None:
+        if len(self._buffer) < 2:
+            return None
+        length, start = self._buffer[1] & 0x7F, 2
+        if length == 126:
+            if len(self._buffer) < 4:
+                return None
+            length, start = struct.unpack("!H", self._buffer[2:4])[0], 4
+        elif length == 127:
+            if len(self._buffer) < 10:
+                return None
+            length, start = struct.unpack("!Q", self._buffer[2:10])[0], 10
+        if len(self._buffer) < start + length:
+            return None
+        opcode, payload = self._buffer[0] & 0x0F, self._buffer[start : start + length]
+        self._buffer = self._buffer[start + length :]
+        return opcode, payload
+
+    def _fill(self, deadline: float | None = None) -> bool:
+        self.socket.settimeout(BOUND if deadline is None else max(deadline - time.monotonic(), 0.001))
+        try:
+            data = self.socket.recv(65536)
+        except ConnectionResetError:
+            return False
+        self._buffer += data
+        return bool(data)

@@ -1,0 +1,13 @@
+"""The demo project, with the overrides that a test gives its server in the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from example_project.settings import *  # noqa: F403
+
+ROOT_URLCONF = "tests.project.urls"
+ASGI_APPLICATION = "tests.project.asgi.application"
+
+globals().update(json.loads(os.environ.get("TEST_SETTINGS", "{}")))

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.core import checks
+
+
+class WsSupportConfig(AppConfig):
+    name = "ws_support"
+    verbose_name = "WebSocket support"
+
+    def ready(self) -> None:
+        from ws_support import checks as our_checks
+
+        checks.register(our_checks.check_settings)
+        checks.register(our_checks.check_project)
+        checks.register(our_checks.check_deployment, deploy=True)

@@ -1,0 +1,62 @@
+"""`WebSocketSupport`: everything of ours that stands in front of a consumer, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from re import Pattern
+from typing import Any
+
+from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
+
+from ws_support.conf import FROM_SETTINGS, FromSettings
+from ws_support.middleware.heartbeat import Heartbeat
+from ws_support.middleware.origin import OriginValidator
+from ws_support.middleware.path import UnknownPath
+
+
+class WebSocketSupport:
+    """Put this around the WebSocket part of your ASGI application.
+
+        application = ProtocolTypeRouter({
+            "http": get_asgi_application(),
+            "websocket": WebSocketSupport(AuthMiddlewareStack(URLRouter(websocket_urlpatterns))),
+        })
+
+    A handshake passes the origin check and gets to `application`; a path that leads nowhere is
+    refused; from the accept on the heartbeat watches. Whatever is no WebSocket passes untouched.
+
+    The keyword arguments replace the keys of `WS_SUPPORT` of the same names, for this application.
+    `origin_validator` is the class that decides about origins: give a subclass to decide by
+    connection. Raises `ImproperlyConfigured` for an argument or a setting that cannot be used, so
+    that no server starts with it.
+    """
+
+    def __init__(
+        self,
+        application: Any,
+        *,
+        allowed_origins: Collection[str] | FromSettings | None = FROM_SETTINGS,
+        allowed_origin_regexes: Collection[str | Pattern[str]] | FromSettings = FROM_SETTINGS,
+        allow_missing_origin: bool | FromSettings = FROM_SETTINGS,
+        heartbeat_interval: float | FromSettings | None = FROM_SETTINGS,
+        heartbeat_message: str | FromSettings | None = FROM_SETTINGS,
+        heartbeat_reply: str | FromSettings = FROM_SETTINGS,
+        origin_validator: type[OriginValidator] = OriginValidator,
+    ) -> None:
+        watched = Heartbeat(
+            application,
+            interval=heartbeat_interval,
+            message=heartbeat_message,
+            reply=heartbeat_reply,
+        )
+        self.application = origin_validator(
+            UnknownPath(watched),
+            allowed_origins,
+            allowed_origin_regexes=allowed_origin_regexes,
+            allow_missing_origin=allow_missing_origin,
+        )
+
+    async def __call__(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        await self.application(scope, receive, send)

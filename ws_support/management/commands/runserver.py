@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from typing import Any
+
+from daphne.management.commands.runserver import Command as DaphneCommand
+
+from ws_support.conf import Options, get_options
+from ws_support.servers.daphne import Server, configuration
+
+
+class Command(DaphneCommand):  # type: ignore[misc]
+    help = "Starts Daphne for development, with the options of WS_SUPPORT."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        # What was asked for on the command line goes before the settings.
+        self._from_command_line = {
+            name: options[name]
+            for name in ("websocket_max_message_size", "websocket_max_frame_size")
+            if options.get(name) is not None
+        }
+        super().handle(*args, **options)
+
+    def server_cls(self, **arguments: Any) -> Server:
+        """The server, made when the system checks have passed: Daphne's command calls this."""
+        options = get_options()
+        self._print(options)
+        return Server(**{**arguments, **configuration(options), **self._from_command_line})
+
+    def _print(self, options: Options) -> None:
+        if options.allowed_origins is None:
+            origins = f"the hosts of ALLOWED_HOSTS: {', '.join(options.allowed_hosts) or 'none'}"
+        else:
+            origins = ", ".join(options.allowed_origins) or "none"
+        if options.allowed_origin_regexes:
+            origins += " and ALLOWED_ORIGIN_REGEXES"
+        if not options.keep_alive_interval:
+            pings = "no pings"
+        elif options.keep_alive_timeout is None:
+            pings = f"a ping every {options.keep_alive_interval:g} s"
+        else:
+            pings = (
+                f"a ping every {options.keep_alive_interval:g} s, dropped when the pong takes"
+                f" more than {options.keep_alive_timeout:g} s"
+            )
+        heartbeat = (
+            "no heartbeat"
+            if options.heartbeat_interval is None
+            else f"closed after {2 * options.heartbeat_interval:g} s without a message"
+        )
+        size = self._from_command_line.get("websocket_max_message_size", options.max_message_size)
+        self.stdout.write(
+            "WebSockets (WS_SUPPORT):\n"
+            f"  origins    {origins}\n"
+            f"  keep-alive {pings}\n"
+            f"  heartbeat  {heartbeat}\n"
+            f"  messages   up to {size} bytes\n"
+        )

@@ -1,0 +1,121 @@
+"""Who may connect."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from http import HTTPStatus
+from re import Pattern
+from typing import Any, Final
+from urllib.parse import ParseResult
+
+from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope, WebSocketScope
+from channels.security.websocket import OriginValidator as ChannelsOriginValidator
+
+from ws_support import logs
+from ws_support.conf import FROM_SETTINGS, FromSettings, MiddlewareOptions, Options
+from ws_support.middleware.refusal import refuse
+from ws_support.origins import OriginRules, parse_origin
+
+logger = logging.getLogger("ws_support.origin")
+
+_OPTIONS: Final = {
+    "ALLOWED_ORIGINS": "allowed_origins",
+    "ALLOWED_ORIGIN_REGEXES": "allowed_origin_regexes",
+    "ALLOW_MISSING_ORIGIN": "allow_missing_origin",
+}
+_REASONS: Final = {
+    "missing": "The handshake has no Origin header.",
+    "duplicate": "The handshake has more than one Origin header.",
+    "malformed": "The Origin header is no serialized origin.",
+    "not allowed": "This origin may not connect.",
+}
+_ADVICE: Final = {
+    "missing": 'To admit clients that are no browsers, set WS_SUPPORT["ALLOW_MISSING_ORIGIN"].',
+    "duplicate": 'No WS_SUPPORT["ALLOWED_ORIGINS"] but "*" admits that.',
+    "malformed": 'No WS_SUPPORT["ALLOWED_ORIGINS"] but "*" admits that.',
+    "not allowed": 'To admit it, add it to WS_SUPPORT["ALLOWED_ORIGINS"].',
+}
+
+
+class OriginValidator(ChannelsOriginValidator):
+    """Refuses handshakes whose `Origin` is not allowed, with 403.
+
+    Browsers do no CORS preflight for WebSockets and let every page open a socket to every server,
+    with the user's cookies. They do say where the page came from (RFC 6455, section 4.1), which
+    is what this checks. A client that is no browser can write any `Origin`, so this protects your
+    users from foreign pages and is no authentication.
+
+    The arguments replace the keys of `WS_SUPPORT` of the same names. Raises `ImproperlyConfigured`
+    for one that cannot be used.
+    """
+
+    def __init__(
+        self,
+        application: Any,
+        allowed_origins: Collection[str] | FromSettings | None = FROM_SETTINGS,
+        *,
+        allowed_origin_regexes: Collection[str | Pattern[str]] | FromSettings = FROM_SETTINGS,
+        allow_missing_origin: bool | FromSettings = FROM_SETTINGS,
+    ) -> None:
+        super().__init__(application, allowed_origins)
+        self._options = MiddlewareOptions(
+            type(self).__name__,
+            _OPTIONS,
+            allowed_origins=allowed_origins,
+            allowed_origin_regexes=allowed_origin_regexes,
+            allow_missing_origin=allow_missing_origin,
+        )
+        self._compiled: tuple[Options, OriginRules] | None = None
+
+    async def __call__(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        if scope["type"] == "websocket" and (rule := await self._failed_rule(scope)):
+            await refuse(
+                scope,
+                receive,
+                send,
+                status=HTTPStatus.FORBIDDEN,
+                rule=rule,
+                reason=_REASONS[rule],
+                logger=logger,
+                advice=_ADVICE[rule],
+            )
+        else:
+            await self.application(scope, receive, send)
+
+    async def is_allowed(self, origin: str, scope: WebSocketScope) -> bool:
+        """Whether a page of `origin` may connect: what the settings say.
+
+        Override this to decide by connection, for example by a tenant's domains in a database.
+        `origin` is what the client sent, and is either `scheme://host[:port]` or `"null"`:
+        malformed, missing and duplicate headers never come here, nor does anything when
+        everybody is allowed.
+        """
+        return self._rules().allows(origin)
+
+    def valid_origin(self, parsed_origin: ParseResult | None) -> bool:
+        """Channels' synchronous hook, by the same rules."""
+        if parsed_origin is None:
+            return self._rules().everybody or self._options().allow_missing_origin
+        return self._rules().allows(parsed_origin.geturl())
+
+    async def _failed_rule(self, scope: WebSocketScope) -> str | None:
+        if self._rules().everybody:
+            return None
+        origins = logs.origins(scope)
+        if not origins:
+            return None if self._options().allow_missing_origin else "missing"
+        if len(origins) > 1:
+            return "duplicate"
+        [origin] = origins
+        if origin != "null" and parse_origin(origin) is None:
+            return "malformed"
+        return None if await self.is_allowed(origin, scope) else "not allowed"
+
+    def _rules(self) -> OriginRules:
+        options = self._options()
+        if self._compiled is None or self._compiled[0] is not options:
+            self._compiled = options, options.origin_rules()
+        return self._compiled[1]

@@ -1,0 +1,55 @@
+"""Where connections may go."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any
+
+from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
+from channels.routing import URLRouter
+from django.urls.exceptions import Resolver404
+
+from ws_support.middleware.refusal import refuse
+
+logger = logging.getLogger("ws_support.path")
+
+
+class UnknownPath:
+    """Refuses handshakes to a path that no route leads on, with 404.
+
+    Channels' `URLRouter` raises `ValueError` for them (Channels 4.3), which every server logs with
+    a traceback and answers with 500. Anybody can cause that.
+    """
+
+    def __init__(self, application: Any) -> None:
+        self.application = application
+
+    async def __call__(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        try:
+            await self.application(scope, receive, send)
+        except (ValueError, Resolver404) as error:
+            if scope["type"] != "websocket" or not _raised_by_router(error.__traceback__):
+                raise
+            await refuse(
+                scope,
+                receive,
+                send,
+                status=HTTPStatus.NOT_FOUND,
+                rule="path",
+                reason="There is no WebSocket at this path.",
+                logger=logger,
+                advice="To serve it, add a route to the URLRouter in asgi.py.",
+            )
+
+
+def _raised_by_router(traceback: TracebackType | None) -> bool:
+    """Whether the innermost frame is the router's: a consumer's own error is none of ours."""
+    code = None
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        traceback = traceback.tb_next
+    return code is URLRouter.__call__.__code__

@@ -1,0 +1,304 @@
+"""Daphne with the options of `WS_SUPPORT`, and without the gaps that its users meet.
+
+Each difference names the symptom and the version it was seen with, so that it can go on the day
+it is mended there. Whatever is not named here is Daphne's (4.2.3) and autobahn's (26.10.2).
+"""
+
+from __future__ import annotations
+
+import logging
+from asyncio import Future, Queue
+from http import HTTPStatus
+from math import inf
+from typing import Any
+
+import daphne.server  # First: it installs the reactor that the imports below would replace.
+import daphne.ws_protocol
+from autobahn.util import encode_truncate
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet import reactor
+
+from ws_support.closing import CloseCode, may_be_sent
+from ws_support.conf import Options
+
+logger = logging.getLogger("ws_support.daphne")
+
+_MAX_REASON_SIZE = 123  # bytes (RFC 6455, section 5.5)
+
+
+def configuration(options: Options) -> dict[str, Any]:
+    """`options` as keyword arguments of `Server`."""
+    return {
+        "ping_interval": options.keep_alive_interval or inf,
+        "ping_timeout": options.keep_alive_timeout or 0,
+        "websocket_max_message_size": options.max_message_size,
+        "websocket_max_frame_size": options.max_message_size,
+    }
+
+
+class Server(daphne.server.Server):  # type: ignore[misc]
+    """Daphne's server, for `WebSocketProtocol` connections.
+
+    Takes Daphne's arguments. `ping_interval` and `ping_timeout` are seconds and may be fractions;
+    `inf` and 0 switch them off.
+    """
+
+    def __init__(self, application: Any, *, ping_interval: float = 20, **options: Any) -> None:
+        # Daphne looks every two seconds which connections are due, so that it pings each second
+        # at best every two. Our protocol has a timer of its own.
+        super().__init__(application, ping_interval=inf, **options)
+        self.keep_alive_interval = ping_interval
+
+    @property
+    def ws_factory(self) -> daphne.ws_protocol.WebSocketFactory:
+        return self._ws_factory
+
+    @ws_factory.setter
+    def ws_factory(self, factory: daphne.ws_protocol.WebSocketFactory) -> None:
+        # Daphne's run() makes the factory and offers no choice of its protocol.
+        factory.protocol = WebSocketProtocol
+        self._ws_factory = factory
+
+    def create_application(self, protocol: Any, scope: dict[str, Any]) -> Queue[Any] | None:
+        if scope["type"] == "websocket":
+            # Daphne leaves these out, though ASGI asks for the first two.
+            scope["scheme"] = protocol.scheme
+            scope["http_version"] = "1.1"
+            scope["extensions"] = {"websocket.http.response": {}}
+        queue: Queue[Any] | None = super().create_application(protocol, scope)
+        application = self.connections.get(protocol, {}).get("application_instance")
+        if scope["type"] == "websocket" and application is not None:
+            application.add_done_callback(protocol.application_done)
+        return queue
+
+
+class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[misc]
+    """One WebSocket connection."""
+
+    # Options of autobahn. Daphne leaves the defaults, by which a client that breaks the protocol
+    # or sends too much is cut off without a close frame, and its own code is answered with 1000.
+    failByDrop = False
+    echoCloseCodeReason = True
+
+    _origin: str | None = None
+    _ping_timer: Any = None
+    _denial: dict[str, Any] | None = None
+
+    # Handshake
+
+    @property
+    def http_headers(self) -> dict[str, str]:
+        return self._http_headers
+
+    @http_headers.setter
+    def http_headers(self, headers: dict[str, str]) -> None:
+        # autobahn refuses some malformed origins by itself and with 400. Who may connect is the
+        # application's decision, and so are the log line and the signal that go with it.
+        self._origin = headers.pop("origin", None)
+        self._http_headers = headers
+
+    @property
+    def scheme(self) -> str:
+        secure = self._transport_details.is_secure
+        return "wss" if secure or getattr(self, "client_scheme", None) == "https" else "ws"
+
+    def onConnect(self, request: ConnectionRequest) -> Any:
+        if self._origin is not None:
+            request.headers["origin"] = self._origin
+        if not request.headers.get("sec-websocket-protocol", "").isascii():
+            # Daphne logs a traceback.
+            raise ConnectionDeny(400, "The Sec-WebSocket-Protocol header is not ASCII.")
+        return super().onConnect(request)
+
+    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
+        if code == 400 and responseHeaders:
+            # An unknown version. autobahn names the known ones, but with 400 (RFC 6455, 4.2.2).
+            code = 426
+        if not hasattr(self, "application_queue"):
+            # Else the application refused, and knows best what to log.
+            logger.warning(
+                "Refused with %d: %.200a", code, reason, extra={"client": self.peer, "code": None}
+            )
+        super().failHandshake(reason, code, responseHeaders)
+
+    def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
+        # autobahn writes the reason into the status line and sends no body.
+        headers = [(name.encode(), value.encode()) for name, value in responseHeaders or []]
+        headers.append((b"Content-Type", b"text/plain; charset=utf-8"))
+        self._write_response(code, headers, f"{reason}\n".encode())
+
+    def serverAccept(self, subprotocol: str | None = None, headers: Any = ()) -> None:
+        if not hasattr(self, "handshake_deferred"):
+            raise ValueError("This connection was accepted or refused before.")
+        if subprotocol is not None and subprotocol not in self.websocket_protocols:
+            # autobahn raises where nobody sees it, and the client waits in vain.
+            raise ValueError(
+                f"The client did not offer the sub-protocol {subprotocol!r}, but"
+                f" {self.websocket_protocols}."
+            )
+        # Daphne drops the headers of the accept.
+        super().serverAccept((subprotocol, _header_values(headers)))
+
+    def _deny(self, message: dict[str, Any]) -> None:
+        """The ASGI extension "WebSocket Denial Response", which Daphne lacks: 403 for all."""
+        if message["type"] == "websocket.http.response.start":
+            self._denial = {**message, "body": b""}
+            return
+        if self._denial is None:
+            raise ValueError("websocket.http.response.body came before its start.")
+        self._denial["body"] += message.get("body", b"")
+        if not message.get("more_body", False):
+            del self.handshake_deferred
+            self._write_response(
+                self._denial["status"], list(self._denial.get("headers", ())), self._denial["body"]
+            )
+            self.wasNotCleanReason = "denied by the application"
+            self.dropConnection(abort=False)
+            self.server.protocol_disconnected(self)
+
+    def _write_response(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
+        names = {name.lower() for name, _ in headers}
+        if b"content-length" not in names:
+            headers = [*headers, (b"Content-Length", b"%d" % len(body))]
+        lines = [f"HTTP/1.1 {status} {phrase}".encode(), b"Connection: close"]
+        lines += [b"%b: %b" % header for header in headers]
+        self.sendData(b"\r\n".join([*lines, b"", body]))
+
+    # Messages
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        # Daphne still delivers what arrives after the application closed.
+        if self.state == self.STATE_OPEN:
+            super().onMessage(payload, isBinary)
+
+    def handle_reply(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if kind == "websocket.send":
+            self._send(message.get("text"), message.get("bytes"))
+        elif kind == "websocket.accept":
+            self.serverAccept(message.get("subprotocol"), message.get("headers") or ())
+        elif kind == "websocket.close" and self.state != self.STATE_CONNECTING:
+            self._close(message.get("code"), message.get("reason"))
+        elif kind.startswith("websocket.http.response.") and self.state == self.STATE_CONNECTING:
+            self._deny(message)
+        else:
+            super().handle_reply(message)
+
+    def _send(self, text: str | None, payload: bytes | None) -> None:
+        if self.state == self.STATE_CONNECTING:
+            raise ValueError("Accept the connection before you send over it.")
+        if (text is None) == (payload is None):
+            raise ValueError("websocket.send needs either text or bytes.")
+        if self.state != self.STATE_OPEN:
+            # autobahn raises, and the traceback lands in the log whenever a client leaves while
+            # a message is on its way out. After the end Daphne drops messages as well.
+            return
+        # Not sendMessage(): it holds our own messages to the size limit for the client's. And not
+        # Daphne's serverSend(): Daphne drops empty messages.
+        if text is not None:
+            self.sendFrame(opcode=1, payload=text.encode())
+        else:
+            self.sendFrame(opcode=2, payload=bytes(payload or b""))
+
+    # Keep-alive
+
+    def onOpen(self) -> None:
+        super().onOpen()
+        self._ping_later()
+
+    def _ping_later(self) -> None:
+        if self.server.keep_alive_interval < inf:
+            self._ping_timer = reactor.callLater(  # type: ignore[attr-defined]
+                self.server.keep_alive_interval, self._ping
+            )
+
+    def _ping(self) -> None:
+        # One ping at a time: a second would make autobahn forget the timer of the first, which
+        # then ends a connection that answers.
+        if self.autoPingTimeoutCall is None:
+            self._sendAutoPing()
+        self._ping_later()
+
+    def onAutoPingTimeout(self) -> None:
+        logger.info(
+            "Dropped: no pong within %g seconds. To wait longer, raise"
+            ' WS_SUPPORT["KEEP_ALIVE_TIMEOUT"].',
+            self.autoPingTimeout,
+            extra=self._log_fields(CloseCode.ABNORMAL_CLOSURE),
+        )
+        super().onAutoPingTimeout()
+
+    # Closing
+
+    def _close(self, code: int | None, reason: str | None) -> None:
+        """Daphne hands over no reason, and autobahn raises for the codes from 1001 to 2999."""
+        code = 1000 if code is None else int(code)
+        if not may_be_sent(code):
+            raise ValueError(f"The close code {code} may not be sent (RFC 6455, section 7.4).")
+        self.sendCloseFrame(code, encode_truncate(reason, _MAX_REASON_SIZE) if reason else None)
+
+    def serverClose(self, code: int | None = None) -> None:
+        self._close(code, None)
+
+    def application_done(self, application: Future[None]) -> None:
+        """Daphne leaves a connection open whose application has returned: nobody reads it."""
+        if application.cancelled() or application.exception() is not None:
+            return  # Daphne's application_checker deals with these.
+        if self.state == self.STATE_CONNECTING and hasattr(self, "handshake_deferred"):
+            self.serverReject()
+        elif self.state == self.STATE_OPEN:
+            self._close(1000, None)
+
+    def _fail_connection(self, code: int = 1001, reason: str = "going away") -> None:
+        if self.state == self.STATE_OPEN:
+            advice = ""
+            if code == CloseCode.MESSAGE_TOO_BIG:
+                advice = ' To allow more, raise WS_SUPPORT["MAX_MESSAGE_SIZE"].'
+            logger.warning(
+                "Closed with %d: %s.%s", code, reason, advice, extra=self._log_fields(code)
+            )
+        super()._fail_connection(code, reason)
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        if self._ping_timer is not None and self._ping_timer.active():
+            self._ping_timer.cancel()
+        if not hasattr(self, "server"):
+            # Refused before onConnect(). Daphne raises AttributeError, into Twisted's log.
+            return
+        # Daphne hands over None for a close without a code, and no reason.
+        self._close_reason = (reason or "") if wasClean else ""
+        if self.closedByMe and self.localCloseCode is not None:
+            # The application learns why, also when the client did not answer the close.
+            code = self.localCloseCode
+            self._close_reason = (self.localCloseReason or b"").decode()
+        if not self.muted and hasattr(self, "application_queue"):
+            self.application_queue.put_nowait(
+                {
+                    "type": "websocket.disconnect",
+                    "code": CloseCode.NO_STATUS_RECEIVED if code is None else code,
+                    "reason": self._close_reason,
+                }
+            )
+            self.muted = True  # Daphne's own message would be the second.
+        super().onClose(wasClean, code, reason)
+
+    def _log_fields(self, code: int) -> dict[str, Any]:
+        client = "{}:{}".format(*self.client_addr) if self.client_addr else None
+        return {
+            "client": client,
+            "path": self.request.path,
+            "origin": self._origin,
+            "code": int(code),
+            "duration": self.duration(),
+        }
+
+
+def _header_values(headers: Any) -> dict[str, list[str]]:
+    """ASGI's pairs of bytes as autobahn takes them. Refuses what would end the header's line."""
+    values: dict[str, list[str]] = {}
+    for name, value in headers:
+        if {10, 13} & {*name, *value}:
+            raise ValueError(f"The header {name!r} holds a line break.")
+        values.setdefault(name.decode("ascii"), []).append(value.decode("latin-1"))
+    return values
