@@ -2,48 +2,70 @@
 
 PORT ?= 8000
 VENV ?= .venv
-BIN := $(VENV)/bin
-# The first Python >= 3.10 on this machine; name another with PYTHON=...
-PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
+# The first of these that is 3.10 or newer makes the virtual environment.
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11 python3.10
 # In CI also the slow tests, and every line and branch of the package.
 PYTEST_ARGS ?= $(if $(CI),-m "" --cov --cov-report=term --cov-fail-under=100)
+
+BIN := $(VENV)/bin
+FOUND = $(shell for python in $(PYTHON); do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types clean
 
 help: ## Say what there is
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## Open a page that talks to /ws (PORT=8000)
-	@echo "Open http://127.0.0.1:$(PORT)/ in a browser."
-	@exec $(BIN)/python manage.py runserver 127.0.0.1:$(PORT)
+	@echo "Open http://127.0.0.1:$(PORT)/ in a browser. Ctrl-C ends it."
+	@$(BIN)/python manage.py runserver 127.0.0.1:$(PORT)
 
-test: $(VENV)/.dev ## Run the tests
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+test: $(VENV)/.dev ## Run the tests (PYTEST_ARGS="-k origin")
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## Check style and formatting
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 
 types: $(VENV)/.dev ## Check types
-	$(BIN)/mypy
+	$(BIN)/python -m mypy
 
-clean: ## Remove what the other commands made
-	rm -rf $(VENV) .venv-* build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+clean: ## Remove what the others made
+	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-$(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "Python 3.10 or newer is missing: install it, or name it with PYTHON=..."; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian: python3-venv)"; exit 1; }
-	@# Older ones know no dependency groups.
-	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+# What follows sets the virtual environment up. It is complete while $(VENV)/.made is there: an
+# interrupted install leaves none, and the next one starts from scratch.
 
-$(VENV)/.demo: pyproject.toml | $(BIN)/python
-	@echo "Installing into $(VENV), once ..."
-	@$(BIN)/python -m pip install --quiet --editable .
-	@touch $@
+$(VENV)/.demo: pyproject.toml $(VENV)/.made
+	$(call install,--editable .,.demo)
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
-	@echo "Installing into $(VENV), once ..."
-	@$(BIN)/python -m pip install --quiet --editable . --group dev
-	@touch $@ $(VENV)/.demo
+$(VENV)/.dev: pyproject.toml $(VENV)/.made
+	$(call install,--editable . --group dev,.demo .dev)
+
+define install
+@echo "Installing into $(VENV), once ..."
+@mv $(VENV)/.made $(VENV)/.making
+@# Older ones know no dependency groups.
+@$(BIN)/python -m pip install -qq --disable-pip-version-check 'pip>=25.1'
+@$(BIN)/python -m pip install -qq $(1)
+@mv $(VENV)/.making $(VENV)/.made
+@cd $(VENV) && touch $(2)
+endef
+
+# Only an environment of our own is cleared, not whatever VENV=... may name.
+$(VENV)/.made: $(BIN)/python
+	$(if $(FOUND),,$(error Python 3.10 or newer is missing, looked for: $(PYTHON). Name yours with PYTHON=/path/to/python))
+	@$(FOUND) -c 'import ensurepip' 2>/dev/null || { echo "The venv module of $(FOUND) is missing. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(FOUND) -m venv $(if $(filter .venv .venv-%,$(VENV)),--clear) $(VENV)
+	@echo "$(PYTHON)" > $@
+
+# When its Python has gone or was upgraded since: made anew.
+$(BIN)/python: ;
+
+# When another PYTHON is named than it was made with: made anew.
+ifneq ($(origin PYTHON),file)
+ifneq ($(PYTHON),$(shell cat $(VENV)/.made 2>/dev/null))
+.PHONY: $(VENV)/.made
+endif
+endif

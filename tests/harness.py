@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -53,11 +54,7 @@ class Server:
         """The lines that `tests.project.asgi` logged, of one kind and for one path."""
         lines = (line for line in self.log().splitlines() if line.startswith('{"event"'))
         events = (json.loads(line) for line in lines)
-        return [
-            each
-            for each in events
-            if each["event"] == name and path in (None, each["path"])
-        ]
+        return [each for each in events if each["event"] == name and path in (None, each["path"])]
 
     def wait_for_event(self, name: str, path: str, count: int = 1) -> dict[str, Any]:
         """The `count`th event of this kind, when it has come."""
@@ -199,7 +196,7 @@ class RawClient:
         status = int(head.split()[1])
         self._buffer = rest
         if status != 101:
-            while self._fill():
+            while not _is_complete(head.lower(), self._buffer) and self._fill():
                 pass
             head, self._buffer = head + b"\r\n\r\n" + self._buffer, b""
         return status, head
@@ -242,10 +239,19 @@ class RawClient:
         return opcode, payload
 
     def _fill(self, deadline: float | None = None) -> bool:
-        self.socket.settimeout(BOUND if deadline is None else max(deadline - time.monotonic(), 0.001))
+        self.socket.settimeout(
+            BOUND if deadline is None else max(deadline - time.monotonic(), 0.001)
+        )
         try:
             data = self.socket.recv(65536)
         except ConnectionResetError:
             return False
         self._buffer += data
         return bool(data)
+
+
+def _is_complete(head: bytes, body: bytes) -> bool:
+    """Whether all of a response is there, as far as it says how long it is."""
+    if length := re.search(rb"content-length: *(\d+)", head):
+        return len(body) >= int(length[1])
+    return b"chunked" in head and body.endswith(b"0\r\n\r\n")

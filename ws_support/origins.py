@@ -170,9 +170,7 @@ def _required_origin(pattern: str, serialized: str) -> Origin:
     if origin is None:
         raise PatternError("is no origin: scheme://host[:port] and nothing else", _hint(pattern))
     if origin.scheme in {"ws", "wss"}:
-        raise PatternError(
-            "is the address of a socket, not the origin of a page", _hint(f"http{pattern[2:]}")
-        )
+        raise PatternError("is the address of a socket, not the origin of a page", _hint(pattern))
     return origin
 
 
@@ -198,7 +196,8 @@ def _hint(pattern: str) -> str:
     scheme, _, rest = pattern.strip().lower().removeprefix("//").rpartition("://")
     # What stands before the first character that no origin holds.
     authority = re.split(r"[/\\?#\s]", rest.rpartition("@")[2], maxsplit=1)[0]
-    suggestion = f"{scheme or 'https'}://{authority}"
+    scheme = {"": "https", "ws": "http", "wss": "https"}.get(scheme, scheme)
+    suggestion = f"{scheme}://{authority}"
     if parse_origin(re.sub(r"://\*?\.", "://", suggestion)):
         return f'Write "{suggestion}".'
     if "*" in pattern:

@@ -6,4 +6,5 @@ from django.urls import path
 
 from ws_support.consumers import EchoConsumer
 
-websocket_urlpatterns = [path("ws", EchoConsumer.as_asgi())]
+# URLRouter takes ASGI applications where Django's resolver takes views.
+websocket_urlpatterns = [path("ws", EchoConsumer.as_asgi())]  # type: ignore[arg-type]

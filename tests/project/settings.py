@@ -10,4 +10,11 @@ from example_project.settings import *  # noqa: F403
 ROOT_URLCONF = "tests.project.urls"
 ASGI_APPLICATION = "tests.project.asgi.application"
 
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "loggers": {"ws_support": {"level": "INFO", "handlers": ["console"], "propagate": False}},
+}
+
 globals().update(json.loads(os.environ.get("TEST_SETTINGS", "{}")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from contextlib import suppress
 from typing import Any, Final
 
 from asgiref.sync import markcoroutinefunction
@@ -212,36 +213,34 @@ class _Watch:
 
     async def _answer(self) -> None:
         if self._code is None:
-            try:
+            # OSError: the client is gone (ASGI 2.4), as the next message says.
+            with suppress(OSError):
                 await self._send({"type": "websocket.send", "text": self._reply, "bytes": None})
-            except OSError:
-                pass  # The client is gone (ASGI 2.4); the next message says so.
 
     # The timer. It is set for the end of the silence that is allowed. When it fires and there was
     # a message meanwhile, it is set again, counting from that message.
 
     def _start_timer(self) -> None:
         if self._interval is not None:
-            self._set_timer(2 * self._interval)
+            self._set_timer(2 * self._interval, 2 * self._interval)
 
-    def _set_timer(self, delay: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(delay, self._check)
+    def _set_timer(self, delay: float, silence: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(delay, self._check, silence)
 
-    def _check(self) -> None:
-        assert self._interval is not None
+    def _check(self, silence: float) -> None:
         now = self._now()
         if self._reader is None:
             # The application is busy. What came meanwhile is unread, so the count starts again.
             self._heard_at = now
-        left = self._heard_at + 2 * self._interval - now
+        left = self._heard_at + silence - now
         if self._reader is None or left > 0:
             self._in_grace = False
-            self._set_timer(left)
+            self._set_timer(left, silence)
         elif not self._in_grace:
             self._in_grace = True
-            self._set_timer(_GRACE)
+            self._set_timer(_GRACE, silence)
         else:
-            self._expire(self._reader, 2 * self._interval)
+            self._expire(self._reader, silence)
 
     def _expire(self, reader: asyncio.Task[Any], silence: float) -> None:
         self._expired = True

@@ -50,6 +50,8 @@ class OriginValidator(ChannelsOriginValidator):
     for one that cannot be used.
     """
 
+    application: Any
+
     def __init__(
         self,
         application: Any,
@@ -58,7 +60,8 @@ class OriginValidator(ChannelsOriginValidator):
         allowed_origin_regexes: Collection[str | Pattern[str]] | FromSettings = FROM_SETTINGS,
         allow_missing_origin: bool | FromSettings = FROM_SETTINGS,
     ) -> None:
-        super().__init__(application, allowed_origins)
+        # Not Channels' __init__: its list of origins would be a second one, fixed for ever.
+        self.application = application
         self._options = MiddlewareOptions(
             type(self).__name__,
             _OPTIONS,

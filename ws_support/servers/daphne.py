@@ -6,17 +6,18 @@ it is mended there. Whatever is not named here is Daphne's (4.2.3) and autobahn'
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from asyncio import Future, Queue
+import os
+from collections.abc import Callable
 from http import HTTPStatus
 from math import inf
 from typing import Any
 
-import daphne.server  # First: it installs the reactor that the imports below would replace.
+import daphne.server  # First: it chooses the reactor, which others only import.
 import daphne.ws_protocol
 from autobahn.util import encode_truncate
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
-from twisted.internet import reactor
 
 from ws_support.closing import CloseCode, may_be_sent
 from ws_support.conf import Options
@@ -43,11 +44,20 @@ class Server(daphne.server.Server):  # type: ignore[misc]
     `inf` and 0 switch them off.
     """
 
-    def __init__(self, application: Any, *, ping_interval: float = 20, **options: Any) -> None:
-        # Daphne looks every two seconds which connections are due, so that it pings each second
-        # at best every two. Our protocol has a timer of its own.
-        super().__init__(application, ping_interval=inf, **options)
+    def __init__(
+        self,
+        application: Any,
+        *,
+        ping_interval: float = 20,
+        ping_timeout: float = 30,
+        **options: Any,
+    ) -> None:
+        # Our protocol has timers of its own. Daphne looks every two seconds which pings are due,
+        # and txaio (25.12) cuts off the fractions of the second at which a pong is: a timeout of
+        # 1 second ends a connection after anything from 0 to 1.
+        super().__init__(application, ping_interval=inf, ping_timeout=0, **options)
         self.keep_alive_interval = ping_interval
+        self.keep_alive_timeout = ping_timeout
 
     @property
     def ws_factory(self) -> daphne.ws_protocol.WebSocketFactory:
@@ -59,13 +69,13 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         factory.protocol = WebSocketProtocol
         self._ws_factory = factory
 
-    def create_application(self, protocol: Any, scope: dict[str, Any]) -> Queue[Any] | None:
+    def create_application(self, protocol: Any, scope: dict[str, Any]) -> asyncio.Queue[Any] | None:
         if scope["type"] == "websocket":
             # Daphne leaves these out, though ASGI asks for the first two.
             scope["scheme"] = protocol.scheme
             scope["http_version"] = "1.1"
             scope["extensions"] = {"websocket.http.response": {}}
-        queue: Queue[Any] | None = super().create_application(protocol, scope)
+        queue: asyncio.Queue[Any] | None = super().create_application(protocol, scope)
         application = self.connections.get(protocol, {}).get("application_instance")
         if scope["type"] == "websocket" and application is not None:
             application.add_done_callback(protocol.application_done)
@@ -79,10 +89,15 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
     # or sends too much is cut off without a close frame, and its own code is answered with 1000.
     failByDrop = False
     echoCloseCodeReason = True
+    # Seconds for the client to answer a close. autobahn allows 1 and waits for anything from 0
+    # to 1, for the reason that Server gives, and so cuts off clients before they can read it.
+    closeHandshakeTimeout = 3
 
     _origin: str | None = None
-    _ping_timer: Any = None
+    _ping_timer: asyncio.TimerHandle | None = None
+    _pong_timer: asyncio.TimerHandle | None = None
     _denial: dict[str, Any] | None = None
+    muted: bool
 
     # Handshake
 
@@ -209,25 +224,36 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
 
     def _ping_later(self) -> None:
         if self.server.keep_alive_interval < inf:
-            self._ping_timer = reactor.callLater(  # type: ignore[attr-defined]
-                self.server.keep_alive_interval, self._ping
-            )
+            self._ping_timer = self._call_later(self.server.keep_alive_interval, self._ping)
 
     def _ping(self) -> None:
-        # One ping at a time: a second would make autobahn forget the timer of the first, which
-        # then ends a connection that answers.
-        if self.autoPingTimeoutCall is None:
-            self._sendAutoPing()
+        # One at a time, as in the other servers.
+        if self._pong_timer is None:
+            self.sendPing(os.urandom(4))
+            if self.server.keep_alive_timeout:
+                self._pong_timer = self._call_later(self.server.keep_alive_timeout, self._drop)
         self._ping_later()
 
-    def onAutoPingTimeout(self) -> None:
+    def _call_later(self, seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
+        # Twisted runs on asyncio here.
+        return asyncio.get_running_loop().call_later(seconds, function)
+
+    def dataReceived(self, data: bytes) -> None:
+        # Whatever comes shows that the client is there: its pong may stand behind a large message.
+        if self._pong_timer is not None:
+            self._pong_timer.cancel()
+            self._pong_timer = None
+        super().dataReceived(data)
+
+    def _drop(self) -> None:
+        self._pong_timer = None
         logger.info(
             "Dropped: no pong within %g seconds. To wait longer, raise"
             ' WS_SUPPORT["KEEP_ALIVE_TIMEOUT"].',
-            self.autoPingTimeout,
+            self.server.keep_alive_timeout,
             extra=self._log_fields(CloseCode.ABNORMAL_CLOSURE),
         )
-        super().onAutoPingTimeout()
+        self.onAutoPingTimeout()
 
     # Closing
 
@@ -241,7 +267,7 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
     def serverClose(self, code: int | None = None) -> None:
         self._close(code, None)
 
-    def application_done(self, application: Future[None]) -> None:
+    def application_done(self, application: asyncio.Future[None]) -> None:
         """Daphne leaves a connection open whose application has returned: nobody reads it."""
         if application.cancelled() or application.exception() is not None:
             return  # Daphne's application_checker deals with these.
@@ -260,9 +286,15 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
             )
         super()._fail_connection(code, reason)
 
+    def _closeConnection(self, abort: bool = False) -> None:
+        # autobahn aborts when it takes a malformed close frame for the answer to its own, which
+        # says what was wrong: the client would never see it.
+        super()._closeConnection(abort and not self.wasClean)
+
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        if self._ping_timer is not None and self._ping_timer.active():
-            self._ping_timer.cancel()
+        for timer in (self._ping_timer, self._pong_timer):
+            if timer is not None:
+                timer.cancel()
         if not hasattr(self, "server"):
             # Refused before onConnect(). Daphne raises AttributeError, into Twisted's log.
             return

@@ -1,0 +1,110 @@
+"""`manage.py runserver`."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.harness import BOUND, ROOT, free_port
+
+
+def banner(server) -> list[str]:
+    lines = server.log().splitlines()
+    start = lines.index("WebSockets (WS_SUPPORT):")
+    return [re.sub(r"^  (\S+) +", r"\1: ", line) for line in lines[start + 1 : start + 5]]
+
+
+def test_it_prints_what_it_set(demo):
+    assert banner(demo) == [
+        "origins: the hosts of ALLOWED_HOSTS: localhost, 127.0.0.1, [::1]",
+        "keep-alive: a ping every 30 s, dropped when the pong takes more than 20 s",
+        "heartbeat: no heartbeat",
+        "messages: up to 1048576 bytes",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            {
+                "ALLOWED_ORIGINS": ["https://one.com", "https://*.two.com"],
+                "ALLOWED_ORIGIN_REGEXES": ["x"],
+                "KEEP_ALIVE_TIMEOUT": None,
+                "HEARTBEAT_INTERVAL": 10,
+                "MAX_MESSAGE_SIZE": 5000,
+            },
+            [
+                "origins: https://one.com, https://*.two.com and ALLOWED_ORIGIN_REGEXES",
+                "keep-alive: a ping every 120 s",
+                "heartbeat: closed after 20 s without a message",
+                "messages: up to 5000 bytes",
+            ],
+        ),
+        (
+            {"ALLOWED_ORIGINS": [], "KEEP_ALIVE_INTERVAL": None},
+            [
+                "origins: none",
+                "keep-alive: no pings",
+                "heartbeat: no heartbeat",
+                "messages: up to 1048576 bytes",
+            ],
+        ),
+    ],
+)
+def test_it_follows_the_settings(serve, settings, expected):
+    assert banner(serve(WS_SUPPORT=settings)) == expected
+
+
+def test_the_command_line_goes_before_the_settings(serve):
+    server = serve(
+        arguments=("--websocket-max-message-size", "10"), WS_SUPPORT={"MAX_MESSAGE_SIZE": 5000}
+    )
+    assert banner(server)[-1] == "messages: up to 10 bytes"
+    with server.connect() as socket:
+        socket.send("x" * 11)
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv()
+    assert closed.value.rcvd.code == 1009
+
+
+def test_it_warns_of_no_database_and_no_migration(demo):
+    log = demo.log().lower()
+    assert "migration" not in log
+    assert "database" not in log
+
+
+def test_it_does_not_start_with_a_setting_that_is_wrong():
+    result = subprocess.run(
+        [sys.executable, "manage.py", "runserver", "--noreload", str(free_port())],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.project.settings",
+            "TEST_SETTINGS": '{"WS_SUPPORT": {"MAX_MESSAGE_SIZE": 0}}',
+        },
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert '(ws_support.E004) WS_SUPPORT["MAX_MESSAGE_SIZE"] is 0' in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_on_a_signal_without_a_traceback(serve, number):
+    server = serve()
+    with server.connect("/logged"), server.connect("/logged"), server.raw() as idle:
+        idle.socket.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert idle.response()[0] == 200
+        server.process.send_signal(number)
+        assert server.process.wait(BOUND) == 0
+    assert "Traceback" not in server.log()
+    assert [event["code"] for event in server.events("disconnected")] == [1001, 1001]

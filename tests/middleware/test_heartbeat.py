@@ -1,0 +1,335 @@
+"""Who is still there: `HEARTBEAT_INTERVAL` and the signals, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import pytest
+from channels.testing import WebsocketCommunicator
+from websockets.exceptions import ConnectionClosed
+
+from ws_support.asgi import WebSocketSupport
+from ws_support.middleware.heartbeat import Heartbeat
+from ws_support.signals import connected, disconnected
+
+PONG = 10
+
+
+@pytest.fixture(params=["runserver", "uvicorn"])
+def server(request, serve):
+    return serve(command=request.param, WS_SUPPORT={"HEARTBEAT_INTERVAL": 1})
+
+
+def test_a_silent_client_is_closed_with_3008_after_two_to_three_seconds(server):
+    start = time.monotonic()
+    with server.connect("/logged") as socket:
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=5)
+        silence = time.monotonic() - start
+    assert closed.value.rcvd.code == 3008
+    assert closed.value.rcvd.reason == "No message for 2 seconds"
+    assert 2 <= silence <= 3
+    event = server.wait_for_event("disconnected", "/logged")
+    assert (event["code"], event["reason"]) == (3008, "No message for 2 seconds")
+    assert 2 <= event["duration"] <= 3
+    server.wait_for_log('To allow more, raise WS_SUPPORT["HEARTBEAT_INTERVAL"].')
+
+
+def test_a_client_whose_network_is_cut_is_reported_within_the_same_time(server):
+    # It neither answers the close nor goes away: the socket stays open and nobody reads it.
+    with server.raw() as client:
+        start = time.monotonic()
+        assert client.handshake("/logged")[0] == 101
+        event = server.wait_for_event("disconnected", "/logged")
+        assert 2 <= time.monotonic() - start <= 3
+    assert event["code"] == 3008
+    assert [each["code"] for each in server.events("disconnect()", "/logged")] == [3008]
+    assert "Traceback" not in server.log()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("message", ["hello", b"\x00", "", "\x05"])
+def test_a_client_that_sends_every_second_stays_for_ten(server, message):
+    with server.connect("/logged") as socket:
+        for _ in range(10):
+            time.sleep(1)
+            socket.send(message)
+            assert socket.recv(timeout=1) == ("\x06" if message == "\x05" else message)
+    assert server.wait_for_event("disconnected", "/logged")["code"] == 1000
+
+
+def test_the_heartbeat_is_answered_and_not_handed_on(server):
+    with server.connect() as socket:
+        socket.send("\x05")
+        socket.send(b"\x05")
+        socket.send("\x05\x05")
+        assert [socket.recv() for _ in range(3)] == ["\x06", b"\x05", "\x05\x05"]
+
+
+def test_a_route_may_have_its_own_interval(server):
+    start = time.monotonic()
+    with server.connect("/often") as socket, pytest.raises(ConnectionClosed) as closed:
+        socket.recv(timeout=5)
+    assert closed.value.rcvd.code == 3008
+    assert 1 <= time.monotonic() - start <= 2
+    server.wait_for_event("disconnected", "/often")
+    assert len(server.events("disconnected", "/often")) == 1
+
+
+def test_a_busy_handler_does_not_make_its_client_silent(server):
+    with server.connect("/busy") as socket:
+        socket.send("3")
+        for _ in range(3):
+            time.sleep(0.9)
+            socket.send("0")
+        assert [socket.recv(timeout=5) for _ in range(4)] == ["3", "0", "0", "0"]
+
+
+def test_a_silent_client_is_found_when_the_busy_handler_is_done(server):
+    with server.connect("/busy") as socket:
+        socket.send("2.5")
+        assert socket.recv(timeout=5) == "2.5"
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=5)
+    assert closed.value.rcvd.code == 3008
+
+
+def test_without_an_interval_the_message_is_a_message_like_others(demo):
+    with demo.connect() as socket:
+        socket.send("\x05")
+        assert socket.recv() == "\x05"
+
+
+def test_message_and_reply_may_be_chosen(serve):
+    server = serve(
+        WS_SUPPORT={
+            "HEARTBEAT_INTERVAL": 9,
+            "HEARTBEAT_MESSAGE": "ping",
+            "HEARTBEAT_REPLY": "pong",
+        }
+    )
+    with server.connect() as socket:
+        socket.send("ping")
+        socket.send("\x05")
+        assert [socket.recv(), socket.recv()] == ["pong", "\x05"]
+
+
+def test_without_a_message_every_message_is_handed_on(serve):
+    server = serve(WS_SUPPORT={"HEARTBEAT_INTERVAL": 9, "HEARTBEAT_MESSAGE": None})
+    with server.connect() as socket:
+        socket.send("\x05")
+        assert socket.recv() == "\x05"
+
+
+def test_connected_and_disconnected_are_sent_once_each(demo):
+    count = len(demo.events("disconnected", "/logged"))
+    with demo.connect("/logged") as socket:
+        socket.close(4321, "bye")
+    event = demo.wait_for_event("disconnected", "/logged", count + 1)
+    assert (event["code"], event["reason"]) == (4321, "bye")
+    assert 0 <= event["duration"] < 10
+    assert len(demo.events("connected", "/logged")) == count + 1
+
+
+# In one process with the application: what no client can bring about.
+
+
+def client_of(application, path: str = "/ws") -> WebsocketCommunicator:
+    client = WebsocketCommunicator(application, path)
+    client.scope["client"] = ("192.0.2.1", 4711)
+    return client
+
+
+@pytest.fixture
+def reports():
+    """What the signal `disconnected` says."""
+    received: list[tuple[int, str]] = []
+
+    async def receive(code, reason, **_):
+        received.append((code, reason))
+
+    disconnected.connect(receive)
+    yield received
+    disconnected.disconnect(receive)
+
+
+async def accepting(scope, receive, send):
+    assert (await receive())["type"] == "websocket.connect"
+    await send({"type": "websocket.accept"})
+
+
+async def test_an_application_that_is_cancelled_is_reported_as_going_away(reports):
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        await receive()
+
+    client = client_of(Heartbeat(application))
+    await client.connect()
+    client.future.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await client.future
+    assert reports == [(1001, "")]
+
+
+async def test_an_application_that_raises_is_reported_and_still_raises(reports):
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        raise RuntimeError("asked for")
+
+    client = client_of(Heartbeat(application))
+    await client.connect()
+    with pytest.raises(RuntimeError, match="asked for"):
+        await client.wait()
+    assert reports == [(1011, "")]
+
+
+async def test_the_first_to_close_says_why(reports):
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        await send({"type": "websocket.close", "code": 4000, "reason": "ours"})
+        assert (await receive())["code"] == 4001
+
+    client = client_of(Heartbeat(application))
+    await client.connect()
+    await client.receive_output()
+    await client.disconnect(code=4001)
+    assert reports == [(4000, "ours")]
+
+
+async def test_a_heartbeat_after_the_close_is_not_answered():
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        await send({"type": "websocket.close"})
+        await receive()
+
+    client = client_of(Heartbeat(application, interval=9))
+    await client.connect()
+    await client.receive_output()
+    await client.send_to(text_data="\x05")
+    assert await client.receive_nothing()
+    await client.disconnect()
+
+
+async def test_a_client_that_is_gone_when_its_heartbeat_is_answered_is_only_gone(reports):
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        assert (await receive())["type"] == "websocket.disconnect"
+
+    incoming = [
+        {"type": "websocket.connect"},
+        {"type": "websocket.receive", "text": "\x05"},
+        {"type": "websocket.disconnect", "code": None},
+    ]
+
+    async def receive():
+        return incoming.pop(0)
+
+    async def send(message):
+        if message["type"] == "websocket.send":
+            raise OSError("gone")
+
+    scope = {"type": "websocket", "path": "/ws", "headers": []}
+    await Heartbeat(application, interval=9)(scope, receive, send)
+    assert reports == [(1005, "")]
+
+
+async def test_a_close_that_the_server_cannot_send_does_not_hold_up_the_report(reports):
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        assert (await receive())["code"] == 3008
+        # Nobody is there to send to.
+        await send({"type": "websocket.send", "text": "goodbye"})
+
+    async def receive():
+        return connect.pop() if connect else await asyncio.Event().wait()
+
+    async def send(message):
+        if message["type"] != "websocket.accept":
+            await asyncio.Event().wait()
+
+    connect = [{"type": "websocket.connect"}]
+    scope = {"type": "websocket", "path": "/ws", "headers": []}
+    start = time.monotonic()
+    await Heartbeat(application, interval=0.1)(scope, receive, send)
+    assert time.monotonic() - start < 2
+    assert reports == [(3008, "No message for 0.2 seconds")]
+
+
+async def test_a_cancellation_of_a_reader_is_left_alone(reports):
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        reader = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        assert (await receive())["text"] == "hello"
+
+    client = client_of(Heartbeat(application, interval=9))
+    await client.connect()
+    await client.send_to(text_data="hello")
+    await client.wait()
+    assert reports == [(1000, "")]
+
+
+async def test_messages_that_waited_while_the_loop_was_blocked_count(reports):
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        assert (await receive())["text"] == "in time"
+
+    client = client_of(Heartbeat(application, interval=0.1))
+    await client.connect()
+    asyncio.get_running_loop().call_soon(time.sleep, 0.4)
+    await asyncio.sleep(0)
+    await client.send_to(text_data="in time")
+    await client.wait()
+    assert reports == [(1000, "")]
+
+
+async def test_a_receiver_that_raises_is_logged_and_harms_nobody(caplog):
+    def raising(**_):
+        raise RuntimeError("a receiver of yours")
+
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        await receive()
+
+    connected.connect(raising)
+    disconnected.connect(raising)
+    try:
+        client = client_of(WebSocketSupport(application, allow_missing_origin=True))
+        assert await client.connect() == (True, None)
+        await client.disconnect()
+    finally:
+        connected.disconnect(raising)
+        disconnected.disconnect(raising)
+    assert caplog.text.count("RuntimeError: a receiver of yours") == 2
+
+
+async def test_opening_and_closing_are_records_with_fields(caplog):
+    caplog.set_level(logging.INFO, "ws_support")
+
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        await receive()
+
+    client = client_of(Heartbeat(application), "/ws?token=secret")
+    await client.connect()
+    await client.disconnect(code=4000)
+    opened, closed = caplog.records
+    assert (opened.client, opened.path, opened.origin) == ("192.0.2.1:4711", "/ws", None)
+    assert (opened.code, opened.duration) == (None, None)
+    assert closed.code == 4000
+    assert 0 <= closed.duration < 10
+    assert "secret" not in caplog.text
+
+
+async def test_what_is_no_websocket_passes():
+    async def application(scope, receive, send):
+        seen.append(scope["type"])
+
+    seen: list[str] = []
+    await Heartbeat(application)({"type": "http"}, None, None)
+    assert seen == ["http"]

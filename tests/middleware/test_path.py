@@ -1,0 +1,60 @@
+"""Where connections may go."""
+
+from __future__ import annotations
+
+import pytest
+from channels.routing import URLRouter
+from channels.testing import WebsocketCommunicator
+from django.urls import path
+from websockets.exceptions import InvalidStatus
+
+from ws_support.asgi import WebSocketSupport
+
+
+@pytest.mark.parametrize("unknown", ["/", "/nope", "/ws/", "/ws/more", "/nested/nope", "/%ff%00"])
+def test_an_unknown_path_is_refused_with_404_and_no_traceback(demo, unknown):
+    with pytest.raises(InvalidStatus) as error:
+        demo.connect(unknown)
+    assert error.value.response.status_code == 404
+    assert error.value.response.body == b"There is no WebSocket at this path.\n"
+    assert "Traceback" not in demo.log()
+
+
+def test_an_unknown_path_is_a_warning_and_a_signal(serve):
+    server = serve()
+    with pytest.raises(InvalidStatus):
+        server.connect("/nope")
+    event = server.wait_for_event("rejected", "/nope")
+    assert (event["status"], event["rule"], event["origin"]) == (404, "path", server.origin)
+    server.wait_for_log("To serve it, add a route to the URLRouter in asgi.py.")
+
+
+def test_a_nested_router_leads_to_its_consumer(demo):
+    with demo.connect("/nested/ws") as socket:
+        socket.send("hello")
+        assert socket.recv() == "hello"
+
+
+@pytest.mark.parametrize("command", ["uvicorn"])
+def test_other_servers_refuse_an_unknown_path_without_a_traceback(serve, command):
+    server = serve(command=command)
+    with pytest.raises(InvalidStatus) as error:
+        server.connect("/nope")
+    assert error.value.response.status_code == 404
+    assert "Traceback" not in server.log()
+
+
+async def test_an_error_of_a_consumer_is_not_taken_for_an_unknown_path():
+    async def consumer(scope, receive, send):
+        raise ValueError("No route found for path, says the consumer")
+
+    application = WebSocketSupport(URLRouter([path("ws", consumer)]), allow_missing_origin=True)
+    client = WebsocketCommunicator(application, "/ws")
+    with pytest.raises(ValueError, match="says the consumer"):
+        await client.connect()
+
+
+async def test_an_unknown_path_of_another_protocol_stays_an_error():
+    application = WebSocketSupport(URLRouter([]))
+    with pytest.raises(ValueError, match="No route found"):
+        await application({"type": "http", "path": "/nope"}, None, None)

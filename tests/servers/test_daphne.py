@@ -1,0 +1,432 @@
+"""Daphne as `manage.py runserver` starts it: what goes over the wire."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+
+
+def close_frame(code: int, reason: str = "") -> tuple[int, bytes]:
+    return CLOSE, struct.pack("!H", code) + reason.encode()
+
+
+# Handshake
+
+
+@pytest.mark.parametrize(
+    ("without", "headers", "status"),
+    [
+        ((b"Sec-WebSocket-Key",), [], 400),
+        ((b"Sec-WebSocket-Key",), [(b"Sec-WebSocket-Key", b"short")], 400),
+        ((b"Sec-WebSocket-Key",), [(b"Sec-WebSocket-Key", b"!" * 22 + b"==")], 400),
+        ((), [(b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ==")], 400),
+        ((b"Connection",), [], 400),
+        ((b"Connection",), [(b"Connection", b"keep-alive")], 400),
+        ((b"Host",), [(b"Host", b"localhost:port")], 400),
+        ((b"Sec-WebSocket-Version",), [], 400),
+        ((b"Sec-WebSocket-Version",), [(b"Sec-WebSocket-Version", b"x")], 400),
+        ((), [(b"Sec-WebSocket-Protocol", b"caf\xe9")], 400),
+        ((), [(b"Sec-WebSocket-Protocol", b"a, a")], 400),
+    ],
+)
+def test_a_malformed_handshake_is_refused_in_one_line(demo, without, headers, status):
+    headers.append((b"Origin", demo.origin.encode()))
+    with demo.raw() as client:
+        answer, response = client.handshake(headers=headers, without=without)
+    head, _, body = response.partition(b"\r\n\r\n")
+    assert answer == status
+    assert body.count(b"\n") == 1
+    assert b"text/plain" in head
+    assert "Traceback" not in demo.log()
+
+
+def test_a_refused_handshake_is_one_line_of_the_log(serve):
+    server = serve()
+    with server.raw() as client:
+        client.handshake(without=(b"Sec-WebSocket-Key",))
+    server.wait_for_log("Refused with 400: 'HTTP Sec-WebSocket-Key header missing'")
+
+
+def test_an_unknown_version_is_answered_with_426_and_the_versions_there_are(demo):
+    headers = [(b"Sec-WebSocket-Version", b"99"), (b"Origin", demo.origin.encode())]
+    with demo.raw() as client:
+        status, response = client.handshake(headers=headers, without=(b"Sec-WebSocket-Version",))
+    assert status == 426
+    assert b"Sec-WebSocket-Version: 13" in response
+
+
+def test_another_method_is_refused(demo):
+    with demo.raw() as client:
+        assert client.handshake(method="POST")[0] == 405
+
+
+def test_the_sub_protocol_is_agreed_on(demo):
+    with demo.connect(subprotocols=["first", "second"]) as socket:
+        assert socket.subprotocol == "first"
+
+
+def test_a_sub_protocol_that_was_not_offered_is_an_error_of_the_application(serve):
+    server = serve()
+    with pytest.raises(InvalidStatus) as error:
+        server.connect("/wrong-subprotocol", subprotocols=["this"])
+    assert error.value.response.status_code == 500
+    server.wait_for_log(
+        "ValueError: The client did not offer the sub-protocol 'nobody-offered-this', but ['this']."
+    )
+
+
+def test_the_headers_of_the_accept_are_sent(demo):
+    with demo.connect("/headers?value") as socket:
+        assert socket.response.headers.get_all("x-first") == ["value", "again"]
+
+
+def test_a_line_break_in_a_header_of_the_accept_is_refused(serve):
+    server = serve()
+    with pytest.raises(InvalidStatus) as error:
+        server.connect("/headers?a+b")
+    assert error.value.response.status_code == 500
+    server.wait_for_log("ValueError: The header b'x-first' holds a line break.")
+
+
+def test_a_second_accept_is_an_error_of_the_application(serve):
+    server = serve()
+    with server.connect("/commands") as socket:
+        socket.send('{"do": "accept"}')
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv()
+    assert closed.value.rcvd.code == 1011
+    server.wait_for_log("ValueError: This connection was accepted or refused before.")
+
+
+def test_a_consumer_that_refuses_is_a_403_and_a_signal(serve):
+    server = serve()
+    with pytest.raises(InvalidStatus) as error:
+        server.connect("/refusing")
+    assert error.value.response.status_code == 403
+    event = server.wait_for_event("rejected", "/refusing")
+    assert (event["status"], event["rule"]) == (403, "application")
+
+
+def test_an_application_may_refuse_with_a_response_of_its_own(serve):
+    server = serve()
+    with pytest.raises(InvalidStatus) as error:
+        server.connect("/denying")
+    response = error.value.response
+    assert (response.status_code, response.body) == (418, b"teapot")
+    assert response.headers["x-why"] == "because"
+    assert server.wait_for_event("rejected", "/denying")["status"] == 418
+
+
+def test_a_response_without_a_start_is_an_error_of_the_application(serve):
+    server = serve()
+    with pytest.raises(InvalidStatus) as error:
+        server.connect("/denying-wrongly")
+    assert error.value.response.status_code == 500
+    server.wait_for_log("ValueError: websocket.http.response.body came before its start.")
+
+
+def test_an_application_that_returns_without_an_answer_refuses(demo):
+    with pytest.raises(InvalidStatus) as error:
+        demo.connect("/returning-at-once")
+    assert error.value.response.status_code == 403
+
+
+def test_the_scope_is_complete(serve):
+    server = serve()
+    keys = ["type", "scheme", "http_version", "path", "client", "subprotocols", "extensions"]
+    with server.connect("/commands", subprotocols=["a", "b"]) as socket:
+        socket.send(json.dumps({"do": "scope", "keys": keys}))
+        scope = json.loads(socket.recv())
+        client = list(socket.local_address)
+    assert scope == {
+        "type": "websocket",
+        "scheme": "ws",
+        "http_version": "1.1",
+        "path": "/commands",
+        "client": client,
+        "subprotocols": ["a", "b"],
+        "extensions": {"websocket.http.response": {}},
+    }
+
+
+# Messages
+
+
+@pytest.mark.parametrize("message", ["", b"", "text", b"binary", "é" * 1000, bytes(70_000)])
+def test_every_message_comes_back_as_it_was(demo, message):
+    with demo.connect() as socket:
+        socket.send(message)
+        assert socket.recv() == message
+
+
+def test_fragments_with_a_ping_between_are_one_message(demo):
+    with demo.raw() as client:
+        client.handshake()
+        client.send_frame(TEXT, b"one ", fin=False)
+        client.send_frame(PING, b"still there?")
+        client.send_frame(0, b"", fin=False)
+        client.send_frame(0, b"two")
+        assert client.frame() == (PONG, b"still there?")
+        assert client.frame() == (TEXT, b"one two")
+
+
+def test_a_message_of_the_maximum_size_comes_back(demo):
+    with demo.connect() as socket:
+        socket.send("x" * 2**20)
+        assert socket.recv() == "x" * 2**20
+
+
+@pytest.mark.parametrize("fragments", [1, 3])
+def test_a_byte_more_closes_with_1009_and_names_the_setting(serve, fragments):
+    server = serve(WS_SUPPORT={"MAX_MESSAGE_SIZE": 999})
+    with server.connect("/logged") as socket:
+        message = "x" * 1000
+        socket.send(message if fragments == 1 else [message[:400], message[400:800], message[800:]])
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv()
+    assert closed.value.rcvd.code == 1009
+    assert server.wait_for_event("disconnect()", "/logged")["code"] == 1009
+    server.wait_for_log('To allow more, raise WS_SUPPORT["MAX_MESSAGE_SIZE"].')
+    assert "Traceback" not in server.log()
+
+
+def test_the_limit_is_for_the_client_and_not_for_our_own_messages(serve):
+    server = serve(WS_SUPPORT={"MAX_MESSAGE_SIZE": 999})
+    with server.connect("/commands") as socket:
+        socket.send('{"do": "send large", "size": 5000}')
+        assert socket.recv() == "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "command",
+    [{"do": "send"}, {"do": "send", "text": "both", "bytes": "both"}],
+)
+def test_a_message_needs_either_text_or_bytes(serve, command):
+    server = serve()
+    with server.connect("/commands") as socket:
+        socket.send(json.dumps(command))
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv()
+    assert closed.value.rcvd.code == 1011
+    server.wait_for_log("ValueError: websocket.send needs either text or bytes.")
+
+
+# Frames that break the protocol
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (b"\x81\x05hello", 1002),  # Not masked
+        (b"\xc1\x85\0\0\0\0hello", 1002),  # A reserved bit
+        (b"\x83\x80\0\0\0\0", 1002),  # A reserved opcode
+        (b"\x80\x80\0\0\0\0", 1002),  # A continuation of nothing
+        (b"\x09\x80\0\0\0\0", 1002),  # A fragmented ping
+        (b"\x89\xfe\0\x80\0\0\0\0" + bytes(128), 1002),  # A large ping
+        (b"\x88\x81\0\0\0\0x", 1002),  # Half a close code
+        (b"\x88\x82\0\0\0\0\x03\xed", 1002),  # 1005 on the wire
+        (b"\x81\x82\0\0\0\0\xc3\x28", 1007),  # No UTF-8
+        (b"\x01\x81\0\0\0\0\xc3\x80\x80\0\0\0\0", 1007),  # Half a character at the end
+    ],
+)
+def test_a_frame_that_breaks_the_protocol_is_answered_with_its_code(demo, frame, code):
+    with demo.raw() as client:
+        client.handshake()
+        client.socket.sendall(frame)
+        opcode, payload = client.frame()
+        assert (opcode, struct.unpack("!H", payload[:2])) == (CLOSE, (code,))
+    assert "Traceback" not in demo.log()
+
+
+# Closing
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1003, 1008, 1011, 1013, 3000, 3008, 4999])
+def test_the_code_of_the_client_is_echoed_and_reported_with_its_reason(demo, code):
+    path = f"/logged?{code}"
+    count = len(demo.events("disconnected", "/logged"))
+    with demo.connect(path) as socket:
+        socket.close(code, "because")
+        assert (socket.close_code, socket.close_reason) == (code, "because")
+    event = demo.wait_for_event("disconnected", "/logged", count + 1)
+    assert (event["code"], event["reason"]) == (code, "because")
+
+
+def test_a_close_without_a_code_is_1005(serve):
+    server = serve()
+    with server.raw() as client:
+        client.handshake("/logged")
+        client.send_frame(CLOSE)
+        assert client.frame() == (CLOSE, b"")
+    assert server.wait_for_event("disconnect()", "/logged")["code"] == 1005
+    assert server.wait_for_event("disconnected", "/logged")["code"] == 1005
+
+
+def test_a_lost_connection_is_1006(serve):
+    server = serve()
+    with server.raw() as client:
+        client.handshake("/logged")
+    assert server.wait_for_event("disconnect()", "/logged")["code"] == 1006
+    event = server.wait_for_event("disconnected", "/logged")
+    assert (event["code"], event["reason"]) == (1006, "")
+
+
+@pytest.mark.parametrize("code", [None, 1000, 1001, 1002, 1008, 1011, 1012, 1013, 3008, 4999])
+def test_a_consumer_may_close_with_every_code_that_the_rfc_allows(demo, code):
+    with demo.connect("/commands") as socket:
+        socket.send(json.dumps({"do": "close", "code": code, "reason": "because"}))
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv()
+    assert closed.value.rcvd.code == (code or 1000)
+    assert closed.value.rcvd.reason == "because"
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 2999, 5000])
+def test_a_code_that_may_not_be_sent_is_an_error_of_the_application(serve, code):
+    server = serve()
+    with server.connect("/commands") as socket:
+        socket.send(json.dumps({"do": "close", "code": code}))
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv()
+    assert closed.value.rcvd.code == 1011
+    server.wait_for_log(f"ValueError: The close code {code} may not be sent (RFC 6455")
+
+
+def test_a_long_reason_is_cut_at_a_whole_character(demo):
+    with demo.connect("/commands") as socket:
+        socket.send(json.dumps({"do": "close", "code": 1000, "reason": "é" * 100}))
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv()
+    assert closed.value.rcvd.reason == "é" * 61
+
+
+def test_a_client_that_does_not_answer_the_close_is_reported_with_our_code(serve):
+    server = serve()
+    with server.raw() as client:
+        client.handshake("/commands")
+        client.send_frame(TEXT, b'{"do": "close", "code": 4001, "reason": "over"}')
+        assert client.frame() == close_frame(4001, "over")
+        event = server.wait_for_event("disconnected", "/commands")
+    assert (event["code"], event["reason"]) == (4001, "over")
+    assert server.wait_for_event("disconnect()", "/commands")["code"] == 4001
+
+
+def test_what_a_client_sends_after_our_close_is_not_delivered(serve):
+    server = serve()
+    with server.raw() as client:
+        client.handshake("/commands")
+        client.send_frame(TEXT, b'{"do": "close", "code": 4001}')
+        assert client.frame() == close_frame(4001)
+        client.send_frame(TEXT, b'{"do": "raise"}')
+        client.socket.sendall(b"\x88\x82\0\0\0\0\x0f\xa1")
+        server.wait_for_event("disconnected", "/commands")
+    assert "Traceback" not in server.log()
+
+
+def test_a_client_that_leaves_while_a_message_is_on_its_way_leaves_no_traceback(serve):
+    server = serve()
+    with server.raw() as client:
+        client.handshake("/busy")
+        client.send_frame(TEXT, b"0.3")
+        client.send_frame(CLOSE)
+        assert client.frame() == (CLOSE, b"")
+    server.wait_for_event("disconnected", "/busy")
+    assert "Traceback" not in server.log()
+
+
+def test_an_application_that_returns_closes_with_1000(serve):
+    server = serve()
+    with server.connect("/returning") as socket, pytest.raises(ConnectionClosed) as closed:
+        socket.recv(timeout=5)
+    assert closed.value.rcvd.code == 1000
+    assert server.wait_for_event("disconnected", "/returning")["code"] == 1000
+
+
+def test_an_exception_in_a_handler_closes_with_1011(serve):
+    server = serve()
+    with server.connect("/commands") as socket:
+        socket.send('{"do": "raise"}')
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=5)
+    assert closed.value.rcvd.code == 1011
+    assert server.wait_for_event("disconnected", "/commands")["code"] == 1011
+    server.wait_for_log("RuntimeError: asked for")
+
+
+# Keep-alive
+
+
+def pings(client, seconds: float) -> list[float]:
+    """When pings came within this time, in seconds from now; not answered."""
+    start = time.monotonic()
+    times = []
+    try:
+        while (frame := client.frame(start + seconds - time.monotonic())) is not None:
+            assert frame[0] == PING
+            times.append(time.monotonic() - start)
+    except TimeoutError:
+        pass
+    return times
+
+
+def test_pings_come_each_interval_while_they_are_answered(serve):
+    server = serve(WS_SUPPORT={"KEEP_ALIVE_INTERVAL": 1, "KEEP_ALIVE_TIMEOUT": 0.5})
+    with server.raw() as client:
+        start = time.monotonic()
+        client.handshake("/logged")
+        for number in range(1, 4):
+            opcode, payload = client.frame()
+            assert opcode == PING
+            assert number - 0.1 <= time.monotonic() - start <= number + 0.5
+            client.send_frame(PONG, payload)
+    assert server.wait_for_event("disconnected", "/logged")["duration"] >= 2.9
+
+
+def test_a_client_that_does_not_answer_the_ping_is_dropped_after_the_timeout(serve):
+    server = serve(WS_SUPPORT={"KEEP_ALIVE_INTERVAL": 1, "KEEP_ALIVE_TIMEOUT": 1})
+    with server.raw() as client:
+        start = time.monotonic()
+        client.handshake("/logged")
+        assert client.frame()[0] == PING
+        assert client.frame() is None
+        assert 2 <= time.monotonic() - start <= 3
+    assert server.wait_for_event("disconnect()", "/logged")["code"] == 1006
+    server.wait_for_log('To wait longer, raise WS_SUPPORT["KEEP_ALIVE_TIMEOUT"].')
+    assert "Traceback" not in server.log()
+
+
+@pytest.mark.slow
+def test_a_slow_pong_does_not_end_a_connection_when_the_next_ping_is_due(serve):
+    server = serve(WS_SUPPORT={"KEEP_ALIVE_INTERVAL": 1, "KEEP_ALIVE_TIMEOUT": 2})
+    with server.raw() as client:
+        client.handshake()
+        for _ in range(4):
+            opcode, payload = client.frame()
+            assert opcode == PING
+            time.sleep(1.5)
+            client.send_frame(PONG, payload)
+        client.send_frame(TEXT, b"still here")
+        while (frame := client.frame()) is not None and frame[0] == PING:
+            pass
+        assert frame == (TEXT, b"still here")
+
+
+def test_without_a_timeout_pings_go_on_unanswered(serve):
+    server = serve(WS_SUPPORT={"KEEP_ALIVE_INTERVAL": 0.5, "KEEP_ALIVE_TIMEOUT": None})
+    with server.raw() as client:
+        client.handshake()
+        assert len(pings(client, 2.3)) == 4
+
+
+@pytest.mark.parametrize("interval", [None, 0])
+def test_without_an_interval_no_pings_come(serve, interval):
+    server = serve(WS_SUPPORT={"KEEP_ALIVE_INTERVAL": interval})
+    with server.raw() as client:
+        client.handshake()
+        assert pings(client, 2.5) == []

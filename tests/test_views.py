@@ -1,0 +1,65 @@
+"""The HTTP half."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import urllib.request
+from urllib.error import HTTPError
+
+import pytest
+
+from tests.harness import ROOT
+
+
+def get(url: str):
+    try:
+        return urllib.request.urlopen(url)
+    except HTTPError as error:
+        return error
+
+
+def test_plain_http_to_ws_is_told_to_upgrade(demo):
+    with get(f"{demo.origin}/ws") as response:
+        assert response.status == 426
+        assert response.headers["Upgrade"] == "websocket"
+        assert "Upgrade" in response.headers.get_all("Connection")
+        assert response.read() == b"This is a WebSocket: open it with ws:// or wss://.\n"
+
+
+def test_the_demo_page_uses_only_files_of_its_own(demo):
+    with get(f"{demo.origin}/") as response:
+        assert response.status == 200
+        policy = response.headers["Content-Security-Policy"]
+        page = response.read().decode()
+    assert "script-src 'self'; style-src 'self';" in policy
+    assert "<style" not in page
+    assert not re.search(r"\son\w+=|\sstyle=", page)
+    files = re.findall(r"""(?:src|href)="(/[^"]+\.(?:js|css))\"""", page)
+    assert len(files) >= 2
+    for file in files:
+        with get(demo.origin + file) as response:
+            assert response.status == 200
+
+
+def test_the_demo_page_follows_static_files_to_another_host(settings, client):
+    settings.STATIC_URL = "https://static.example/files/"
+    policy = client.get("/")["Content-Security-Policy"]
+    assert "script-src https://static.example; style-src https://static.example;" in policy
+
+
+def test_the_demo_page_is_for_reading_only(client):
+    assert client.post("/").status_code == 405
+
+
+def test_under_wsgi_plain_http_to_ws_is_426_without_hop_by_hop_headers(client):
+    response = client.get("/ws")
+    assert response.status_code == 426
+    assert "Upgrade" not in response
+
+
+@pytest.mark.parametrize("module", ["ws_support.urls", "ws_support.routing"])
+def test_the_routes_are_there_to_include(module):
+    code = f"import django; django.setup(); import {module}"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
