@@ -12,7 +12,9 @@ def test_codes_that_the_rfc_allows_may_be_sent(code):
     assert may_be_sent(code)
 
 
-@pytest.mark.parametrize("code", [-1, 0, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65536])
+@pytest.mark.parametrize(
+    "code", [-1, 0, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65536]
+)
 def test_reserved_and_unknown_codes_may_not(code):
     assert not may_be_sent(code)
 

@@ -101,10 +101,19 @@ def test_it_does_not_start_with_a_setting_that_is_wrong():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_ends_on_a_signal_without_a_traceback(serve, number):
     server = serve()
-    with server.connect("/logged"), server.connect("/logged"), server.raw() as idle:
+    with (
+        server.connect("/logged") as first,
+        server.connect("/busy") as second,
+        server.raw() as idle,
+    ):
+        second.send("60")
         idle.socket.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert idle.response()[0] == 200
         server.process.send_signal(number)
+        for socket in (first, second):
+            with pytest.raises(ConnectionClosed) as closed:
+                socket.recv(timeout=5)
+            assert closed.value.rcvd.code == 1001
         assert server.process.wait(BOUND) == 0
     assert "Traceback" not in server.log()
     assert [event["code"] for event in server.events("disconnected")] == [1001, 1001]

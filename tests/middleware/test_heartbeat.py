@@ -265,10 +265,13 @@ async def test_a_cancellation_of_a_reader_is_left_alone(reports):
         reader.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reader
+        cancelled.set()
         assert (await receive())["text"] == "hello"
 
+    cancelled = asyncio.Event()
     client = client_of(Heartbeat(application, interval=9))
     await client.connect()
+    await cancelled.wait()
     await client.send_to(text_data="hello")
     await client.wait()
     assert reports == [(1000, "")]

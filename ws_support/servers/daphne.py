@@ -18,6 +18,7 @@ import daphne.server  # First: it chooses the reactor, which others only import.
 import daphne.ws_protocol
 from autobahn.util import encode_truncate
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet.defer import Deferred
 
 from ws_support.closing import CloseCode, may_be_sent
 from ws_support.conf import Options
@@ -80,6 +81,27 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         if scope["type"] == "websocket" and application is not None:
             application.add_done_callback(protocol.application_done)
         return queue
+
+    def kill_all_applications(self) -> Deferred[Any] | None:
+        """Say goodbye, cancel every application and wait until all are done.
+
+        Daphne waits for the first one only, and for none when a connection is younger than a
+        second: it then looks for the application of the request that became a WebSocket, and the
+        KeyError goes to Twisted's log. What is left over crashes CPython 3.11 on its way out.
+        """
+        running = []
+        for protocol, details in self.connections.items():
+            application = details.get("application_instance")
+            if application is None or application.done():
+                continue
+            if isinstance(protocol, WebSocketProtocol) and protocol.state == protocol.STATE_OPEN:
+                protocol.sendCloseFrame(CloseCode.GOING_AWAY, b"The server is stopping")
+            application.cancel()
+            running.append(application)
+        if not running:
+            return None
+        done = asyncio.wait(running, timeout=self.application_close_timeout)
+        return Deferred.fromFuture(asyncio.ensure_future(done))
 
 
 class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[misc]

@@ -26,7 +26,7 @@ const CLOSE_CODES = {
   1001: "going away",
   1002: "protocol error",
   1003: "unsupported data",
-  1005: "closed without a code",
+  1005: "no code given",
   1006: "lost without a close frame",
   1007: "invalid data",
   1008: "policy violation",
@@ -40,7 +40,7 @@ const CLOSE_CODES = {
   3008: "timeout",
 };
 
-class Page {
+class DemoPage {
   #log;
   #socket = null;
   #hasOpened = false;
@@ -90,16 +90,18 @@ class Page {
   }
 
   #handleMessage({ data }) {
-    const sent = this.#sendTimes.shift();
-    this.#log.addReceived(data, sent === undefined ? "" : milliseconds(performance.now() - sent));
+    const sendTime = this.#sendTimes.shift();
+    // A server that is no echo also sends what nobody asked for.
+    const isEcho = sendTime !== undefined;
+    this.#log.addReceived(data, isEcho ? `${(performance.now() - sendTime).toFixed(1)} ms` : "");
   }
 
   #handleClose({ code, reason }) {
     this.#showState();
     this.#log.addEvent(closingLine(code, reason, this.#hasOpened));
     if (!this.#hasOpened) {
-      const fields = { url: this.#socket.url, origin: location.origin };
-      showError(byId("connectionUrl"), filled("neverOpened", fields));
+      const { url } = this.#socket;
+      showError(byId("connectionUrl"), filled("neverOpened", { url, origin: location.origin }));
     }
     rescueFocus(byId("connectButton"));
   }
@@ -113,27 +115,21 @@ class Page {
   async #sendFile() {
     const field = byId("sendFile");
     const [file] = field.files;
-    if (!file) {
-      showError(field, "Choose a file first.");
-      field.focus();
-      return;
-    }
+    showError(field, file ? "" : "Choose a file first.");
+    if (!file) return field.focus();
     const socket = this.#socket;
-    try {
-      const content = await file.arrayBuffer();
-      showError(field);
-      if (socket === this.#socket) this.#send(content);
-    } catch (error) {
+    const content = await file.arrayBuffer().catch((error) => {
       showError(field, `The browser cannot read ${file.name}: ${error.message}`);
-    }
+    });
+    if (content && socket === this.#socket) this.#send(content);
   }
 
   #send(data) {
     // A close from the server changes the state some time before the event that tells.
     if (this.#socket.readyState !== WebSocket.OPEN) return;
-    this.#socket.send(data);
-    this.#sendTimes.push(performance.now());
     this.#log.addSent(data);
+    this.#sendTimes.push(performance.now());
+    this.#socket.send(data);
   }
 
   #close() {
@@ -157,7 +153,7 @@ class CommunicationLog {
   #dropped = 0;
 
   addEvent(event) {
-    this.#add(filled("eventLine", { event, time: TIME_OF_DAY.format() }), event);
+    this.#add(filled("eventLine", { time: TIME_OF_DAY.format(), event }), event);
   }
 
   addSent(data) {
@@ -169,17 +165,18 @@ class CommunicationLog {
   }
 
   #addMessage(direction, from, to, data, roundTrip = "") {
-    const description = typeof data === "string" ? describeText(data) : describeBinary(data);
-    const { spoken, ...fields } = description;
-    const line = filled("messageLine", { from, to, roundTrip, time: TIME_OF_DAY.format(), ...fields });
+    const describe = typeof data === "string" ? describeText : describeBinary;
+    const { spoken, ...fields } = describe(data);
+    const time = TIME_OF_DAY.format();
+    const line = filled("messageLine", { time, from, to, roundTrip, ...fields });
     line.firstElementChild.classList.add(direction);
     this.#add(line, `${from} to ${to}: ${spoken}`);
   }
 
   #add(line, announcement) {
     this.#rows.append(line);
-    if (this.#rows.rows.length > MAX_LINES) {
-      this.#rows.rows[0].remove();
+    if (this.#rows.childElementCount > MAX_LINES) {
+      this.#rows.firstElementChild.remove();
       this.#dropped += 1;
       byId("droppedNote").textContent =
         `The last ${MAX_LINES} lines; ${count(this.#dropped, "older one")} dropped`;
@@ -231,7 +228,8 @@ function explainUrlError(error) {
 
 function closingLine(code, reason, hasOpened) {
   const meaning = hasOpened ? CLOSE_CODES[code] : "never opened";
-  return `Connection closed. Code: ${code}${meaning ? ` (${meaning})` : ""}. Reason: ${reason || "none given"}`;
+  const explained = meaning ? `${code} (${meaning})` : code;
+  return `Connection closed. Code: ${explained}. Reason: ${reason || "none given"}`;
 }
 
 function describeText(text) {
@@ -259,13 +257,7 @@ function count(number, thing) {
 }
 
 function byteSize(bytes) {
-  if (bytes < 1024) return `${bytes} B`;
-  const [divisor, unit] = bytes < 1024 ** 2 ? [1024, "KiB"] : [1024 ** 2, "MiB"];
-  return `${(bytes / divisor).toLocaleString("en", { maximumFractionDigits: 1 })} ${unit}`;
-}
-
-function milliseconds(duration) {
-  return `${duration.toFixed(1)} ms`;
+  return `${bytes.toLocaleString("en")} B`;
 }
 
 /** What the page has under this id in a `<template>`, with these texts in its fields. */
@@ -277,10 +269,10 @@ function filled(templateId, texts) {
   return content;
 }
 
-/** Show this below the field and tie it to it; nothing to show means no error. */
-function showError(field, ...content) {
-  byId(field.getAttribute("aria-describedby")).replaceChildren(...content);
-  field.setAttribute("aria-invalid", String(content.length > 0));
+/** Show this text or node in the field's own place for errors; none: the field is in order. */
+function showError(field, error = "") {
+  byId(field.getAttribute("aria-describedby")).replaceChildren(error);
+  field.setAttribute("aria-invalid", String(error !== ""));
 }
 
 /** Focus `element` if what had the focus was disabled: else the user would start at the top. */
@@ -300,4 +292,4 @@ function byId(id) {
   return document.getElementById(id);
 }
 
-new Page(new CommunicationLog());
+new DemoPage(new CommunicationLog());
