@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from urllib.parse import urlparse
+
 import pytest
 from channels.security.websocket import OriginValidator as ChannelsOriginValidator
 from channels.testing import WebsocketCommunicator
@@ -287,6 +290,12 @@ async def test_arguments_replace_the_settings_for_one_application(settings):
     assert not await handshake(strict)
 
 
+@given(st.one_of(st.binary(), nearly_origins))
+def test_no_bytes_whatever_in_the_header_make_the_middleware_raise_or_admit(value):
+    application = WebSocketSupport(None, allowed_origins=["https://client.com"])
+    assert asyncio.run(handshake(application, value)) is False
+
+
 async def test_two_headers_are_refused_where_the_server_tells_them_apart():
     application = OriginValidator(EchoConsumer.as_asgi(), ["https://one.com"])
     assert not await handshake(application, b"https://one.com", b"https://one.com")
@@ -327,8 +336,6 @@ async def test_what_is_no_websocket_passes():
 
 
 def test_it_is_a_validator_of_channels_and_answers_its_hook(settings):
-    from urllib.parse import urlparse
-
     settings.WS_SUPPORT = {"ALLOWED_ORIGINS": ["https://one.com"]}
     validator = OriginValidator(None)
     assert isinstance(validator, ChannelsOriginValidator)
@@ -342,8 +349,6 @@ def test_it_is_a_validator_of_channels_and_answers_its_hook(settings):
 def test_a_refusal_carries_the_connection_as_fields_of_its_record(caplog):
     async def refuse():
         await handshake(WebSocketSupport(None), b"https://evil.example")
-
-    import asyncio
 
     asyncio.run(refuse())
     [record] = [each for each in caplog.records if each.name == "ws_support.origin"]

@@ -64,6 +64,9 @@ class Commands(AsyncWebsocketConsumer):
         match command.pop("do"):
             case "close":
                 await self.close(**command)
+            case "close and send":
+                await self.close()
+                await self.send(text_data="too late")
             case "send":
                 await self.base_send({"type": "websocket.send", **command})
             case "send large":
@@ -89,6 +92,11 @@ class Headers(AsyncWebsocketConsumer):
 class WrongSubprotocol(AsyncWebsocketConsumer):
     async def connect(self) -> None:
         await self.accept(subprotocol="nobody-offered-this")
+
+
+class SendingFirst(AsyncWebsocketConsumer):
+    async def connect(self) -> None:
+        await self.send(text_data="too early")
 
 
 class Refusing(AsyncWebsocketConsumer):
@@ -138,6 +146,7 @@ application = ProtocolTypeRouter(
                     path("commands", Commands.as_asgi()),
                     path("headers", Headers.as_asgi()),
                     path("wrong-subprotocol", WrongSubprotocol.as_asgi()),
+                    path("sending-first", SendingFirst.as_asgi()),
                     path("refusing", Refusing.as_asgi()),
                     path("sync", SyncEcho.as_asgi()),
                     path("returning", returning),

@@ -137,6 +137,14 @@ def test_an_application_that_returns_without_an_answer_refuses(demo):
     assert error.value.response.status_code == 403
 
 
+@pytest.mark.slow
+def test_an_application_that_cannot_be_called_leaves_its_client_to_the_handshake_timeout(serve):
+    server = serve(arguments=("--nostatic",), ASGI_APPLICATION="tests.project.broken.application")
+    with server.raw() as client:
+        assert client.handshake() == (0, b"")
+    server.wait_for_log("no coroutine")
+
+
 def test_the_scope_is_complete(serve):
     server = serve()
     keys = ["type", "scheme", "http_version", "path", "client", "subprotocols", "extensions"]
@@ -215,6 +223,25 @@ def test_a_message_needs_either_text_or_bytes(serve, command):
             socket.recv()
     assert closed.value.rcvd.code == 1011
     server.wait_for_log("ValueError: websocket.send needs either text or bytes.")
+
+
+def test_a_message_before_the_accept_is_an_error_of_the_application(serve):
+    server = serve()
+    with pytest.raises(InvalidStatus) as error:
+        server.connect("/sending-first")
+    assert error.value.response.status_code == 500
+    server.wait_for_log("ValueError: Accept the connection before you send over it.")
+
+
+def test_a_message_after_the_close_is_dropped(serve):
+    server = serve()
+    with server.connect("/commands") as socket:
+        socket.send('{"do": "close and send"}')
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv()
+    assert closed.value.rcvd.code == 1000
+    server.wait_for_event("disconnect()", "/commands")
+    assert "Traceback" not in server.log()
 
 
 # Frames that break the protocol

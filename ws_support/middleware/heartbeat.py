@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -280,9 +280,9 @@ class _Watch:
 
 def _cancelled_by_others(task: asyncio.Task[Any] | None) -> bool:
     """Take our own cancellation of `task` back; whether somebody else cancelled it too."""
-    if sys.version_info < (3, 11):  # No way to tell, and nothing to take back.
-        return False
-    return task is not None and task.uncancel() > 0
+    # Python 3.10 keeps no count: nothing to take back, and no way to tell.
+    uncancel: Callable[[], int] = getattr(task, "uncancel", lambda: 0)
+    return uncancel() > 0
 
 
 async def _discard(message: ASGISendEvent) -> None:

@@ -286,9 +286,6 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
             raise ValueError(f"The close code {code} may not be sent (RFC 6455, section 7.4).")
         self.sendCloseFrame(code, encode_truncate(reason, _MAX_REASON_SIZE) if reason else None)
 
-    def serverClose(self, code: int | None = None) -> None:
-        self._close(code, None)
-
     def application_done(self, application: asyncio.Future[None]) -> None:
         """Daphne leaves a connection open whose application has returned: nobody reads it."""
         if application.cancelled() or application.exception() is not None:
@@ -326,7 +323,7 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
             # The application learns why, also when the client did not answer the close.
             code = self.localCloseCode
             self._close_reason = (self.localCloseReason or b"").decode()
-        if not self.muted and hasattr(self, "application_queue"):
+        if hasattr(self, "application_queue"):
             self.application_queue.put_nowait(
                 {
                     "type": "websocket.disconnect",
