@@ -21,6 +21,7 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 ROOT = Path(__file__).resolve().parent.parent
+SERVERS = ["runserver", "uvicorn", "hypercorn", "granian"]
 BOUND = 10.0
 """Seconds within which whatever a test waits for has happened, also on a busy machine."""
 
@@ -102,9 +103,12 @@ def serving(
     """A server for `tests.project` with these settings, started and stopped."""
     host = "127.0.0.1"
     port = free_port()
+    application = "tests.project.asgi:application"
     commands = {
         "runserver": ["manage.py", "runserver", "--noreload", f"{host}:{port}"],
-        "uvicorn": ["-m", "uvicorn", "tests.project.asgi:application", "--port", str(port)],
+        "uvicorn": ["-m", "uvicorn", application, "--port", str(port)],
+        "hypercorn": ["-m", "hypercorn", application, "--bind", f"{host}:{port}"],
+        "granian": ["-m", "granian", "--interface", "asgi", application, "--port", str(port)],
     }
     environment = {
         "DJANGO_SETTINGS_MODULE": "tests.project.settings",

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+from tests.harness import SERVERS, serving
 
 
-@pytest.fixture(scope="module", params=["runserver", "uvicorn"])
+@pytest.fixture(scope="module", params=SERVERS)
 def server(request, tmp_path_factory):
-    from tests.harness import serving
-
     log_file = tmp_path_factory.mktemp(request.param) / "server.log"
     with serving(log_file, command=request.param) as server:
         yield server

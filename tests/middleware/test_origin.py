@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.harness import RawClient, Server
+from tests.harness import SERVERS, RawClient, Server
 from ws_support.asgi import WebSocketSupport
 from ws_support.consumers import EchoConsumer
 from ws_support.middleware.origin import OriginValidator
@@ -220,6 +220,21 @@ def test_a_refusal_is_one_warning_and_one_signal(serve):
         "Refused with 403: This origin may not connect. Origin 'https://evil.example', path '/ws'."
         ' To admit it, add it to WS_SUPPORT["ALLOWED_ORIGINS"].'
     ]
+
+
+@pytest.mark.parametrize("command", [name for name in SERVERS if name != "runserver"])
+def test_other_servers_refuse_by_the_same_rules(serve, command):
+    server = serve(command=command)
+    refused = [b"http://evil.example", b"http://[::1", b"http://evil.example\\@localhost", b"null"]
+    for headers in ([], *([(b"Origin", origin)] for origin in refused)):
+        with server.raw() as client:
+            assert client.handshake(headers=headers)[0] in {400, 403}
+    with server.raw() as client:
+        headers = [(b"Origin", b"http://localhost"), (b"Origin", b"http://localhost")]
+        assert client.handshake(headers=headers)[0] in {400, 403}
+    with server.raw() as client:
+        assert client.handshake()[0] == 101
+    assert "Traceback" not in server.log()
 
 
 def test_a_line_break_in_the_path_does_not_start_a_line_of_the_log(demo):

@@ -8,6 +8,7 @@ from channels.testing import WebsocketCommunicator
 from django.urls import path
 from websockets.exceptions import InvalidStatus
 
+from tests.harness import SERVERS
 from ws_support.asgi import WebSocketSupport
 
 
@@ -35,7 +36,7 @@ def test_a_nested_router_leads_to_its_consumer(demo):
         assert socket.recv() == "hello"
 
 
-@pytest.mark.parametrize("command", ["uvicorn"])
+@pytest.mark.parametrize("command", [name for name in SERVERS if name != "runserver"])
 def test_other_servers_refuse_an_unknown_path_without_a_traceback(serve, command):
     server = serve(command=command)
     with pytest.raises(InvalidStatus) as error:
