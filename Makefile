@@ -22,7 +22,7 @@ demo: $(VENV)/.demo ## Open a page that talks to /ws (PORT=8000)
 	@$(BIN)/python manage.py runserver 127.0.0.1:$(PORT)
 
 test: $(VENV)/.dev ## Run the tests (PYTEST_ARGS="-k origin")
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## Check style and formatting
 	$(BIN)/python -m ruff check .
@@ -56,7 +56,7 @@ endef
 # Only an environment of our own is cleared, not whatever VENV=... may name.
 $(VENV)/.made: $(BIN)/python
 	$(if $(FOUND),,$(error Python 3.10 or newer is missing, looked for: $(PYTHON). Name yours with PYTHON=/path/to/python))
-	@$(FOUND) -c 'import ensurepip' 2>/dev/null || { echo "The venv module of $(FOUND) is missing. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(if $(shell $(FOUND) -c 'import ensurepip' 2>&1),$(error The venv module of $(FOUND) is missing. On Debian and Ubuntu: apt install python3-venv))
 	@$(FOUND) -m venv $(if $(filter .venv .venv-%,$(VENV)),--clear) $(VENV)
 	@echo "$(PYTHON)" > $@
 

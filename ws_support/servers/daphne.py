@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from math import inf
 from typing import Any
@@ -153,18 +153,18 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
             code = 426
         if not hasattr(self, "application_queue"):
             # Else the application refused, and knows best what to log.
-            logger.warning(
-                "Refused with %d: %.200a", code, reason, extra={"client": self.peer, "code": None}
-            )
+            logger.warning("Refused with %d: %.200a", code, reason, extra=self._log_fields())
         super().failHandshake(reason, code, responseHeaders)
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
         # autobahn writes the reason into the status line and sends no body.
-        headers = [(name.encode(), value.encode()) for name, value in responseHeaders or []]
-        headers.append((b"Content-Type", b"text/plain; charset=utf-8"))
+        headers = {name: [value] for name, value in responseHeaders or ()}
+        headers["Content-Type"] = ["text/plain; charset=utf-8"]
         self._write_response(code, headers, f"{reason}\n".encode())
 
-    def serverAccept(self, subprotocol: str | None = None, headers: Any = ()) -> None:
+    def serverAccept(
+        self, subprotocol: str | None = None, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
         if not hasattr(self, "handshake_deferred"):
             raise ValueError("This connection was accepted or refused before.")
         if subprotocol is not None and subprotocol not in self.websocket_protocols:
@@ -179,28 +179,26 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
     def _deny(self, message: dict[str, Any]) -> None:
         """The ASGI extension "WebSocket Denial Response", which Daphne lacks: 403 for all."""
         if message["type"] == "websocket.http.response.start":
-            self._denial = {**message, "body": b""}
+            headers = _header_values(message.get("headers", ()))
+            self._denial = {"status": message["status"], "headers": headers, "body": b""}
             return
         if self._denial is None:
             raise ValueError("websocket.http.response.body came before its start.")
         self._denial["body"] += message.get("body", b"")
         if not message.get("more_body", False):
             del self.handshake_deferred
-            self._write_response(
-                self._denial["status"], list(self._denial.get("headers", ())), self._denial["body"]
-            )
+            self._write_response(**self._denial)
             self.wasNotCleanReason = "denied by the application"
             self.dropConnection(abort=False)
             self.server.protocol_disconnected(self)
 
-    def _write_response(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    def _write_response(self, status: int, headers: dict[str, list[str]], body: bytes) -> None:
         phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
-        names = {name.lower() for name, _ in headers}
-        if b"content-length" not in names:
-            headers = [*headers, (b"Content-Length", b"%d" % len(body))]
-        lines = [f"HTTP/1.1 {status} {phrase}".encode(), b"Connection: close"]
-        lines += [b"%b: %b" % header for header in headers]
-        self.sendData(b"\r\n".join([*lines, b"", body]))
+        lines = [f"HTTP/1.1 {status} {phrase}", "Connection: close"]
+        if "content-length" not in map(str.lower, headers):
+            lines.append(f"Content-Length: {len(body)}")
+        lines += [f"{name}: {value}" for name, values in headers.items() for value in values]
+        self.sendData("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
 
     # Messages
 
@@ -318,35 +316,40 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
             # Refused before onConnect(). Daphne raises AttributeError, into Twisted's log.
             return
         # Daphne hands over None for a close without a code, and no reason.
-        self._close_reason = (reason or "") if wasClean else ""
+        told = (reason or "") if wasClean else ""
         if self.closedByMe and self.localCloseCode is not None:
             # The application learns why, also when the client did not answer the close.
             code = self.localCloseCode
-            self._close_reason = (self.localCloseReason or b"").decode()
+            told = (self.localCloseReason or b"").decode()
         if hasattr(self, "application_queue"):
             self.application_queue.put_nowait(
                 {
                     "type": "websocket.disconnect",
                     "code": CloseCode.NO_STATUS_RECEIVED if code is None else code,
-                    "reason": self._close_reason,
+                    "reason": told,
                 }
             )
             self.muted = True  # Daphne's own message would be the second.
         super().onClose(wasClean, code, reason)
 
-    def _log_fields(self, code: int) -> dict[str, Any]:
-        client = "{}:{}".format(*self.client_addr) if self.client_addr else None
+    def _log_fields(self, code: int | None = None) -> dict[str, Any]:
+        """As `ws_support.logs.fields`, for connections that have no scope yet."""
+        address = getattr(self, "client_addr", None)
         return {
-            "client": client,
-            "path": self.request.path,
+            # autobahn's own has the family in front: tcp4:127.0.0.1:4711.
+            "client": "{}:{}".format(*address) if address else self.peer.partition(":")[2],
+            "path": getattr(self, "http_request_path", None),
             "origin": self._origin,
-            "code": int(code),
-            "duration": self.duration(),
+            "code": code,
+            "duration": self.duration() if hasattr(self, "socket_opened") else None,
         }
 
 
-def _header_values(headers: Any) -> dict[str, list[str]]:
-    """ASGI's pairs of bytes as autobahn takes them. Refuses what would end the header's line."""
+def _header_values(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, list[str]]:
+    """ASGI's pairs of bytes as autobahn takes them.
+
+    Raises `ValueError` for a line break, which would let a value start a header of its own.
+    """
     values: dict[str, list[str]] = {}
     for name, value in headers:
         if {10, 13} & {*name, *value}:
