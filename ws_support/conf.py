@@ -142,8 +142,12 @@ class MiddlewareOptions:
         base = get_options()
         if base is not self._base:
             self._base = base
-            self._options = replace(base, **self._replaced)
+            self._options = self.over(base)
         return self._options
+
+    def over(self, options: Options) -> Options:
+        """`options` with what this middleware was given."""
+        return replace(options, **self._replaced)
 
 
 def has_asgi_application() -> bool:

@@ -163,6 +163,20 @@ async def accepting(scope, receive, send):
     await send({"type": "websocket.accept"})
 
 
+async def test_a_route_replaces_what_it_names_and_nothing_else(reports):
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        assert (await receive())["type"] == "websocket.disconnect"
+
+    route = Heartbeat(application, reply="route's")
+    client = client_of(Heartbeat(route, interval=9, message="application's"))
+    await client.connect()
+    await client.send_to(text_data="application's")
+    assert await client.receive_from() == "route's"
+    await client.disconnect()
+    assert len(reports) == 1
+
+
 async def test_an_application_that_is_cancelled_is_reported_as_going_away(reports):
     async def application(scope, receive, send):
         await accepting(scope, receive, send)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from asgiref.sync import markcoroutinefunction
 from asgiref.typing import (
@@ -82,7 +82,7 @@ class Heartbeat:
         if watch is None:
             await _Watch(scope, receive, send, self._options()).run(self.application)
         else:
-            watch.follow(self._options())
+            watch.options = self._options.over(watch.options)
             await self.application(scope, receive, send)
 
 
@@ -109,12 +109,19 @@ class _Watch:
         self._timer: asyncio.TimerHandle | None = None
         self._in_grace = False
         self._expired = False
-        self.follow(options)
+        self.options = options
 
-    def follow(self, options: Options) -> None:
-        self._interval = options.heartbeat_interval
-        self._message = None if self._interval is None else options.heartbeat_message
-        self._reply = options.heartbeat_reply
+    @property
+    def options(self) -> Options:
+        """What holds for this connection: a `Heartbeat` on its route may replace it."""
+        return self._options
+
+    @options.setter
+    def options(self, options: Options) -> None:
+        self._options = options
+        # Alone what is looked at for each message.
+        promised = options.heartbeat_interval is not None
+        self._message = options.heartbeat_message if promised else None
 
     async def run(self, application: Any) -> None:
         try:
@@ -213,16 +220,18 @@ class _Watch:
 
     async def _answer(self) -> None:
         if self._code is None:
+            reply = {"type": "websocket.send", "text": self._options.heartbeat_reply}
             # OSError: the client is gone (ASGI 2.4), as the next message says.
             with suppress(OSError):
-                await self._send({"type": "websocket.send", "text": self._reply, "bytes": None})
+                await self._send(cast(ASGISendEvent, reply))
 
     # The timer. It is set for the end of the silence that is allowed. When it fires and there was
     # a message meanwhile, it is set again, counting from that message.
 
     def _start_timer(self) -> None:
-        if self._interval is not None:
-            self._set_timer(2 * self._interval, 2 * self._interval)
+        if self._options.heartbeat_interval is not None:
+            silence = 2 * self._options.heartbeat_interval
+            self._set_timer(silence, silence)
 
     def _set_timer(self, delay: float, silence: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(delay, self._check, silence)
