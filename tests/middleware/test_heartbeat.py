@@ -99,6 +99,15 @@ def test_a_silent_client_is_found_when_the_busy_handler_is_done(server):
     assert closed.value.rcvd.code == 3008
 
 
+def test_the_count_starts_again_when_the_busy_handler_is_done(server):
+    with server.connect("/busy") as socket:
+        socket.send("2.5")
+        assert socket.recv(timeout=5) == "2.5"
+        time.sleep(0.5)
+        socket.send("0")
+        assert socket.recv(timeout=5) == "0"
+
+
 def test_without_an_interval_the_message_is_a_message_like_others(demo):
     with demo.connect() as socket:
         socket.send("\x05")
@@ -292,6 +301,22 @@ async def test_a_cancellation_of_a_reader_is_left_alone(reports):
     await client.send_to(text_data="hello")
     await client.wait()
     assert reports == [(1000, "")]
+
+
+async def test_a_cancellation_at_the_moment_of_the_verdict_is_not_lost(reports):
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        # The verdict is due after 0.3 seconds. The loop wakes when both are.
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.25, time.sleep, 0.1)
+        loop.call_later(0.32, asyncio.current_task().cancel)
+        await receive()
+
+    client = client_of(Heartbeat(application, interval=0.1))
+    await client.connect()
+    with pytest.raises(asyncio.CancelledError):
+        await client.future
+    assert len(reports) == 1
 
 
 async def test_messages_that_waited_while_the_loop_was_blocked_count(reports):

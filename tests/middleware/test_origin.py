@@ -305,6 +305,16 @@ async def test_arguments_replace_the_settings_for_one_application(settings):
     assert not await handshake(strict)
 
 
+@pytest.mark.parametrize("origin", [b"http://[::1", b"http://localhost/", b"", b"file://"])
+async def test_what_is_no_origin_never_gets_to_a_subclass(origin):
+    class Everybody(OriginValidator):
+        async def is_allowed(self, origin, scope):
+            return True
+
+    assert not await handshake(Everybody(EchoConsumer.as_asgi()), origin)
+    assert await handshake(Everybody(EchoConsumer.as_asgi()), b"https://client.com")
+
+
 @given(st.one_of(st.binary(), nearly_origins))
 def test_no_bytes_whatever_in_the_header_make_the_middleware_raise_or_admit(value):
     application = WebSocketSupport(None, allowed_origins=["https://client.com"])

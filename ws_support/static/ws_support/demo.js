@@ -3,6 +3,7 @@
 
 const MAX_LINES = 500;
 const PREVIEW_CHARACTERS = 200;
+const PREVIEW_LINES = 10;
 const PREVIEW_BYTES = 48;
 const ANNOUNCEMENT_INTERVAL = 1000; // milliseconds
 
@@ -235,7 +236,8 @@ function closingLine(code, reason, hasOpened) {
 function describeText(text) {
   const size = byteSize(new TextEncoder().encode(text).length);
   // Half of a surrogate pair is no character.
-  const preview = text.slice(0, PREVIEW_CHARACTERS).replace(/[\uD800-\uDBFF]$/, "");
+  const start = text.slice(0, PREVIEW_CHARACTERS).replace(/[\uD800-\uDBFF]$/, "");
+  const preview = start.split("\n", PREVIEW_LINES).join("\n");
   const rest = text ? more(text.length - preview.length, "character") : "empty";
   return { type: "text", size, preview, rest, spoken: preview || "empty text" };
 }

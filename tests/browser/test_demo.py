@@ -1,0 +1,606 @@
+"""The demo page, as its users see it: in a real browser, from a real server."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Locator, Page, Route, expect
+
+from tests.harness import Server, free_port
+
+pytestmark = pytest.mark.browser
+
+LIMIT = 1024 * 1024
+NEVER_OPENED = "The connection never opened"
+FAILED = "WebSocket connection to"
+"""How Chromium's console begins to say that a connection failed. No page can prevent that."""
+
+
+class DemoPage:
+    """What a user finds on the page."""
+
+    def __init__(self, page: Page, origin: str) -> None:
+        self.page = page
+        self.response = page.goto(origin)
+        self.state = page.get_by_role("status")
+        self.url = page.get_by_label("WebSocket Server URL")
+        self.connect_button = page.get_by_role("button", name="Connect")
+        self.close_button = page.get_by_role("button", name="Close Socket")
+        self.message = page.get_by_label("Message to send")
+        self.send_button = page.get_by_role("button", name="Send", exact=True)
+        self.file = page.get_by_label("File to send")
+        self.send_file_button = page.get_by_role("button", name="Send File")
+        self.log = page.get_by_role("group", name="Communication Log")
+        self.lines = page.locator("#commsLog").get_by_role("row")
+
+    def connect(self, url: str | None = None) -> None:
+        if url is not None:
+            self.url.fill(url)
+        self.connect_button.click()
+        expect(self.state).to_have_text("Open")
+
+    def close(self) -> None:
+        self.close_button.click()
+        expect(self.state).to_have_text("Closed")
+
+    def send(self, text: str) -> None:
+        self.message.fill(text)
+        self.send_button.click()
+
+    def send_file(self, content: bytes) -> None:
+        self.file.set_input_files(
+            {"name": "some.bin", "mimeType": "application/octet-stream", "buffer": content}
+        )
+        self.send_file_button.click()
+
+    def send_quickly(self, count: int) -> None:
+        self.page.evaluate(
+            "count => { while (count--) document.querySelector('#sendButton').click() }", count
+        )
+
+    def cells(self, line: int) -> Locator:
+        return self.lines.nth(line).get_by_role("cell")
+
+
+@pytest.fixture
+def demo_page(page: Page, demo: Server) -> DemoPage:
+    return DemoPage(page, demo.origin)
+
+
+@pytest.fixture
+def sockets(page: Page) -> Page:
+    """A page that keeps its sockets in the list `sockets`."""
+    page.add_init_script("""
+        window.sockets = [];
+        window.WebSocket = class extends WebSocket {
+            constructor(...options) { super(...options); window.sockets.push(this); }
+        };
+    """)
+    return page
+
+
+# What the sample has
+
+
+def test_the_page_starts_ready_to_connect(demo_page: DemoPage, demo: Server) -> None:
+    expect(demo_page.state).to_have_text("Ready to connect...")
+    expect(demo_page.url).to_have_value(demo.url("/ws"))
+    expect(demo_page.url).to_be_enabled()
+    expect(demo_page.connect_button).to_be_enabled()
+    for control in (
+        demo_page.message,
+        demo_page.send_button,
+        demo_page.file,
+        demo_page.send_file_button,
+        demo_page.close_button,
+    ):
+        expect(control).to_be_disabled()
+    expect(demo_page.lines).to_have_count(0)
+    expect(demo_page.page.get_by_role("columnheader")).to_have_text(
+        ["Time", "From", "To", "Data", "Type", "Size", "Round trip"]
+    )
+
+
+def test_the_url_is_wss_when_the_page_came_by_https(page: Page, demo: Server) -> None:
+    def answer(route: Route) -> None:
+        route.fulfill(response=route.fetch(url=demo.origin + urlsplit(route.request.url).path))
+
+    page.route("https://demo.test/**", answer)
+    demo_page = DemoPage(page, "https://demo.test/")
+    expect(demo_page.url).to_have_value("wss://demo.test/ws")
+
+
+def test_an_open_socket_enables_the_messages_and_disables_connect(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    for control in (
+        demo_page.message,
+        demo_page.send_button,
+        demo_page.file,
+        demo_page.send_file_button,
+        demo_page.close_button,
+    ):
+        expect(control).to_be_enabled()
+    expect(demo_page.url).to_be_disabled()
+    expect(demo_page.connect_button).to_be_disabled()
+    expect(demo_page.lines).to_have_count(1)
+    expect(demo_page.lines).to_contain_text(["Connection opened"])
+
+
+def test_the_state_label_follows_the_socket(demo_page: DemoPage) -> None:
+    demo_page.page.evaluate("""
+        const label = document.querySelector("#stateLabel");
+        window.states = [];
+        new MutationObserver(() => window.states.push(label.textContent))
+            .observe(label, { childList: true });
+    """)
+    demo_page.connect()
+    demo_page.close()
+    states = demo_page.page.evaluate("window.states")
+    assert states == ["Connecting...", "Open", "Closing...", "Closed"]
+
+
+def test_connect_is_disabled_while_connecting_and_closing(demo_page: DemoPage) -> None:
+    disabled = demo_page.page.evaluate("""async () => {
+        const [connect, close] = ["connectButton", "closeButton"]
+            .map((id) => document.getElementById(id));
+        const url = document.getElementById("connectionUrl");
+        const state = () => [connect.disabled, url.disabled, close.disabled];
+        connect.click();
+        const connecting = state();
+        while (close.disabled) await new Promise(requestAnimationFrame);
+        close.click();
+        return [connecting, state()];
+    }""")
+    assert disabled == [[True, True, True], [True, True, True]]
+
+
+def test_a_text_comes_back_and_both_ways_are_logged(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    demo_page.send("Grüße")
+    time = re.compile(r"^\d\d:\d\d:\d\d\.\d{3}$")
+    sent, received = demo_page.cells(1), demo_page.cells(2)
+    expect(sent).to_have_text([time, "Client", "Server", "Grüße", "text", "7 B", ""])
+    duration = re.compile(r"^\d+\.\d ms$")
+    expect(received).to_have_text([time, "Server", "Client", "Grüße", "text", "7 B", duration])
+
+
+def test_close_socket_closes_with_1000_and_a_reason(demo_page: DemoPage, demo: Server) -> None:
+    demo_page.connect()
+    demo_page.close()
+    expect(demo_page.lines.last).to_contain_text(
+        "Connection closed. Code: 1000 (normal closure). Reason: Closing from client"
+    )
+    expect(demo_page.message).to_be_disabled()
+    expect(demo_page.close_button).to_be_disabled()
+    expect(demo_page.url).to_be_enabled()
+    demo.wait_for_log('"code": 1000, "reason": "Closing from client"')
+
+
+def test_a_closed_page_connects_again(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    demo_page.close()
+    demo_page.connect()
+    demo_page.send("again")
+    expect(demo_page.lines.last).to_contain_text("again")
+    expect(demo_page.lines).to_have_count(5)
+
+
+# Messages
+
+
+def test_html_stays_text(demo_page: DemoPage) -> None:
+    markup = "<img src=x onerror=alert(1)><b>bold</b>"
+    demo_page.connect()
+    demo_page.send(markup)
+    expect(demo_page.cells(2).nth(3)).to_have_text(markup)
+    expect(demo_page.log.locator("img, b")).to_have_count(0)
+
+
+def test_an_empty_text_is_a_message(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    demo_page.send("")
+    expect(demo_page.cells(2)).to_contain_text(["", "Server", "Client", "empty", "text", "0 B", ""])
+
+
+def test_a_file_comes_back_as_binary(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    demo_page.send_file(bytes(range(50)))
+    data = "".join(f"{byte:02x} " for byte in range(48)) + "... and 2 more bytes"
+    sent, received = demo_page.cells(1), demo_page.cells(2)
+    expect(sent).to_contain_text(["", "Client", "Server", data, "binary", "50 B", ""])
+    expect(received).to_contain_text(["", "Server", "Client", data, "binary", "50 B", "ms"])
+
+
+def test_an_empty_file_is_a_message(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    demo_page.send_file(b"")
+    expect(demo_page.cells(2)).to_contain_text(
+        ["", "Server", "Client", "empty", "binary", "0 B", ""]
+    )
+
+
+def test_send_file_asks_for_a_file_first(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    demo_page.send_file_button.click()
+    expect(demo_page.file).to_have_accessible_description("Choose a file first.")
+    expect(demo_page.file).to_be_focused()
+    demo_page.send_file(b"x")
+    expect(demo_page.lines).to_have_count(3)
+    expect(demo_page.file).to_have_accessible_description("")
+
+
+def test_a_text_as_large_as_the_server_takes_comes_back(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    demo_page.send("x" * LIMIT)
+    for line in (1, 2):
+        expect(demo_page.cells(line).nth(5)).to_have_text("1,048,576 B")
+        data = demo_page.cells(line).nth(3)
+        expect(data).to_have_text("x" * 200 + " ... and 1,048,376 more characters")
+    expect(demo_page.state).to_have_text("Open")
+
+
+def test_a_larger_text_closes_with_1009(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    demo_page.send("x" * (LIMIT + 1))
+    expect(demo_page.state).to_have_text("Closed")
+    expect(demo_page.lines.last).to_contain_text("Code: 1009 (message too big). Reason: ")
+
+
+def test_a_much_larger_file_closes_with_1009(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    demo_page.send_file(bytes(4 * LIMIT))
+    expect(demo_page.state).to_have_text("Closed")
+    expect(demo_page.lines.last).to_contain_text("Code: 1009 (message too big). Reason: ")
+
+
+def test_a_preview_does_not_cut_a_character_in_two(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    demo_page.send("x" * 199 + "\N{GRINNING FACE}" * 2)
+    expect(demo_page.cells(2).nth(3)).to_have_text("x" * 199 + " ... and 4 more characters")
+
+
+def test_a_preview_ends_after_ten_lines(demo_page: DemoPage, demo: Server) -> None:
+    demo_page.connect(demo.url("/commands"))
+    demo_page.send(json.dumps({"do": "send", "text": "a\n" * 12}))
+    data = demo_page.cells(2).nth(3)
+    expect(data.locator("code")).to_have_js_property("textContent", "\n".join("a" * 10))
+    expect(data).to_contain_text("... and 5 more characters")
+
+
+def test_a_message_that_nobody_asked_for_has_no_round_trip(
+    demo_page: DemoPage, demo: Server
+) -> None:
+    demo_page.page.route_web_socket("**/pushing", lambda socket: socket.send("news"))
+    demo_page.connect(demo.url("/pushing"))
+    expect(demo_page.cells(1)).to_have_text(
+        [re.compile(":"), "Server", "Client", "news", "text", "4 B", ""]
+    )
+
+
+def test_round_trips_do_not_outlive_their_connection(page: Page, demo: Server) -> None:
+    page.clock.install()
+    demo_page = DemoPage(page, demo.origin)
+    demo_page.connect(demo.url("/commands"))
+    demo_page.send(json.dumps({"do": "close"}))
+    expect(demo_page.state).to_have_text("Closed")
+    page.clock.fast_forward("01:00:00")
+    demo_page.connect(demo.url())
+    demo_page.send("Hello")
+    expect(demo_page.cells(5).last).to_have_text(re.compile(r"^\d{1,4}\.\d ms$"))
+
+
+# Ends
+
+
+def test_a_close_from_the_server_is_explained(demo_page: DemoPage, demo: Server) -> None:
+    demo_page.url.fill(demo.url("/commands"))
+    for code, reason, line in (
+        (1011, "", "Code: 1011 (server error). Reason: none given"),
+        (1012, "", "Code: 1012 (server restarts). Reason: none given"),
+        (1013, "busy", "Code: 1013 (try again later). Reason: busy"),
+        (3008, "silence", "Code: 3008 (timeout). Reason: silence"),
+        (4000, "<b>ours</b>", "Code: 4000. Reason: <b>ours</b>"),
+    ):
+        demo_page.connect()
+        demo_page.send(json.dumps({"do": "close", "code": code, "reason": reason}))
+        expect(demo_page.state).to_have_text("Closed")
+        expect(demo_page.lines.last).to_contain_text(line)
+
+
+def test_a_server_that_ends_is_noticed(page: Page, serve: Callable[..., Server]) -> None:
+    server = serve()
+    demo_page = DemoPage(page, server.origin)
+    demo_page.connect()
+    server.stop()
+    expect(demo_page.state).to_have_text("Closed")
+    expect(demo_page.lines.last).to_contain_text("Connection closed. Code: 10")
+    expect(demo_page.page.get_by_text(NEVER_OPENED)).to_have_count(0)
+
+
+def test_an_invalid_url_is_explained_at_its_field(demo_page: DemoPage) -> None:
+    explanation = re.compile("^This is not the address of a WebSocket.")
+    for url in (
+        "",
+        "localhost/ws",
+        "/ws",
+        "http://localhost/ws",
+        "ws://",
+        "ws://a:port/",
+        "ws://a/#b",
+    ):
+        demo_page.page.reload()
+        demo_page.url.fill(url)
+        demo_page.connect_button.click()
+        expect(demo_page.url).to_have_accessible_description(explanation)
+        expect(demo_page.url).to_have_attribute("aria-invalid", "true")
+        expect(demo_page.url).to_be_focused()
+        expect(demo_page.state).to_have_text("Ready to connect...")
+
+
+def test_a_mended_url_is_in_order_again(demo_page: DemoPage, demo: Server) -> None:
+    demo_page.url.fill("nonsense")
+    demo_page.connect_button.click()
+    expect(demo_page.url).to_have_attribute("aria-invalid", "true")
+    demo_page.connect(demo.url())
+    expect(demo_page.url).to_have_attribute("aria-invalid", "false")
+    expect(demo_page.url).to_have_accessible_description("")
+
+
+def test_a_connection_that_nobody_answers_is_explained(
+    demo_page: DemoPage, expected_errors: list[str]
+) -> None:
+    expected_errors.append(FAILED)
+    url = f"ws://127.0.0.1:{free_port()}/ws"
+    demo_page.url.fill(url)
+    demo_page.connect_button.click()
+    expect(demo_page.page.get_by_role("alert").first).to_contain_text(
+        f"{NEVER_OPENED}. Browsers do not tell a page why. Either nothing listens at {url}, or"
+    )
+    expect(demo_page.state).to_have_text("Closed")
+    expect(demo_page.lines).to_contain_text(["Code: 1006 (never opened). Reason: none given"])
+    expect(demo_page.connect_button).to_be_focused()
+
+
+def test_a_page_of_a_foreign_origin_is_refused_and_says_so(
+    page: Page, serve: Callable[..., Server], expected_errors: list[str]
+) -> None:
+    expected_errors.append(FAILED)
+    server = serve(WS_SUPPORT={"ALLOWED_ORIGINS": ["https://client.com"]})
+    demo_page = DemoPage(page, server.origin)
+    demo_page.connect_button.click()
+    expect(demo_page.url).to_have_accessible_description(re.compile(NEVER_OPENED))
+    alert = demo_page.page.get_by_role("alert").first
+    expect(alert).to_contain_text(
+        'A server refuses pages of an origin that is not in WS_SUPPORT["ALLOWED_ORIGINS"].'
+        f" The origin of this page is {server.origin}."
+    )
+    [refusal] = [line for line in server.log().splitlines() if "Refused with 403" in line]
+    assert server.origin in refusal
+    assert 'WS_SUPPORT["ALLOWED_ORIGINS"]' in refusal
+
+
+def test_a_second_connect_changes_nothing(sockets: Page, demo: Server) -> None:
+    demo_page = DemoPage(sockets, demo.origin)
+    sockets.evaluate("""
+        const form = document.querySelector("#connectForm");
+        form.dispatchEvent(new SubmitEvent("submit", { cancelable: true }));
+        form.dispatchEvent(new SubmitEvent("submit", { cancelable: true }));
+    """)
+    expect(demo_page.state).to_have_text("Open")
+    assert sockets.evaluate("window.sockets.length") == 1
+
+
+def test_events_of_an_earlier_socket_change_nothing(sockets: Page, demo: Server) -> None:
+    demo_page = DemoPage(sockets, demo.origin)
+    demo_page.connect()
+    demo_page.close()
+    demo_page.connect()
+    sockets.evaluate("""
+        const [earlier] = window.sockets;
+        earlier.dispatchEvent(new Event("open"));
+        earlier.dispatchEvent(new MessageEvent("message", { data: "late" }));
+        earlier.dispatchEvent(new CloseEvent("close", { code: 1006 }));
+    """)
+    expect(demo_page.lines).to_have_count(3)
+    expect(demo_page.state).to_have_text("Open")
+
+
+def test_nothing_is_sent_while_the_server_closes(sockets: Page, demo: Server) -> None:
+    demo_page = DemoPage(sockets, demo.origin)
+    demo_page.connect()
+    sockets.evaluate("""
+        const closing = { value: WebSocket.CLOSING };
+        Object.defineProperty(window.sockets[0], "readyState", closing);
+    """)
+    demo_page.send("too late")
+    demo_page.send("much too late")
+    expect(demo_page.lines).to_have_count(1)
+
+
+# The log
+
+
+def test_the_log_keeps_500_lines_and_counts_the_others(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    demo_page.send_quickly(260)
+    note = demo_page.page.get_by_text("The last 500 lines; 21 older ones dropped")
+    expect(note).to_be_visible()
+    expect(demo_page.lines).to_have_count(500)
+    expect(demo_page.page.get_by_text("Connection opened")).to_have_count(0)
+
+
+def test_the_newest_line_stays_in_sight(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    demo_page.send_quickly(50)
+    expect(demo_page.lines).to_have_count(101)
+    in_sight = demo_page.page.evaluate("""() => {
+        const line = document.querySelector("#commsLog").lastElementChild.getBoundingClientRect();
+        const log = document.querySelector(".scroller").getBoundingClientRect();
+        return log.top <= line.top && line.bottom <= log.bottom;
+    }""")
+    assert in_sight
+
+
+def test_a_busy_log_is_announced_in_one_sentence(page: Page, demo: Server) -> None:
+    page.clock.install(time=0)
+    demo_page = DemoPage(page, demo.origin)
+    page.clock.pause_at(60_000)
+    demo_page.connect()
+    demo_page.send_quickly(100)
+    expect(demo_page.lines).to_have_count(201)
+    announcement = page.locator("[aria-live=polite]")
+    page.clock.run_for(900)
+    expect(announcement).to_have_text("")
+    page.clock.run_for(100)
+    expect(announcement).to_have_text("201 new lines. The last: Server to Client: empty text")
+
+
+# Using it
+
+
+def test_the_keyboard_is_enough(demo_page: DemoPage) -> None:
+    keyboard = demo_page.page.keyboard
+    keyboard.press("Tab")
+    expect(demo_page.url).to_be_focused()
+    keyboard.press("Enter")
+    expect(demo_page.message).to_be_focused()
+    keyboard.type("typed")
+    keyboard.press("Enter")
+    expect(demo_page.lines.last).to_contain_text("typed")
+    expect(demo_page.lines).to_have_count(3)
+    keyboard.press("Enter")
+    expect(demo_page.lines).to_have_count(5)
+    keyboard.press("Shift+Tab")
+    expect(demo_page.close_button).to_be_focused()
+    keyboard.press("Enter")
+    expect(demo_page.state).to_have_text("Closed")
+    expect(demo_page.connect_button).to_be_focused()
+    keyboard.press("Tab")
+    expect(demo_page.log).to_be_focused()
+
+
+def test_the_focus_is_visible(demo_page: DemoPage) -> None:
+    demo_page.page.keyboard.press("Tab")
+    expect(demo_page.url).to_have_css("outline-style", "solid")
+    expect(demo_page.url).to_have_css("outline-width", "3px")
+
+
+def test_a_close_leaves_the_focus_where_it_works(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    demo_page.log.focus()
+    demo_page.close_button.evaluate("button => button.click()")
+    expect(demo_page.state).to_have_text("Closed")
+    expect(demo_page.log).to_be_focused()
+
+
+def test_no_message_makes_the_page_scroll_sideways(
+    demo_page: DemoPage, expected_errors: list[str]
+) -> None:
+    expected_errors.append(FAILED)
+    demo_page.connect()
+    demo_page.send("x" * 100_000)
+    demo_page.send_file(bytes(100_000))
+    expect(demo_page.lines).to_have_count(5)
+    demo_page.close()
+    demo_page.url.fill(f"ws://127.0.0.1:{free_port()}/{'x' * 1000}")
+    demo_page.connect_button.click()
+    expect(demo_page.page.get_by_text(NEVER_OPENED)).to_be_visible()
+    for width in (360, 700, 1000, 1280, 2560):
+        demo_page.page.set_viewport_size({"width": width, "height": 800})
+        for element in ("html", ".scroller"):
+            needed, there = demo_page.page.locator(element).evaluate(
+                "element => [element.scrollWidth, element.clientWidth]"
+            )
+            assert needed <= there, f"{element} at {width} pixels"
+
+
+@pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
+def test_the_page_follows_the_colour_scheme(
+    new_page: Callable[..., Page], demo: Server, scheme: str, is_dark: bool
+) -> None:
+    demo_page = DemoPage(new_page(color_scheme=scheme), demo.origin)
+    for element in ("body", "section", "input", "th"):
+        background, text = demo_page.page.locator(element).first.evaluate("""element => {
+            const { backgroundColor, color } = getComputedStyle(element);
+            return [backgroundColor, color];
+        }""")
+        assert (brightness(background) < brightness(text)) is is_dark
+        assert abs(brightness(background) - brightness(text)) > 90
+
+
+def brightness(colour: str) -> float:
+    """From 0, black, to 255."""
+    red, green, blue = (float(part) for part in re.findall(r"[\d.]+", colour)[:3])
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def test_nothing_moves_for_those_who_asked_for_that(
+    new_page: Callable[..., Page], demo: Server
+) -> None:
+    demo_page = DemoPage(new_page(reduced_motion="reduce"), demo.origin)
+    expect(demo_page.connect_button).to_have_css("transition-duration", "0s")
+
+
+# What goes over the network
+
+
+def test_the_page_asks_no_other_host(page: Page, demo: Server) -> None:
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
+    page.on("websocket", lambda socket: urls.append(socket.url))
+    demo_page = DemoPage(page, demo.origin)
+    demo_page.connect()
+    demo_page.send("Hello")
+    expect(demo_page.lines).to_have_count(3)
+    paths = {url.partition(f"//{demo.host}:{demo.port}")[2] for url in urls}
+    assert paths == {"/", "/ws", "/static/ws_support/demo.css", "/static/ws_support/demo.js"}
+
+
+def test_a_session_keeps_the_content_security_policy(page: Page, demo: Server) -> None:
+    page.add_init_script("""
+        window.violations = [];
+        document.addEventListener("securitypolicyviolation",
+            (event) => window.violations.push(event.violatedDirective));
+    """)
+    demo_page = DemoPage(page, demo.origin)
+    assert demo_page.response is not None
+    assert "script-src 'self'" in demo_page.response.headers["content-security-policy"]
+    demo_page.connect()
+    demo_page.send("Hello")
+    demo_page.send_file(b"Hello")
+    expect(demo_page.lines).to_have_count(5)
+    demo_page.close()
+    assert page.evaluate("window.violations") == []
+
+
+def test_the_content_security_policy_stops_a_foreign_script(
+    demo_page: DemoPage, expected_errors: list[str]
+) -> None:
+    expected_errors.append("Content Security Policy")
+    demo_page.page.evaluate("""
+        const script = document.createElement("script");
+        script.textContent = "window.hasRun = true";
+        document.head.append(script);
+    """)
+    assert demo_page.page.evaluate("window.hasRun") is None
+
+
+def test_a_session_leaves_a_clean_server_log(page: Page, serve: Callable[..., Server]) -> None:
+    server = serve()
+    demo_page = DemoPage(page, server.origin)
+    demo_page.connect()
+    demo_page.send("Hello")
+    demo_page.send_file(b"Hello")
+    expect(demo_page.lines).to_have_count(5)
+    page.reload()
+    demo_page.connect()
+    page.close()
+    server.wait_for_event("disconnected", "/ws", 2)
+    log = server.log()
+    assert "Traceback" not in log
+    assert "ERROR" not in log
+    assert not re.search(r'" [45]\d\d ', log), "no request failed"
