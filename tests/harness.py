@@ -108,6 +108,7 @@ def serving(
         "runserver": ["manage.py", "runserver", "--noreload", f"{host}:{port}"],
         "uvicorn": ["-m", "uvicorn", application, "--port", str(port)],
         "hypercorn": ["-m", "hypercorn", application, "--bind", f"{host}:{port}"],
+        "verbose": ["-m", "tests.project.verbose", str(port)],
         "granian": ["-m", "granian", "--interface", "asgi", application, "--port", str(port)],
     }
     environment = {

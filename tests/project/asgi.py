@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 
 from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from channels.routing import ProtocolTypeRouter, URLRouter
@@ -115,6 +116,17 @@ async def returning(scope, receive, send):
     await send({"type": "websocket.accept"})
 
 
+async def hearing(scope, receive, send):
+    """Listens on after the end."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    messages = []
+    with suppress(asyncio.TimeoutError):
+        while True:
+            messages.append(await asyncio.wait_for(receive(), 0.3))
+    log("heard", path=scope["path"], messages=messages)
+
+
 async def returning_at_once(scope, receive, send):
     """An application that neither accepts nor refuses."""
 
@@ -150,6 +162,7 @@ application = ProtocolTypeRouter(
                     path("refusing", Refusing.as_asgi()),
                     path("sync", SyncEcho.as_asgi()),
                     path("returning", returning),
+                    path("twice", hearing),
                     path("returning-at-once", returning_at_once),
                     path("denying", denying),
                     path("denying-wrongly", denying_wrongly),

@@ -352,7 +352,38 @@ def test_what_a_client_sends_after_our_close_is_not_delivered(serve):
         assert client.frame() == close_frame(4001)
         client.send_frame(TEXT, b'{"do": "raise"}')
         client.socket.sendall(b"\x88\x82\0\0\0\0\x0f\xa1")
-        server.wait_for_event("disconnected", "/commands")
+        # An exception would keep the consumer from this.
+        assert server.wait_for_event("disconnect()", "/commands")["code"] == 4001
+
+
+def test_a_client_has_some_time_to_answer_the_close(serve):
+    server = serve()
+    with server.raw() as client:
+        client.handshake("/commands")
+        client.send_frame(TEXT, b'{"do": "close", "code": 4001}')
+        assert client.frame() == close_frame(4001)
+        with pytest.raises(TimeoutError):
+            client.frame(timeout=1.5)
+
+
+def test_an_application_hears_of_the_end_once(serve):
+    server = serve()
+    with server.raw() as client:
+        client.handshake("/twice")
+        client.send_frame(CLOSE, b"\x0f\xa0")
+        assert client.frame() == close_frame(4000)
+    event = server.wait_for_event("heard", "/twice")
+    assert event["messages"] == [{"type": "websocket.disconnect", "code": 4000, "reason": ""}]
+
+
+def test_a_refused_handshake_leaves_no_traceback_in_the_log_of_twisted_either(serve):
+    server = serve(command="verbose")
+    with server.raw() as client:
+        assert client.handshake(without=(b"Sec-WebSocket-Key",))[0] == 400
+    server.wait_for_log("Sec-WebSocket-Key header missing")
+    with server.connect() as socket:
+        socket.send("still there")
+        assert socket.recv() == "still there"
     assert "Traceback" not in server.log()
 
 
