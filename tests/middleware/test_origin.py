@@ -92,6 +92,8 @@ REFUSED = [
     b"http://local host",
     b"http://local\thost",
     b"http://localhost\xe9",
+    b"http://localhost\xa0",
+    b"\xa0http://localhost",
     b"http://\xe2\x84\xaaocalhost",
     b"http://loc%61lhost",
     b"http://.localhost",
@@ -191,6 +193,9 @@ nearly_origins = st.builds(
 @example(b"http://localhost:99999")
 @example(b"http://evil.example\\@localhost")
 @example(b"http://[::1")
+@example(b"http://localhost\xa0")
+@example(b" http://localhost\t")
+@example(b"\xa0")
 def test_no_header_whatever_raises_or_is_admitted_unless_it_is_an_allowed_origin(demo, value):
     with demo.raw() as client:
         status, _ = client.handshake(headers=[(b"Origin", value)])

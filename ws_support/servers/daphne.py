@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from math import inf
@@ -25,6 +26,7 @@ from ws_support.conf import Options
 
 logger = logging.getLogger("ws_support.daphne")
 
+_ORIGIN_HEADER = re.compile(rb"\r\norigin:[ \t]*(.*?)[ \t]*\r\n", re.IGNORECASE)
 _MAX_REASON_SIZE = 123  # bytes (RFC 6455, section 5.5)
 
 
@@ -130,8 +132,11 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
     @http_headers.setter
     def http_headers(self, headers: dict[str, str]) -> None:
         # autobahn refuses some malformed origins by itself and with 400. Who may connect is the
-        # application's decision, and so are the log line and the signal that go with it.
-        self._origin = headers.pop("origin", None)
+        # application's decision, and so are the log line and the signal that go with it. It also
+        # strips what Unicode calls a space, such as the byte A0, and so mends others.
+        headers.pop("origin", None)
+        origin = _ORIGIN_HEADER.search(self.http_request_data)
+        self._origin = origin[1].decode("latin-1") if origin else None
         self._http_headers = headers
 
     @property
