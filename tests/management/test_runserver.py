@@ -80,19 +80,33 @@ def test_it_warns_of_no_database_and_no_migration(demo):
     assert "database" not in log
 
 
-def test_it_does_not_start_with_a_setting_that_is_wrong():
-    result = subprocess.run(
-        [sys.executable, "manage.py", "runserver", "--noreload", str(free_port())],
+def runserver(*arguments: str, settings: str = "{}") -> subprocess.CompletedProcess[str]:
+    """A run that is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "manage.py", "runserver", *arguments],
         cwd=ROOT,
         env={
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "tests.project.settings",
-            "TEST_SETTINGS": '{"WS_SUPPORT": {"MAX_MESSAGE_SIZE": 0}}',
+            "TEST_SETTINGS": settings,
         },
         capture_output=True,
         text=True,
         timeout=BOUND,
         check=False,
+    )
+
+
+@pytest.mark.parametrize("options", [["--noreload"], []])
+def test_it_ends_when_its_port_is_taken(demo, options):
+    result = runserver(f"{demo.host}:{demo.port}", *options)
+    assert result.returncode == 1
+    assert f"Error: Couldn't listen on {demo.host}:{demo.port}:" in result.stderr
+
+
+def test_it_does_not_start_with_a_setting_that_is_wrong():
+    result = runserver(
+        "--noreload", str(free_port()), settings='{"WS_SUPPORT": {"MAX_MESSAGE_SIZE": 0}}'
     )
     assert result.returncode == 1
     assert '(ws_support.E004) WS_SUPPORT["MAX_MESSAGE_SIZE"] is 0' in result.stderr

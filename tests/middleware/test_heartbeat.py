@@ -61,7 +61,9 @@ def test_clients_that_send_anything_every_second_stay_for_ten(server):
                 socket.send(message)
                 assert socket.recv(timeout=1) == answers[message]
     server.wait_for_event("disconnected", "/logged", len(answers))
-    assert {event["code"] for event in server.events("disconnected")} == {1000}
+    codes = {event["code"] for event in server.events("disconnected")}
+    # Hypercorn 0.18 says 1006 for whatever a client closes with.
+    assert codes in ({1000}, {1006})
 
 
 def test_the_heartbeat_is_answered_and_not_handed_on(server):

@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 from daphne.management.commands.runserver import Command as DaphneCommand
+from twisted.python.failure import Failure
 
 from ws_support.conf import Options, get_options
 from ws_support.servers.daphne import Server, configuration
+
+
+class DevelopmentServer(Server):
+    """Ends the process when it cannot listen, as Django's own `runserver` does."""
+
+    def listen_error(self, failure: Failure) -> None:
+        sys.stderr.write(f"Error: {failure.getErrorMessage()}\n")
+        # The autoreloader runs this in a thread, where sys.exit() ends nothing but that thread.
+        os._exit(1)
 
 
 class Command(DaphneCommand):  # type: ignore[misc]
@@ -20,11 +32,13 @@ class Command(DaphneCommand):  # type: ignore[misc]
         }
         super().handle(*args, **options)
 
-    def server_cls(self, **arguments: Any) -> Server:
+    def server_cls(self, **arguments: Any) -> DevelopmentServer:
         """The server, made when the system checks have passed: Daphne's command calls this."""
         options = get_options()
         self._print(options)
-        return Server(**{**arguments, **configuration(options), **self._from_command_line})
+        return DevelopmentServer(
+            **{**arguments, **configuration(options), **self._from_command_line}
+        )
 
     def _print(self, options: Options) -> None:
         if options.allowed_origins is None:
