@@ -32,8 +32,8 @@ def test_the_demo_has_nothing_to_complain_of():
 @pytest.mark.parametrize(
     ("setting", "id_", "message", "hint"),
     [
-        (["x"], "E001", "WS_SUPPORT is ['x'], which is no dictionary.", "Write WS_SUPPORT = {"),
-        (None, "E001", "WS_SUPPORT is None, which is no dictionary.", "Write WS_SUPPORT = {"),
+        (["x"], "E001", "WS_SUPPORT is ['x'], which is not a dictionary.", "Write WS_SUPPORT = {"),
+        (None, "E001", "WS_SUPPORT is None, which is not a dictionary.", "Write WS_SUPPORT = {"),
         ({"ORIGIN": 1}, "E002", "WS_SUPPORT has no key 'ORIGIN'.", "The keys are ALLOWED_ORIGINS,"),
         ({7: 1}, "E002", "WS_SUPPORT has no key 7.", "The keys are ALLOWED_ORIGINS,"),
         (
@@ -45,25 +45,25 @@ def test_the_demo_has_nothing_to_complain_of():
         (
             {"ALLOWED_ORIGINS": "https://client.com"},
             "E003",
-            "WS_SUPPORT[\"ALLOWED_ORIGINS\"] is 'https://client.com', which is no list.",
+            "WS_SUPPORT[\"ALLOWED_ORIGINS\"] is 'https://client.com', which is not a list.",
             'Write a list of origins, for example ["https://client.com"].',
         ),
         (
             {"ALLOWED_ORIGINS": [b"https://client.com"]},
             "E003",
-            "WS_SUPPORT[\"ALLOWED_ORIGINS\"] holds b'https://client.com', which is no string.",
+            "WS_SUPPORT[\"ALLOWED_ORIGINS\"] holds b'https://client.com', which is not a string.",
             'Write "https://client.com".',
         ),
         (
             {"ALLOWED_ORIGIN_REGEXES": "x"},
             "E003",
-            "WS_SUPPORT[\"ALLOWED_ORIGIN_REGEXES\"] is 'x', which is no list.",
+            "WS_SUPPORT[\"ALLOWED_ORIGIN_REGEXES\"] is 'x', which is not a list.",
             "Write a list of regular expressions",
         ),
         (
             {"ALLOWED_ORIGIN_REGEXES": [1]},
             "E003",
-            'WS_SUPPORT["ALLOWED_ORIGIN_REGEXES"] holds 1, which is no regular expression for'
+            'WS_SUPPORT["ALLOWED_ORIGIN_REGEXES"] holds 1, which is not a regular expression for'
             " text.",
             'Write r"https',
         ),
@@ -76,25 +76,25 @@ def test_the_demo_has_nothing_to_complain_of():
         (
             {"KEEP_ALIVE_INTERVAL": "30"},
             "E003",
-            "WS_SUPPORT[\"KEEP_ALIVE_INTERVAL\"] is '30', which is not a number of seconds.",
-            "Write a number of seconds, or None for off.",
+            "WS_SUPPORT[\"KEEP_ALIVE_INTERVAL\"] is '30', which is not a number of seconds from 0.",
+            "Write a number of seconds from 0, or None for no pings.",
         ),
         (
             {"KEEP_ALIVE_INTERVAL": True},
             "E003",
-            'WS_SUPPORT["KEEP_ALIVE_INTERVAL"] is True, which is not a number of seconds.',
-            "Write a number of seconds, or None for off.",
+            'WS_SUPPORT["KEEP_ALIVE_INTERVAL"] is True, which is not a number of seconds from 0.',
+            "Write a number of seconds from 0, or None for no pings.",
         ),
         (
             {"HEARTBEAT_MESSAGE": 5},
             "E003",
-            'WS_SUPPORT["HEARTBEAT_MESSAGE"] is 5, which is no string.',
+            'WS_SUPPORT["HEARTBEAT_MESSAGE"] is 5, which is not a string.',
             "Write a string.",
         ),
         (
             {"HEARTBEAT_REPLY": None},
             "E003",
-            'WS_SUPPORT["HEARTBEAT_REPLY"] is None, which is no string.',
+            'WS_SUPPORT["HEARTBEAT_REPLY"] is None, which is not a string.',
             "Write a string.",
         ),
         (
@@ -114,30 +114,30 @@ def test_the_demo_has_nothing_to_complain_of():
             {"KEEP_ALIVE_INTERVAL": -1},
             "E004",
             'WS_SUPPORT["KEEP_ALIVE_INTERVAL"] is -1, which is out of range.',
-            "Write a number of seconds, or None for off.",
+            "Write a number of seconds from 0, or None for no pings.",
         ),
         (
             {"KEEP_ALIVE_TIMEOUT": 0},
             "E004",
             'WS_SUPPORT["KEEP_ALIVE_TIMEOUT"] is 0, which is out of range.',
-            "Write a number of seconds above 0, or None for off.",
+            "Write a number of seconds above 0, or None to wait forever.",
         ),
         (
             {"HEARTBEAT_INTERVAL": float("nan")},
             "E004",
             'WS_SUPPORT["HEARTBEAT_INTERVAL"] is nan, which is out of range.',
-            "Write a number of seconds above 0, or None for off.",
+            "Write a number of seconds above 0, or None for no heartbeat.",
         ),
         (
             {"HEARTBEAT_INTERVAL": float("inf")},
             "E004",
             'WS_SUPPORT["HEARTBEAT_INTERVAL"] is inf, which is out of range.',
-            "Write a number of seconds above 0, or None for off.",
+            "Write a number of seconds above 0, or None for no heartbeat.",
         ),
         (
             {"ALLOWED_ORIGINS": ["https://client.com/path"]},
             "E005",
-            "WS_SUPPORT[\"ALLOWED_ORIGINS\"] holds 'https://client.com/path', which is no origin:"
+            "WS_SUPPORT[\"ALLOWED_ORIGINS\"] holds 'https://client.com/path', which is not an origin:"
             " scheme://host[:port] and nothing else.",
             'Write "https://client.com".',
         ),
@@ -151,7 +151,7 @@ def test_the_demo_has_nothing_to_complain_of():
         (
             {"ALLOWED_ORIGIN_REGEXES": ["("]},
             "E007",
-            "WS_SUPPORT[\"ALLOWED_ORIGIN_REGEXES\"] holds '(', which is no regular expression:"
+            "WS_SUPPORT[\"ALLOWED_ORIGIN_REGEXES\"] holds '(', which is not a regular expression:"
             " missing ), unterminated subpattern at position 0.",
             "Write it as Python's re module reads it",
         ),

@@ -87,7 +87,7 @@ def test_settings_that_cannot_be_used_stop_the_application_with_every_reason(set
         WebSocketSupport(None)
     assert str(error.value).splitlines() == [
         'WS_SUPPORT["KEEP_ALIVE_INTERVAL"] is -1, which is out of range.'
-        " Write a number of seconds, or None for off.",
+        " Write a number of seconds from 0, or None for no pings.",
         "WS_SUPPORT has no key 'MAX_MESSAGE_SIZ'. Did you mean 'MAX_MESSAGE_SIZE'?",
     ]
 
@@ -99,6 +99,6 @@ def test_an_argument_that_cannot_be_used_is_named_when_the_middleware_is_made():
     with pytest.raises(ImproperlyConfigured) as error:
         OriginValidator(None, ["https://client.com/path"])
     assert str(error.value) == (
-        "OriginValidator(): allowed_origins holds 'https://client.com/path', which is no origin:"
+        "OriginValidator(): allowed_origins holds 'https://client.com/path', which is not an origin:"
         ' scheme://host[:port] and nothing else. Write "https://client.com".'
     )

@@ -189,6 +189,8 @@ def test_a_regex_sees_only_what_is_an_origin():
         ("//client.com/", 'Write "https://client.com".'),
         ("//.client.com", 'Write "https://.client.com".'),
         ("client.com:8443", 'Write "https://client.com:8443", or "client.com" for every port.'),
+        ("localhost:8000", 'Write "http://localhost:8000", or "localhost" for every port.'),
+        ("127.0.0.1/", 'Write "http://127.0.0.1".'),
         ("wss://client.com/ws", 'Write "https://client.com".'),
         ("ws://localhost:8000", 'Write "http://localhost:8000".'),
         ("https://münchen.de", "Write the host in its ASCII form (xn--...), as browsers send it."),

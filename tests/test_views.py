@@ -22,7 +22,7 @@ def get(url: str):
 
 def test_plain_http_to_ws_is_told_to_upgrade(demo):
     with get(f"{demo.origin}/ws") as response:
-        assert response.status == 426
+        assert (response.status, response.reason) == (426, "Upgrade Required")
         assert response.headers["Upgrade"] == "websocket"
         assert "Upgrade" in response.headers.get_all("Connection")
         assert response.read() == b"This is a WebSocket: open it with ws:// or wss://.\n"

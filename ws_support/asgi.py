@@ -22,7 +22,7 @@ class WebSocketSupport:
             "websocket": WebSocketSupport(AuthMiddlewareStack(URLRouter(websocket_urlpatterns))),
         })
 
-    A handshake passes the origin check and gets to `application`; a path that leads nowhere is
+    A handshake passes the origin check and gets to `application`; an unknown path is
     refused; from the accept on the heartbeat watches. Whatever is no WebSocket passes untouched.
 
     The keyword arguments replace the keys of `WS_SUPPORT` of the same names, for this application.

@@ -80,7 +80,7 @@ def check_deployment(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[
     if options.allowed_origins is not None and "*" in options.allowed_origins:
         found.append(
             Warning(
-                'WS_SUPPORT["ALLOWED_ORIGINS"] holds "*", so that every site can open sockets as'
+                'WS_SUPPORT["ALLOWED_ORIGINS"] holds "*", so every site can open sockets as'
                 " your users.",
                 hint="List the origins of your own pages.",
                 id="ws_support.W003",

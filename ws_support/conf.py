@@ -103,7 +103,7 @@ def settings_problems() -> Iterator[Problem]:
     """What is wrong with `WS_SUPPORT`: nothing when it can be used."""
     given = _settings_dict()
     if not isinstance(given, dict):
-        message = f"WS_SUPPORT is {_short(given)}, which is no dictionary."
+        message = f"WS_SUPPORT is {_short(given)}, which is not a dictionary."
         yield Problem("E001", message, 'Write WS_SUPPORT = {"KEEP_ALIVE_INTERVAL": 30}.')
         return
     for key, value in given.items():
@@ -195,13 +195,14 @@ def _known_keys(key: object) -> str:
 
 
 def _number(
-    kind: str, *, integer: bool = False, zero: bool = False, optional: bool = True
+    kind: str, *, integer: bool = False, zero: bool = False, none: str = ""
 ) -> Callable[[object], Iterator[Problem]]:
+    """`none` says what `None` stands for; without it, `None` is no value."""
     types = (int,) if integer else (int, float)
-    hint = f"Write {kind}, or None for off." if optional else f"Write {kind}."
+    hint = f"Write {kind}, or None {none}." if none else f"Write {kind}."
 
     def validate(value: object) -> Iterator[Problem]:
-        if value is None and optional:
+        if value is None and none:
             return
         if isinstance(value, bool) or not isinstance(value, types):
             yield Problem("E003", f"is {_short(value)}, which is not {kind}.", hint)
@@ -213,7 +214,7 @@ def _number(
 
 def _text(value: object) -> Iterator[Problem]:
     if not isinstance(value, str):
-        yield Problem("E003", f"is {_short(value)}, which is no string.", "Write a string.")
+        yield Problem("E003", f"is {_short(value)}, which is not a string.", "Write a string.")
 
 
 def _optional_text(value: object) -> Iterator[Problem]:
@@ -232,11 +233,11 @@ def _origins(value: object) -> Iterator[Problem]:
         return
     if not isinstance(value, _LISTS):
         hint = 'Write a list of origins, for example ["https://client.com"].'
-        yield Problem("E003", f"is {_short(value)}, which is no list.", hint)
+        yield Problem("E003", f"is {_short(value)}, which is not a list.", hint)
         return
     for pattern in value:
         if not isinstance(pattern, str):
-            message = f"holds {_short(pattern)}, which is no string."
+            message = f"holds {_short(pattern)}, which is not a string."
             yield Problem("E003", message, 'Write "https://client.com".')
         elif error := _pattern_error(pattern):
             id_ = "E006" if isinstance(error, WildcardError) else "E005"
@@ -254,20 +255,20 @@ def _pattern_error(pattern: str) -> PatternError | None:
 def _regexes(value: object) -> Iterator[Problem]:
     example = r'r"https://\w+\.client\.com"'
     if not isinstance(value, _LISTS):
-        message = f"is {_short(value)}, which is no list."
+        message = f"is {_short(value)}, which is not a list."
         yield Problem("E003", message, f"Write a list of regular expressions: [{example}].")
         return
     for regex in value:
         if isinstance(regex, re.Pattern) and isinstance(regex.pattern, str):
             continue
         if not isinstance(regex, str):
-            message = f"holds {_short(regex)}, which is no regular expression for text."
+            message = f"holds {_short(regex)}, which is not a regular expression for text."
             yield Problem("E003", message, f"Write {example}.")
             continue
         try:
             re.compile(regex)
         except re.error as error:
-            message = f"holds {_short(regex)}, which is no regular expression: {error}."
+            message = f"holds {_short(regex)}, which is not a regular expression: {error}."
             yield Problem("E007", message, f"Write it as Python's re module reads it: {example}.")
 
 
@@ -277,10 +278,10 @@ _VALIDATORS: Final[dict[str, Callable[[object], Iterator[Problem]]]] = {
     "ALLOWED_ORIGINS": _origins,
     "ALLOWED_ORIGIN_REGEXES": _regexes,
     "ALLOW_MISSING_ORIGIN": _boolean,
-    "KEEP_ALIVE_INTERVAL": _number("a number of seconds", zero=True),
-    "KEEP_ALIVE_TIMEOUT": _number("a number of seconds above 0"),
-    "HEARTBEAT_INTERVAL": _number("a number of seconds above 0"),
+    "KEEP_ALIVE_INTERVAL": _number("a number of seconds from 0", zero=True, none="for no pings"),
+    "KEEP_ALIVE_TIMEOUT": _number("a number of seconds above 0", none="to wait forever"),
+    "HEARTBEAT_INTERVAL": _number("a number of seconds above 0", none="for no heartbeat"),
     "HEARTBEAT_MESSAGE": _optional_text,
     "HEARTBEAT_REPLY": _text,
-    "MAX_MESSAGE_SIZE": _number("a whole number of bytes above 0", integer=True, optional=False),
+    "MAX_MESSAGE_SIZE": _number("a whole number of bytes above 0", integer=True),
 }

@@ -168,7 +168,9 @@ def _parents(host: str) -> Iterator[str]:
 def _required_origin(pattern: str, serialized: str) -> Origin:
     origin = parse_origin(serialized)
     if origin is None:
-        raise PatternError("is no origin: scheme://host[:port] and nothing else", _hint(pattern))
+        raise PatternError(
+            "is not an origin: scheme://host[:port] and nothing else", _hint(pattern)
+        )
     if origin.scheme in {"ws", "wss"}:
         raise PatternError("is the address of a socket, not the origin of a page", _hint(pattern))
     return origin
@@ -185,9 +187,9 @@ def _bare_host_error(pattern: str) -> PatternError:
     if colon and port.isdecimal() and parse_origin(f"https://{pattern}"):
         return PatternError(
             "is a host with a port, but without a scheme",
-            f'Write "https://{pattern}", or "{host}" for every port.',
+            f'Write "{_usual_scheme(host)}://{pattern}", or "{host}" for every port.',
         )
-    return PatternError("is no origin and no host", _hint(pattern))
+    return PatternError("is neither an origin nor a host", _hint(pattern))
 
 
 def _hint(pattern: str) -> str:
@@ -196,8 +198,8 @@ def _hint(pattern: str) -> str:
     scheme, _, rest = pattern.strip().lower().removeprefix("//").rpartition("://")
     # What stands before the first character that no origin holds.
     authority = re.split(r"[/\\?#\s]", rest.rpartition("@")[2], maxsplit=1)[0]
-    scheme = {"": "https", "ws": "http", "wss": "https"}.get(scheme, scheme)
-    suggestion = f"{scheme}://{authority}"
+    scheme = {"ws": "http", "wss": "https"}.get(scheme, scheme)
+    suggestion = f"{scheme or _usual_scheme(authority)}://{authority}"
     if parse_origin(re.sub(r"://\*?\.", "://", suggestion)):
         return f'Write "{suggestion}".'
     if "*" in pattern:
@@ -206,3 +208,8 @@ def _hint(pattern: str) -> str:
             ' for more, use WS_SUPPORT["ALLOWED_ORIGIN_REGEXES"].'
         )
     return 'Write it as browsers send it, for example "https://client.com" or "http://[::1]:8000".'
+
+
+def _usual_scheme(host: str) -> str:
+    """What a host most likely serves: nobody has a certificate for a machine of their own."""
+    return "http" if re.match(r"localhost\b|[0-9\[]", host) else "https"

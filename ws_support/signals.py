@@ -21,5 +21,5 @@ a code, 1006 for a lost connection, 1011 after an exception, 1001 when the serve
 rejected = Signal()
 """A handshake was refused. Arguments: `scope`, `origin` (str, or `None` without an `Origin`
 header), `status` (int, of HTTP) and `rule` (str, what failed: `"missing"`, `"duplicate"`,
-`"malformed"` or `"not allowed"` for the origin, `"path"` for a path that leads nowhere,
+`"malformed"` or `"not allowed"` for the origin, `"path"` for an unknown path,
 `"application"` when the consumer or a middleware of yours refused)."""

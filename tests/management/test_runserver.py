@@ -24,7 +24,7 @@ def test_it_prints_what_it_set(demo):
     assert banner(demo) == [
         "origins: the hosts of ALLOWED_HOSTS: localhost, 127.0.0.1, [::1]",
         "keep-alive: a ping every 30 s, dropped when the pong takes more than 20 s",
-        "heartbeat: no heartbeat",
+        "heartbeat: off",
         "messages: up to 1048576 bytes",
     ]
 
@@ -51,8 +51,8 @@ def test_it_prints_what_it_set(demo):
             {"ALLOWED_ORIGINS": [], "KEEP_ALIVE_INTERVAL": None},
             [
                 "origins: none",
-                "keep-alive: no pings",
-                "heartbeat: no heartbeat",
+                "keep-alive: off",
+                "heartbeat: off",
                 "messages: up to 1048576 bytes",
             ],
         ),

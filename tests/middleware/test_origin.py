@@ -113,7 +113,7 @@ def test_an_origin_that_is_malformed_or_foreign_is_refused(demo, origin):
         status, response = client.handshake(headers=[(b"Origin", origin)])
     assert status == 403
     assert response.endswith(
-        (b"This origin may not connect.\n", b"The Origin header is no serialized origin.\n")
+        (b"This origin may not connect.\n", b"The Origin header is not a valid origin.\n")
     )
     assert "Traceback" not in demo.log()
 
@@ -240,6 +240,7 @@ def test_other_servers_refuse_by_the_same_rules(serve, command):
     with server.raw() as client:
         assert client.handshake()[0] == 101
     assert "Traceback" not in server.log()
+    assert "ERROR" not in server.log()
 
 
 def test_a_line_break_in_the_path_does_not_start_a_line_of_the_log(demo):

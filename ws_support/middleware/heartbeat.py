@@ -256,7 +256,7 @@ class _Watch:
         self._end(CloseCode.TIMEOUT, f"No message for {silence:g} seconds")
         logger.info(
             "Closed with 3008: no message for %g seconds, path %.200a."
-            ' To allow more, raise WS_SUPPORT["HEARTBEAT_INTERVAL"].',
+            ' To allow more, raise WS_SUPPORT["HEARTBEAT_INTERVAL"] or the interval of its route.',
             silence,
             self._scope["path"],
             extra=logs.fields(self._scope, code=self._code),

@@ -27,13 +27,13 @@ _OPTIONS: Final = {
 _REASONS: Final = {
     "missing": "The handshake has no Origin header.",
     "duplicate": "The handshake has more than one Origin header.",
-    "malformed": "The Origin header is no serialized origin.",
+    "malformed": "The Origin header is not a valid origin.",
     "not allowed": "This origin may not connect.",
 }
 _ADVICE: Final = {
-    "missing": 'To admit clients that are no browsers, set WS_SUPPORT["ALLOW_MISSING_ORIGIN"].',
-    "duplicate": 'No WS_SUPPORT["ALLOWED_ORIGINS"] but "*" admits that.',
-    "malformed": 'No WS_SUPPORT["ALLOWED_ORIGINS"] but "*" admits that.',
+    "missing": 'To admit clients other than browsers, set WS_SUPPORT["ALLOW_MISSING_ORIGIN"].',
+    "duplicate": 'Only "*" in WS_SUPPORT["ALLOWED_ORIGINS"] admits it.',
+    "malformed": 'Only "*" in WS_SUPPORT["ALLOWED_ORIGINS"] admits it.',
     "not allowed": 'To admit it, add it to WS_SUPPORT["ALLOWED_ORIGINS"].',
 }
 
@@ -43,7 +43,7 @@ class OriginValidator(ChannelsOriginValidator):
 
     Browsers do no CORS preflight for WebSockets and let every page open a socket to every server,
     with the user's cookies. They do say where the page came from (RFC 6455, section 4.1), which
-    is what this checks. A client that is no browser can write any `Origin`, so this protects your
+    is what this checks. A client that is not a browser can write any `Origin`, so this protects your
     users from foreign pages and is no authentication.
 
     The arguments replace the keys of `WS_SUPPORT` of the same names. Raises `ImproperlyConfigured`

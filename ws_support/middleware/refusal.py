@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from http import HTTPStatus
 
@@ -54,5 +55,8 @@ async def refuse(
             {"type": "websocket.http.response.start", "status": int(status), "headers": headers}
         )
         await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
+        # Uvicorn (0.54, websockets-sansio) logs an error for an application that returns before
+        # the connection is closed, which happens in the next turn of the loop.
+        await asyncio.sleep(0)
     else:
         await send({"type": "websocket.close", "code": 1008, "reason": reason})

@@ -20,11 +20,15 @@ import daphne.ws_protocol
 from autobahn.util import encode_truncate
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.defer import Deferred
+from twisted.web.http import RESPONSES
 
 from ws_support.closing import CloseCode, may_be_sent
 from ws_support.conf import Options
 
 logger = logging.getLogger("ws_support.daphne")
+
+# Twisted (26.10) answers 426 Unknown Status.
+RESPONSES.setdefault(426, b"Upgrade Required")
 
 _ORIGIN_HEADER = re.compile(rb"\r\norigin:[ \t]*(.*?)[ \t]*\r\n", re.IGNORECASE)
 _MAX_REASON_SIZE = 123  # bytes (RFC 6455, section 5.5)
@@ -297,6 +301,10 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
             self.serverReject()
         elif self.state == self.STATE_OPEN:
             self._close(1000, None)
+
+    def _max_message_size_exceeded(self, size: int, limit: int, reason: str) -> None:
+        # autobahn gives as the size of the message what it has seen of it.
+        self._fail_connection(CloseCode.MESSAGE_TOO_BIG, f"A message may have {limit} bytes")
 
     def _fail_connection(self, code: int = 1001, reason: str = "going away") -> None:
         if self.state == self.STATE_OPEN:

@@ -48,7 +48,7 @@ class Command(DaphneCommand):  # type: ignore[misc]
         if options.allowed_origin_regexes:
             origins += " and ALLOWED_ORIGIN_REGEXES"
         if not options.keep_alive_interval:
-            pings = "no pings"
+            pings = "off"
         elif options.keep_alive_timeout is None:
             pings = f"a ping every {options.keep_alive_interval:g} s"
         else:
@@ -57,7 +57,7 @@ class Command(DaphneCommand):  # type: ignore[misc]
                 f" more than {options.keep_alive_timeout:g} s"
             )
         heartbeat = (
-            "no heartbeat"
+            "off"
             if options.heartbeat_interval is None
             else f"closed after {2 * options.heartbeat_interval:g} s without a message"
         )
