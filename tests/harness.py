@@ -106,6 +106,7 @@ def serving(
     application = "tests.project.asgi:application"
     commands = {
         "runserver": ["manage.py", "runserver", "--noreload", f"{host}:{port}"],
+        "reloading": ["manage.py", "runserver", f"{host}:{port}"],
         "uvicorn": ["-m", "uvicorn", application, "--port", str(port)],
         "hypercorn": ["-m", "hypercorn", application, "--bind", f"{host}:{port}"],
         "verbose": ["-m", "tests.project.verbose", str(port)],
@@ -124,6 +125,8 @@ def serving(
             env={**os.environ, **environment},
             stdout=log,
             stderr=subprocess.STDOUT,
+            # A terminal's Ctrl-C goes to a group of processes.
+            start_new_session=command == "reloading",
         )
     server = Server(process, host, port, log_file)
     try:

@@ -137,8 +137,8 @@ def test_the_demo_has_nothing_to_complain_of():
         (
             {"ALLOWED_ORIGINS": ["https://client.com/path"]},
             "E005",
-            "WS_SUPPORT[\"ALLOWED_ORIGINS\"] holds 'https://client.com/path', which is not an origin:"
-            " scheme://host[:port] and nothing else.",
+            "WS_SUPPORT[\"ALLOWED_ORIGINS\"] holds 'https://client.com/path', which is not an"
+            " origin: scheme://host[:port] and nothing else.",
             'Write "https://client.com".',
         ),
         (

@@ -99,6 +99,6 @@ def test_an_argument_that_cannot_be_used_is_named_when_the_middleware_is_made():
     with pytest.raises(ImproperlyConfigured) as error:
         OriginValidator(None, ["https://client.com/path"])
     assert str(error.value) == (
-        "OriginValidator(): allowed_origins holds 'https://client.com/path', which is not an origin:"
-        ' scheme://host[:port] and nothing else. Write "https://client.com".'
+        "OriginValidator(): allowed_origins holds 'https://client.com/path', which is not an"
+        ' origin: scheme://host[:port] and nothing else. Write "https://client.com".'
     )

@@ -131,3 +131,15 @@ def test_it_ends_on_a_signal_without_a_traceback(serve, number):
         assert server.process.wait(BOUND) == 0
     assert "Traceback" not in server.log()
     assert [event["code"] for event in server.events("disconnected")] == [1001, 1001]
+
+
+def test_under_the_autoreloader_ctrl_c_says_goodbye_too(serve):
+    server = serve(command="reloading")
+    with server.connect("/logged") as socket:
+        os.killpg(server.process.pid, signal.SIGINT)
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=5)
+    assert closed.value.rcvd.code == 1001
+    assert server.process.wait(BOUND) == 0
+    assert [event["code"] for event in server.events("disconnected")] == [1001]
+    assert "Traceback" not in server.log()

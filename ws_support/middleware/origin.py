@@ -43,8 +43,8 @@ class OriginValidator(ChannelsOriginValidator):
 
     Browsers do no CORS preflight for WebSockets and let every page open a socket to every server,
     with the user's cookies. They do say where the page came from (RFC 6455, section 4.1), which
-    is what this checks. A client that is not a browser can write any `Origin`, so this protects your
-    users from foreign pages and is no authentication.
+    is what this checks. A client that is not a browser can write any `Origin`, so this protects
+    your users from foreign pages and is no authentication.
 
     The arguments replace the keys of `WS_SUPPORT` of the same names. Raises `ImproperlyConfigured`
     for one that cannot be used.

@@ -1,22 +1,43 @@
 from __future__ import annotations
 
+import atexit
 import os
 import sys
-from typing import Any
+import threading
+from typing import Any, Final
 
 from daphne.management.commands.runserver import Command as DaphneCommand
+from twisted.internet import reactor
 from twisted.python.failure import Failure
 
 from ws_support.conf import Options, get_options
 from ws_support.servers.daphne import Server, configuration
 
+_GOODBYE_TIMEOUT: Final = 2
+"""Seconds that applications may take to end: somebody waits for the reload."""
+
 
 class DevelopmentServer(Server):
-    """Ends the process when it cannot listen, as Django's own `runserver` does."""
+    """The server in the thread that Django's autoreloader gives it, or in the main thread."""
+
+    def run(self) -> None:
+        self._done = threading.Event()
+        # The autoreloader ends its process, at Ctrl-C and to start a new one, without a word to
+        # this thread. The clients would see their connections break.
+        atexit.register(self._stop_and_wait)
+        try:
+            super().run()
+        finally:
+            self._done.set()
+
+    def _stop_and_wait(self) -> None:
+        if not self._done.is_set():
+            reactor.callFromThread(self.stop)
+            self._done.wait(_GOODBYE_TIMEOUT)
 
     def listen_error(self, failure: Failure) -> None:
         sys.stderr.write(f"Error: {failure.getErrorMessage()}\n")
-        # The autoreloader runs this in a thread, where sys.exit() ends nothing but that thread.
+        # As in Django's own runserver: in a thread, sys.exit() ends nothing but that thread.
         os._exit(1)
 
 
