@@ -175,7 +175,19 @@ class RawClient:
         method: str = "GET",
         without: tuple[bytes, ...] = (),
     ) -> tuple[int, bytes]:
-        """Send an upgrade request; the status and everything that came with it.
+        """Send an upgrade request; the status and everything that came with it."""
+        self.request(path, headers, method=method, without=without)
+        return self.response()
+
+    def request(
+        self,
+        path: str = "/ws",
+        headers: list[tuple[bytes, bytes]] | None = None,
+        *,
+        method: str = "GET",
+        without: tuple[bytes, ...] = (),
+    ) -> None:
+        """An upgrade request, whose answer is left for `response()`.
 
         `headers` stand behind those that every handshake has, less those named in `without`.
         """
@@ -192,7 +204,6 @@ class RawClient:
         lines += [b"%b: %b" % header for header in usual if header[0] not in without]
         lines += [b"%b: %b" % header for header in headers]
         self.socket.sendall(b"\r\n".join([*lines, b"", b""]))
-        return self.response()
 
     def response(self) -> tuple[int, bytes]:
         while b"\r\n\r\n" not in self._buffer:

@@ -135,6 +135,26 @@ def test_the_demo_has_nothing_to_complain_of():
             "Write a number of seconds above 0, or None for no heartbeat.",
         ),
         (
+            {"MAX_MESSAGE_SIZE": 2**31},
+            "E004",
+            'WS_SUPPORT["MAX_MESSAGE_SIZE"] is 2147483648, which is out of range.',
+            "Write a whole number of bytes above 0.",
+        ),
+        (
+            {"HEARTBEAT_REPLY": "\ud800"},
+            "E003",
+            "WS_SUPPORT[\"HEARTBEAT_REPLY\"] is '\\ud800', which cannot be sent: half of a"
+            " surrogate pair.",
+            "Write whole characters.",
+        ),
+        (
+            {"ALLOWED_ORIGIN_REGEXES": ["a{99999999999}"]},
+            "E007",
+            "WS_SUPPORT[\"ALLOWED_ORIGIN_REGEXES\"] holds 'a{99999999999}', which is not a regular"
+            " expression: the repetition number is too large.",
+            "Write it as Python's re module reads it",
+        ),
+        (
             {"ALLOWED_ORIGINS": ["https://client.com/path"]},
             "E005",
             "WS_SUPPORT[\"ALLOWED_ORIGINS\"] holds 'https://client.com/path', which is not an"

@@ -74,11 +74,13 @@ def test_without_debug_and_hosts_nobody_is_allowed(settings):
 
 
 def test_a_host_that_django_could_not_match_admits_nobody(settings):
-    settings.ALLOWED_HOSTS = ["client.com", "not a host", "*.client.com"]
+    hosts = ["client.com", "not a host", "*.client.com", "https://other.com", "null", None]
+    settings.ALLOWED_HOSTS = hosts
     settings.WS_SUPPORT = {}
     rules = get_options().origin_rules()
     assert rules.allows("https://client.com")
-    assert not rules.allows("https://a.client.com")
+    for origin in ("https://a.client.com", "https://other.com", "null"):
+        assert not rules.allows(origin)
 
 
 def test_settings_that_cannot_be_used_stop_the_application_with_every_reason(settings):

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from ws_support.origins import OriginRules, PatternError, WildcardError, parse_origin
 
 labels = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
-domains = st.lists(labels, min_size=1, max_size=5).map(".".join)
+# A last label of digits makes it an IP address.
+names = st.lists(labels, min_size=1, max_size=5).filter(lambda each: not each[-1].isdecimal())
+domains = names.map(".".join)
 ports = st.one_of(st.none(), st.integers(1, 65535))
 origins = st.builds(
     lambda scheme, host, port: f"{scheme}://{host}" + ("" if port is None else f":{port}"),
@@ -195,6 +197,11 @@ def test_a_regex_sees_only_what_is_an_origin():
         ("ws://localhost:8000", 'Write "http://localhost:8000".'),
         ("https://münchen.de", "Write the host in its ASCII form (xn--...), as browsers send it."),
         ("münchen.de", "Write the host in its ASCII form (xn--...), as browsers send it."),
+        ("https://*.0.0.1", "List each address."),
+        (".0.0.1", "List each address."),
+        ("https://*.[::1]", "List each address."),
+        (".[::1]", "List each address."),
+        ("https://*.\u212aclient.com", "Write the host in its ASCII form (xn--...)"),
         ("https://cl*ent.com", "A wildcard stands for whole labels at the front"),
         ("https://*", "A wildcard stands for whole labels at the front"),
         ("https://*:8000", "A wildcard stands for whole labels at the front"),

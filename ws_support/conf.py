@@ -6,7 +6,6 @@ Nothing else in the package reads Django's settings.
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -48,7 +47,7 @@ class Options:
     """Seconds between ping frames from the server; `None` or 0: none."""
 
     keep_alive_timeout: float | None = 20
-    """Seconds to wait for a pong before the connection is dropped; `None`: for ever."""
+    """Seconds to wait for a pong before the connection is dropped; `None`: forever."""
 
     heartbeat_interval: float | None = None
     """Seconds within which the client promises a message; `None`: it promises nothing."""
@@ -68,9 +67,7 @@ class Options:
     def origin_rules(self) -> OriginRules:
         """The origins that these options admit, compiled."""
         if self.allowed_origins is None:
-            # Django never matches a host that it cannot parse either.
-            hosts = (host for host in self.allowed_hosts if _pattern_error(host) is None)
-            return OriginRules(hosts, self.allowed_origin_regexes)
+            return OriginRules(filter(_is_host, self.allowed_hosts), self.allowed_origin_regexes)
         return OriginRules(self.allowed_origins, self.allowed_origin_regexes)
 
 
@@ -206,7 +203,7 @@ def _number(
             return
         if isinstance(value, bool) or not isinstance(value, types):
             yield Problem("E003", f"is {_short(value)}, which is not {kind}.", hint)
-        elif not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        elif not 0 <= value <= _MAX_NUMBER or (value == 0 and not zero):
             yield Problem("E004", f"is {_short(value)}, which is out of range.", hint)
 
     return validate
@@ -215,6 +212,12 @@ def _number(
 def _text(value: object) -> Iterator[Problem]:
     if not isinstance(value, str):
         yield Problem("E003", f"is {_short(value)}, which is not a string.", "Write a string.")
+        return
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        message = f"is {_short(value)}, which cannot be sent: half of a surrogate pair."
+        yield Problem("E003", message, "Write whole characters.")
 
 
 def _optional_text(value: object) -> Iterator[Problem]:
@@ -252,6 +255,16 @@ def _pattern_error(pattern: str) -> PatternError | None:
     return None
 
 
+def _is_host(host: object) -> bool:
+    """Whether Django could match this entry of `ALLOWED_HOSTS`."""
+    return (
+        isinstance(host, str)
+        and "://" not in host
+        and host != "null"
+        and _pattern_error(host) is None
+    )
+
+
 def _regexes(value: object) -> Iterator[Problem]:
     example = r'r"https://\w+\.client\.com"'
     if not isinstance(value, _LISTS):
@@ -267,11 +280,12 @@ def _regexes(value: object) -> Iterator[Problem]:
             continue
         try:
             re.compile(regex)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             message = f"holds {_short(regex)}, which is not a regular expression: {error}."
             yield Problem("E007", message, f"Write it as Python's re module reads it: {example}.")
 
 
+_MAX_NUMBER: Final = 2**31 - 1  # What the timers and counters of every server can hold.
 _LISTS: Final = (list, tuple, set, frozenset)
 
 _VALIDATORS: Final[dict[str, Callable[[object], Iterator[Problem]]]] = {

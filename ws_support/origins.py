@@ -139,8 +139,9 @@ class OriginRules:
             self._null = True
         elif "://" not in pattern:
             self._add_host(pattern)
-        elif wildcard := _WILDCARD.fullmatch(pattern.lower()):
+        elif pattern.isascii() and (wildcard := _WILDCARD.fullmatch(pattern.lower())):
             domain = _required_origin(pattern, wildcard["scheme"] + wildcard["rest"])
+            _require_name(domain.host)
             self._subdomains.add(domain)
             if wildcard["wildcard"] == ".":
                 self._origins.add(domain)
@@ -153,6 +154,7 @@ class OriginRules:
         if match is None or host is None:
             raise _bare_host_error(pattern)
         if match["dot"]:
+            _require_name(host)
             self._host_subdomains.add(host)
         self._hosts.add(host)
 
@@ -174,6 +176,13 @@ def _required_origin(pattern: str, serialized: str) -> Origin:
     if origin.scheme in {"ws", "wss"}:
         raise PatternError("is the address of a socket, not the origin of a page", _hint(pattern))
     return origin
+
+
+def _require_name(host: str) -> None:
+    if host.startswith("[") or host.rpartition(".")[2].isdecimal():
+        raise PatternError(
+            "is a wildcard before an IP address, which has no subdomains", "List each address."
+        )
 
 
 def _bare_host_error(pattern: str) -> PatternError:

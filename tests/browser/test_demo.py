@@ -246,14 +246,14 @@ def test_a_text_as_large_as_the_server_takes_comes_back(demo_page: DemoPage) -> 
 def test_a_larger_text_closes_with_1009(demo_page: DemoPage) -> None:
     demo_page.connect()
     demo_page.send("x" * (LIMIT + 1))
-    expect(demo_page.state).to_have_text("Closed")
+    expect(demo_page.state).to_have_text("Closed (1009)")
     expect(demo_page.lines.last).to_contain_text("Code: 1009 (message too big). Reason: ")
 
 
 def test_a_much_larger_file_closes_with_1009(demo_page: DemoPage) -> None:
     demo_page.connect()
     demo_page.send_file(bytes(4 * LIMIT))
-    expect(demo_page.state).to_have_text("Closed")
+    expect(demo_page.state).to_have_text("Closed (1009)")
     expect(demo_page.lines.last).to_contain_text("Code: 1009 (message too big). Reason: ")
 
 
@@ -307,8 +307,44 @@ def test_a_close_from_the_server_is_explained(demo_page: DemoPage, demo: Server)
     ):
         demo_page.connect()
         demo_page.send(json.dumps({"do": "close", "code": code, "reason": reason}))
-        expect(demo_page.state).to_have_text("Closed")
+        expect(demo_page.state).to_have_text(f"Closed ({code})")
         expect(demo_page.lines.last).to_contain_text(line)
+
+
+def test_a_server_that_goes_away_closes_like_a_client_that_is_done(
+    new_page: Callable[..., Page], demo: Server
+) -> None:
+    demo_page = DemoPage(new_page(reduced_motion="reduce"), demo.origin)
+    demo_page.connect()
+    demo_page.close()
+    good = colours(demo_page.state)
+    demo_page.connect(demo.url("/commands"))
+    demo_page.send(json.dumps({"do": "close", "code": 1001}))
+    expect(demo_page.lines.last).to_contain_text("Code: 1001 (going away)")
+    expect(demo_page.state).to_have_text("Closed")
+    assert colours(demo_page.state) == good
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_bad_close_looks_like_none_of_the_good_ones_and_is_readable(
+    new_page: Callable[..., Page], demo: Server, scheme: str
+) -> None:
+    page = new_page(color_scheme=scheme, reduced_motion="reduce")
+    demo_page = DemoPage(page, demo.origin)
+    event = page.locator("#commsLog [data-field=event]")
+    demo_page.connect(demo.url("/commands"))
+    demo_page.close()
+    good = colours(demo_page.state), colours(event.last)
+    demo_page.connect()
+    demo_page.send(json.dumps({"do": "close", "code": 1011}))
+    expect(demo_page.state).to_have_text("Closed (1011)")
+    bad = colours(demo_page.state), colours(event.last)
+    for (background, text), (good_background, good_text) in zip(bad, good, strict=True):
+        assert background != good_background
+        assert text != good_text
+        assert contrast(background, text) >= 4.5
+    background, text = colours(demo_page.cells(-1).first)
+    assert contrast(background, text) >= 4.5
 
 
 def test_a_server_that_ends_is_noticed(page: Page, serve: Callable[..., Server]) -> None:
@@ -316,13 +352,16 @@ def test_a_server_that_ends_is_noticed(page: Page, serve: Callable[..., Server])
     demo_page = DemoPage(page, server.origin)
     demo_page.connect()
     server.stop()
-    expect(demo_page.state).to_have_text("Closed")
+    expect(demo_page.state).to_have_text(re.compile("^Closed"))
     expect(demo_page.lines.last).to_contain_text("Connection closed. Code: 10")
     expect(demo_page.page.get_by_text(NEVER_OPENED)).to_have_count(0)
 
 
 def test_an_invalid_url_is_explained_at_its_field(demo_page: DemoPage) -> None:
-    explanation = re.compile("^This is not the address of a WebSocket.")
+    explanation = (
+        "This is not the address of a WebSocket. Write ws://host:port/path, or wss:// for TLS,"
+        " without # and with a port up to 65535."
+    )
     for url in (
         "",
         "localhost/ws",
@@ -330,6 +369,7 @@ def test_an_invalid_url_is_explained_at_its_field(demo_page: DemoPage) -> None:
         "http://localhost/ws",
         "ws://",
         "ws://a:port/",
+        "ws://a:65536/",
         "ws://a/#b",
     ):
         demo_page.page.reload()
@@ -358,9 +398,11 @@ def test_a_connection_that_nobody_answers_is_explained(
     demo_page.url.fill(url)
     demo_page.connect_button.click()
     expect(demo_page.page.get_by_role("alert").first).to_contain_text(
-        f"{NEVER_OPENED}. Browsers do not tell a page why. Either nothing listens at {url}, or"
+        f"{NEVER_OPENED}. Browsers do not tell a page why; the server's log does. Either nothing"
+        f" listens at {url}, there is no WebSocket at this path, or the server refused this page."
     )
-    expect(demo_page.state).to_have_text("Closed")
+    expect(demo_page.state).to_have_text("Closed (1006)")
+    expect(demo_page.lines).to_have_class(["event bad"])
     expect(demo_page.lines).to_contain_text(["Code: 1006 (never opened). Reason: none given"])
     expect(demo_page.connect_button).to_be_focused()
 
@@ -375,8 +417,7 @@ def test_a_page_of_a_foreign_origin_is_refused_and_says_so(
     expect(demo_page.url).to_have_accessible_description(re.compile(NEVER_OPENED))
     alert = demo_page.page.get_by_role("alert").first
     expect(alert).to_contain_text(
-        'A server refuses pages of an origin that is not in WS_SUPPORT["ALLOWED_ORIGINS"].'
-        f" The origin of this page is {server.origin}."
+        f'To admit it, add {server.origin} to WS_SUPPORT["ALLOWED_ORIGINS"].'
     )
     [refusal] = [line for line in server.log().splitlines() if "Refused with 403" in line]
     assert server.origin in refusal
@@ -437,12 +478,60 @@ def test_the_newest_line_stays_in_sight(demo_page: DemoPage) -> None:
     demo_page.connect()
     demo_page.send_quickly(50)
     expect(demo_page.lines).to_have_count(101)
-    in_sight = demo_page.page.evaluate("""() => {
-        const line = document.querySelector("#commsLog").lastElementChild.getBoundingClientRect();
-        const log = document.querySelector(".scroller").getBoundingClientRect();
-        return log.top <= line.top && line.bottom <= log.bottom;
+    expect(demo_page.lines.last).to_be_in_viewport(ratio=0.99)
+    assert demo_page.page.evaluate("scrollY") == 0, "at Playwright's 1280 x 720 pixels"
+
+
+def test_a_small_screen_shows_the_last_event_where_one_sends(
+    new_page: Callable[..., Page], demo: Server
+) -> None:
+    page = new_page(viewport={"width": 360, "height": 640})
+    demo_page = DemoPage(page, demo.origin)
+    last_event = page.locator("#lastEvent")
+    demo_page.connect(demo.url("/commands"))
+    expect(last_event).to_have_text("Connection opened")
+    demo_page.send(json.dumps({"do": "send", "text": "<b>" + "x" * 300}))
+    expect(last_event).to_have_text(re.compile(r"^Received after \d+\.\d ms: <b>x{197}$"))
+    expect(last_event).to_be_in_viewport(ratio=0.99)
+    expect(last_event).to_have_js_property("scrollLeft", 0)
+    height = last_event.bounding_box()["height"]
+    demo_page.send(json.dumps({"do": "close", "code": 1011}))
+    expect(last_event).to_have_text(re.compile(r"^Connection closed\. Code: 1011"))
+    expect(last_event).to_be_in_viewport(ratio=0.99)
+    assert last_event.bounding_box()["height"] == height
+    page.set_viewport_size({"width": 1280, "height": 720})
+    expect(last_event).to_be_hidden()
+
+
+def test_a_small_screen_has_room_for_file_names_and_events(
+    new_page: Callable[..., Page], demo: Server
+) -> None:
+    page = new_page(viewport={"width": 360, "height": 640})
+    demo_page = DemoPage(page, demo.origin)
+    demo_page.connect()
+    demo_page.close()
+    form, log = page.locator("#fileForm").bounding_box(), demo_page.log.bounding_box()
+    assert demo_page.file.bounding_box()["width"] == form["width"]
+    time, event = (cell.bounding_box() for cell in demo_page.cells(-1).all())
+    assert time["y"] + time["height"] <= event["y"]
+    assert event["width"] > 0.8 * log["width"]
+
+
+@pytest.mark.parametrize("width", [360, 1000, 1280])
+def test_a_size_stays_on_one_line(demo_page: DemoPage, demo: Server, width: int) -> None:
+    demo_page.page.set_viewport_size({"width": width, "height": 720})
+    demo_page.page.route_web_socket("**/large", lambda socket: None)
+    demo_page.connect(demo.url("/large"))
+    demo_page.send_file(bytes(2 * LIMIT))
+    size = demo_page.cells(1).nth(5)
+    expect(size).to_have_text("2,097,152 B")
+    lines, is_inside = size.evaluate("""cell => {
+        const text = document.createRange();
+        text.selectNodeContents(cell);
+        const [line, ...others] = text.getClientRects();
+        return [1 + others.length, line.left >= cell.getBoundingClientRect().left];
     }""")
-    assert in_sight
+    assert (lines, is_inside) == (1, True)
 
 
 def test_a_busy_log_is_announced_in_one_sentence(page: Page, demo: Server) -> None:
@@ -456,7 +545,7 @@ def test_a_busy_log_is_announced_in_one_sentence(page: Page, demo: Server) -> No
     page.clock.run_for(900)
     expect(announcement).to_have_text("")
     page.clock.run_for(100)
-    expect(announcement).to_have_text("201 new lines. The last: Server to Client: empty text")
+    expect(announcement).to_have_text("201 new lines. The last: Received after 0.0 ms: empty text")
 
 
 # Using it
@@ -524,18 +613,32 @@ def test_the_page_follows_the_colour_scheme(
 ) -> None:
     demo_page = DemoPage(new_page(color_scheme=scheme), demo.origin)
     for element in ("body", "section", "input", "th"):
-        background, text = demo_page.page.locator(element).first.evaluate("""element => {
-            const { backgroundColor, color } = getComputedStyle(element);
-            return [backgroundColor, color];
-        }""")
-        assert (brightness(background) < brightness(text)) is is_dark
-        assert abs(brightness(background) - brightness(text)) > 90
+        background, text = colours(demo_page.page.locator(element).first)
+        assert (luminance(background) < luminance(text)) is is_dark
+        assert contrast(background, text) >= 4.5
 
 
-def brightness(colour: str) -> float:
-    """From 0, black, to 255."""
-    red, green, blue = (float(part) for part in re.findall(r"[\d.]+", colour)[:3])
-    return 0.299 * red + 0.587 * green + 0.114 * blue
+def colours(element: Locator) -> list[str]:
+    """Of its background and its text."""
+    return element.evaluate("""element => {
+        const { backgroundColor, color } = getComputedStyle(element);
+        return [backgroundColor, color];
+    }""")
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG has it: from 1 to 21."""
+    darker, lighter = sorted([luminance(one), luminance(other)])
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: str) -> float:
+    """From 0, black, to 1."""
+    parts = (float(part) / 255 for part in re.findall(r"[\d.]+", colour)[:3])
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_nothing_moves_for_those_who_asked_for_that(
@@ -543,6 +646,58 @@ def test_nothing_moves_for_those_who_asked_for_that(
 ) -> None:
     demo_page = DemoPage(new_page(reduced_motion="reduce"), demo.origin)
     expect(demo_page.connect_button).to_have_css("transition-duration", "0s")
+
+
+# Without its script
+
+SCRIPT_NOTICE = "The script of this page did not load"
+
+
+def test_without_static_files_the_page_says_so(
+    page: Page, serve: Callable[..., Server], expected_errors: list[str]
+) -> None:
+    expected_errors += ["404", "MIME type"]
+    DemoPage(page, serve(command="uvicorn").origin)
+    notice = page.get_by_text(SCRIPT_NOTICE)
+    expect(notice).to_be_visible()
+    expect(notice).to_be_in_viewport()
+    expect(page.get_by_text("This page needs JavaScript.")).to_be_visible()
+
+
+def test_without_javascript_the_page_says_so_after_a_second(
+    new_page: Callable[..., Page], demo: Server
+) -> None:
+    page = new_page(java_script_enabled=False, reduced_motion="reduce")
+    DemoPage(page, demo.origin)
+    expect(page.get_by_text(SCRIPT_NOTICE)).to_be_visible()
+
+
+def test_the_notice_takes_no_room_while_the_script_is_on_its_way(
+    page: Page, demo: Server, expected_errors: list[str]
+) -> None:
+    expected_errors.append("ERR_FAILED")
+    page.route("**/demo.js", lambda route: route.abort())
+    DemoPage(page, demo.origin)
+    header = page.locator("header")
+    notice = page.locator("#scriptNotice")
+    expect(notice).to_be_visible()
+    height = header.bounding_box()["height"]
+    notice.evaluate("""notice => {
+        notice.style.animation = "none";
+        notice.offsetHeight;
+        notice.style.animation = "";
+        const [animation] = notice.getAnimations();
+        animation.pause();
+        animation.currentTime = 999;
+    }""")
+    expect(notice).to_be_hidden()
+    early = header.bounding_box()["height"]
+    notice.evaluate("notice => notice.remove()")
+    assert early == header.bounding_box()["height"] < height
+
+
+def test_a_script_that_loads_removes_the_notice(demo_page: DemoPage) -> None:
+    expect(demo_page.page.get_by_text(SCRIPT_NOTICE)).to_have_count(0)
 
 
 # What goes over the network

@@ -64,10 +64,12 @@ def test_it_follows_the_settings(serve, settings, expected):
 
 def test_the_command_line_goes_before_the_settings(serve):
     server = serve(
-        arguments=("--websocket-max-message-size", "10"), WS_SUPPORT={"MAX_MESSAGE_SIZE": 5000}
+        arguments=("--websocket-max-message-size", "10"), WS_SUPPORT={"MAX_MESSAGE_SIZE": 5}
     )
     assert banner(server)[-1] == "messages: up to 10 bytes"
     with server.connect() as socket:
+        socket.send("x" * 10)
+        assert socket.recv() == "x" * 10
         socket.send("x" * 11)
         with pytest.raises(ConnectionClosed) as closed:
             socket.recv()
@@ -131,6 +133,18 @@ def test_it_ends_on_a_signal_without_a_traceback(serve, number):
         assert server.process.wait(BOUND) == 0
     assert "Traceback" not in server.log()
     assert [event["code"] for event in server.events("disconnected")] == [1001, 1001]
+
+
+def test_nobody_gets_in_while_it_ends(serve):
+    server = serve()
+    with server.connect("/stubborn") as socket:
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed):
+            socket.recv(timeout=5)
+        with pytest.raises(ConnectionRefusedError):
+            server.connect("/logged")
+        assert server.process.wait(BOUND) == 0
+    assert server.events("disconnected", "/stubborn")[0]["code"] == 1001
 
 
 def test_under_the_autoreloader_ctrl_c_says_goodbye_too(serve):

@@ -323,6 +323,82 @@ async def test_a_cancellation_at_the_moment_of_the_verdict_is_not_lost(reports):
     assert len(reports) == 1
 
 
+async def test_after_the_verdict_the_application_can_be_cancelled():
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        assert (await receive())["code"] == 3008
+        verdict.set()
+        await receive()
+
+    verdict = asyncio.Event()
+    client = client_of(Heartbeat(application, interval=0.1))
+    await client.connect()
+    await verdict.wait()
+    await asyncio.sleep(0)
+    client.future.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await client.future
+
+
+async def test_a_silent_client_is_found_by_whichever_task_reads():
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        done, pending = await asyncio.wait(
+            {asyncio.ensure_future(receive()) for _ in range(3)},
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        assert [task.result()["type"] for task in done] == ["websocket.receive"]
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        assert [task.result()["code"] for task in done] == [3008]
+        for task in pending:
+            task.cancel()
+
+    client = client_of(Heartbeat(application, interval=0.1))
+    await client.connect()
+    await client.send_to(text_data="for one of them")
+    await client.future
+
+
+async def test_a_connection_is_opened_once(reports):
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        await send({"type": "websocket.accept"})
+
+    async def count(**_):
+        opened.append(1)
+
+    opened: list[int] = []
+    connected.connect(count)
+    try:
+        client = client_of(Heartbeat(application, interval=9))
+        await client.connect()
+        await client.future
+    finally:
+        connected.disconnect(count)
+    assert opened == [1]
+    assert len(reports) == 1
+
+
+async def test_a_close_that_the_server_does_not_take_ends_nothing(reports):
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        with pytest.raises(ValueError, match="1005"):
+            await send({"type": "websocket.close", "code": 1005})
+        assert (await receive())["type"] == "websocket.disconnect"
+
+    async def receive():
+        return incoming.pop(0)
+
+    async def send(message):
+        if message["type"] == "websocket.close":
+            raise ValueError("1005 may not be sent")
+
+    incoming = [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1000}]
+    scope = {"type": "websocket", "path": "/ws", "headers": []}
+    await Heartbeat(application, interval=9)(scope, receive, send)
+    assert reports == [(1000, "")]
+
+
 async def test_messages_that_waited_while_the_loop_was_blocked_count(reports):
     async def application(scope, receive, send):
         await accepting(scope, receive, send)

@@ -100,6 +100,23 @@ class SendingFirst(AsyncWebsocketConsumer):
         await self.send(text_data="too early")
 
 
+class SlowAccept(EchoConsumer):
+    async def connect(self) -> None:
+        log("connecting", path=self.scope["path"])
+        await asyncio.sleep(0.5)
+        await super().connect()
+
+
+async def stubborn(scope, receive, send):
+    """Takes a second to end."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    try:
+        await receive()
+    finally:
+        await asyncio.sleep(1)
+
+
 class Refusing(AsyncWebsocketConsumer):
     async def connect(self) -> None:
         await self.close()
@@ -159,6 +176,8 @@ application = ProtocolTypeRouter(
                     path("headers", Headers.as_asgi()),
                     path("wrong-subprotocol", WrongSubprotocol.as_asgi()),
                     path("sending-first", SendingFirst.as_asgi()),
+                    path("slow-accept", SlowAccept.as_asgi()),
+                    path("stubborn", stubborn),
                     path("refusing", Refusing.as_asgi()),
                     path("sync", SyncEcho.as_asgi()),
                     path("returning", returning),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -33,6 +36,9 @@ def close_frame(code: int, reason: str = "") -> tuple[int, bytes]:
         ((b"Sec-WebSocket-Version",), [(b"Sec-WebSocket-Version", b"x")], 400),
         ((), [(b"Sec-WebSocket-Protocol", b"caf\xe9")], 400),
         ((), [(b"Sec-WebSocket-Protocol", b"a, a")], 400),
+        ((), [(b"Sec-WebSocket-Protocol", b"a b")], 400),
+        ((), [(b"Sec-WebSocket-Protocol", b"a, ,b")], 400),
+        ((), [(b"Sec-WebSocket-Protocol", b"")], 400),
     ],
 )
 def test_a_malformed_handshake_is_refused_in_one_line(demo, without, headers, status):
@@ -51,6 +57,49 @@ def test_a_refused_handshake_is_one_line_of_the_log(serve):
     with server.raw() as client:
         client.handshake(without=(b"Sec-WebSocket-Key",))
     server.wait_for_log("Refused with 400: 'HTTP Sec-WebSocket-Key header missing'")
+
+
+def test_no_query_string_gets_into_the_log(serve):
+    server = serve()
+    with server.raw() as client:
+        client.handshake("http://[x/ws?token=SECRET")
+    server.wait_for_log("Refused with 400")
+    assert "SECRET" not in server.log()
+
+
+def test_a_sub_protocol_is_taken_as_it_was_sent(demo):
+    with demo.connect(subprotocols=["%41"]) as socket:
+        assert socket.subprotocol == "%41"
+
+
+def test_offers_of_extensions_are_passed_over_however_odd(demo):
+    offer = b"permessage-deflate; client_no_context_takeover; client_no_context_takeover"
+    headers = [(b"Sec-WebSocket-Extensions", offer), (b"Origin", demo.origin.encode())]
+    with demo.raw() as client:
+        status, head = client.handshake(headers=headers)
+    assert status == 101
+    assert b"Sec-WebSocket-Extensions" not in head
+
+
+@pytest.mark.parametrize("early", [b"\x81\x84\0\0\0\0\r\n\r\n", b"\x81\x85\0\0\0\0early"])
+def test_a_frame_that_comes_before_the_accept_is_read_after_it(serve, early):
+    server = serve()
+    with server.raw() as client:
+        client.request("/slow-accept")
+        server.wait_for_event("connecting", "/slow-accept")
+        client.socket.sendall(early)
+        assert client.response()[0] == 101
+        assert client.frame() == (TEXT, early[6:])
+
+
+def test_a_flood_before_the_accept_is_cut_off(serve):
+    server = serve(WS_SUPPORT={"MAX_MESSAGE_SIZE": 1000})
+    with server.raw() as client:
+        client.request("/slow-accept")
+        server.wait_for_event("connecting", "/slow-accept")
+        client.socket.sendall(bytes(2000))
+        assert client.response() == (0, b"")
+    assert "Traceback" not in server.log()
 
 
 def test_an_unknown_version_is_answered_with_426_and_the_versions_there_are(demo):
@@ -272,10 +321,41 @@ def test_a_frame_that_breaks_the_protocol_is_answered_with_its_code(demo, frame,
     assert "Traceback" not in demo.log()
 
 
+@pytest.mark.parametrize("opcode", [PING, CLOSE])
+def test_a_control_frame_that_is_too_large_costs_no_memory(serve, opcode):
+    server = serve()
+    with server.raw() as client:
+        client.handshake()
+        before = memory(server)
+        client.socket.sendall(bytes([0x80 | opcode, 0xFF]) + struct.pack("!Q", 2**40) + bytes(4))
+        assert client.frame()[1][:2] == struct.pack("!H", 1002)
+        with suppress(OSError):  # The server may close meanwhile.
+            for _ in range(100):
+                client.socket.sendall(bytes(2**20))
+        assert memory(server) - before < 20 * 2**20
+
+
+def memory(server) -> int:
+    """Bytes of resident memory."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
+
+
 # Closing
 
 
-@pytest.mark.parametrize("code", [1000, 1001, 1003, 1008, 1011, 1013, 3000, 3008, 4999])
+@pytest.mark.slow
+def test_a_client_that_closes_and_does_not_read_is_given_up(serve):
+    server = serve()
+    with server.raw() as client:
+        client.handshake("/logged")
+        for _ in range(12):
+            client.send_frame(BINARY, bytes(10**6))
+        client.send_frame(CLOSE, struct.pack("!H", 4000))
+        assert server.wait_for_event("disconnect()", "/logged")["code"] == 4000
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1003, 1008, 1011, 1013, 1014, 3000, 3008, 4999])
 def test_the_code_of_the_client_is_echoed_and_reported_with_its_reason(demo, code):
     path = f"/logged?{code}"
     count = len(demo.events("disconnected", "/logged"))

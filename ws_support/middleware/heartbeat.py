@@ -104,8 +104,9 @@ class _Watch:
         self._heard_at = 0.0
         self._code: int | None = None
         self._reason = ""
-        # The task that waits for a message now: the one to wake when none comes.
-        self._reader: asyncio.Task[Any] | None = None
+        # The tasks that wait for a message now, usually one. When none comes, one is woken.
+        self._readers: set[asyncio.Task[Any] | None] = set()
+        self._woken: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._in_grace = False
         self._expired = False
@@ -140,15 +141,22 @@ class _Watch:
 
     async def receive(self) -> ASGIReceiveEvent:
         while True:
-            self._reader = asyncio.current_task()
+            if self._expired:
+                self._expired = False
+                return await self._close_silent()
+            reader = asyncio.current_task()
+            self._readers.add(reader)
             try:
                 message = await self._receive()
             except asyncio.CancelledError:
-                reader, self._reader = self._reader, None
-                if not self._expired or _cancelled_by_others(reader):
+                if reader is not self._woken:
                     raise
-                return await self._close_silent()
-            self._reader = None
+                self._woken = None
+                if _cancelled_by_others(reader):
+                    raise
+                continue
+            finally:
+                self._readers.discard(reader)
             self._heard_at = self._now()
             if message["type"] == "websocket.receive":
                 if self._message is None or message.get("text") != self._message:
@@ -171,18 +179,16 @@ class _Watch:
         return self._send_other(message)
 
     async def _send_other(self, message: ASGISendEvent) -> None:
-        if message["type"] == "websocket.accept":
-            await self._send(message)
-            await self._begin()
-            return
-        if message["type"] == "websocket.close":
-            if self._opened_at is None:
-                await self._report_refusal(403)
-            else:
-                self._end(message.get("code") or 1000, message.get("reason") or "")
+        if message["type"] == "websocket.close" and self._opened_at is None:
+            await self._report_refusal(403)
         elif message["type"] == "websocket.http.response.start":
             await self._report_refusal(message["status"])
         await self._send(message)
+        # Not before: the server may refuse the message, and the connection goes on.
+        if message["type"] == "websocket.close":
+            self._end(message.get("code") or 1000, message.get("reason") or "")
+        elif message["type"] == "websocket.accept" and self._opened_at is self._code is None:
+            await self._begin()
 
     async def _begin(self) -> None:
         self._opened_at = self._heard_at = self._now()
@@ -238,20 +244,20 @@ class _Watch:
 
     def _check(self, silence: float) -> None:
         now = self._now()
-        if self._reader is None:
+        if not self._readers:
             # The application is busy. What came meanwhile is unread, so the count starts again.
             self._heard_at = now
         left = self._heard_at + silence - now
-        if self._reader is None or left > 0:
+        if not self._readers or left > 0:
             self._in_grace = False
             self._set_timer(left, silence)
         elif not self._in_grace:
             self._in_grace = True
             self._set_timer(_GRACE, silence)
         else:
-            self._expire(self._reader, silence)
+            self._expire(silence)
 
-    def _expire(self, reader: asyncio.Task[Any], silence: float) -> None:
+    def _expire(self, silence: float) -> None:
         self._expired = True
         self._end(CloseCode.TIMEOUT, f"No message for {silence:g} seconds")
         logger.info(
@@ -261,7 +267,9 @@ class _Watch:
             self._scope["path"],
             extra=logs.fields(self._scope, code=self._code),
         )
-        reader.cancel()
+        self._woken = next(iter(self._readers))
+        if self._woken is not None:
+            self._woken.cancel()
 
     async def _close_silent(self) -> ASGIReceiveEvent:
         """Close the connection, and say what the server will not: that the client has gone."""

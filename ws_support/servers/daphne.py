@@ -18,6 +18,7 @@ from typing import Any
 import daphne.server  # First: it chooses the reactor, which others only import.
 import daphne.ws_protocol
 from autobahn.util import encode_truncate
+from autobahn.websocket.protocol import WebSocketProtocol as AutobahnProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.defer import Deferred
 from twisted.web.http import RESPONSES
@@ -30,7 +31,15 @@ logger = logging.getLogger("ws_support.daphne")
 # Twisted (26.10) answers 426 Unknown Status.
 RESPONSES.setdefault(426, b"Upgrade Required")
 
-_ORIGIN_HEADER = re.compile(rb"\r\norigin:[ \t]*(.*?)[ \t]*\r\n", re.IGNORECASE)
+# autobahn (26.10) knows the codes up to 1013.
+_CLOSE_CODES = AutobahnProtocol.CLOSE_STATUS_CODES_ALLOWED
+if CloseCode.BAD_GATEWAY not in _CLOSE_CODES:
+    _CLOSE_CODES.append(CloseCode.BAD_GATEWAY)
+
+_ORIGIN_HEADER = re.compile(rb"\r\norigin:([^\r\n]*)\r\n", re.IGNORECASE)
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_FLUSH_TIMEOUT = 10
+"""Seconds in which the last words have to reach a client that we have finished with."""
 _MAX_REASON_SIZE = 123  # bytes (RFC 6455, section 5.5)
 
 
@@ -65,6 +74,11 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         super().__init__(application, ping_interval=inf, ping_timeout=0, **options)
         self.keep_alive_interval = ping_interval
         self.keep_alive_timeout = ping_timeout
+        self._ports: list[Any] = []
+
+    def listen_success(self, port: Any) -> None:
+        self._ports.append(port)
+        super().listen_success(port)
 
     @property
     def ws_factory(self) -> daphne.ws_protocol.WebSocketFactory:
@@ -78,6 +92,8 @@ class Server(daphne.server.Server):  # type: ignore[misc]
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> asyncio.Queue[Any] | None:
         if scope["type"] == "websocket":
+            # Daphne undoes percent-encodings, which sub-protocols do not have.
+            scope["subprotocols"] = list(protocol.websocket_protocols)
             # Daphne leaves these out, though ASGI asks for the first two.
             scope["scheme"] = protocol.scheme
             scope["http_version"] = "1.1"
@@ -88,13 +104,28 @@ class Server(daphne.server.Server):  # type: ignore[misc]
             application.add_done_callback(protocol.application_done)
         return queue
 
-    def kill_all_applications(self) -> Deferred[Any] | None:
-        """Say goodbye, cancel every application and wait until all are done.
+    def kill_all_applications(self) -> Deferred[Any]:
+        """Stop listening, say goodbye, cancel every application and wait until all are done.
 
         Daphne waits for the first one only, and for none when a connection is younger than a
         second: it then looks for the application of the request that became a WebSocket, and the
-        KeyError goes to Twisted's log. What is left over crashes CPython 3.11 on its way out.
+        KeyError goes to Twisted's log. It listens on meanwhile. What is left over crashes CPython
+        3.11 on its way out.
         """
+        for port in self._ports:
+            port.stopListening()
+        return Deferred.fromFuture(asyncio.ensure_future(self._end_applications()))
+
+    async def _end_applications(self) -> None:
+        deadline = asyncio.get_running_loop().time() + self.application_close_timeout
+        # More than once: a handshake may have been on its way.
+        while running := self._cancel_applications():
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                return
+            await asyncio.wait(running, timeout=left)
+
+    def _cancel_applications(self) -> list[asyncio.Future[None]]:
         running = []
         for protocol, details in self.connections.items():
             application = details.get("application_instance")
@@ -104,10 +135,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
                 protocol.sendCloseFrame(CloseCode.GOING_AWAY, b"The server is stopping")
             application.cancel()
             running.append(application)
-        if not running:
-            return None
-        done = asyncio.wait(running, timeout=self.application_close_timeout)
-        return Deferred.fromFuture(asyncio.ensure_future(done))
+        return running
 
 
 class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[misc]
@@ -124,6 +152,7 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
     _origin: str | None = None
     _ping_timer: asyncio.TimerHandle | None = None
     _pong_timer: asyncio.TimerHandle | None = None
+    _flush_timer: asyncio.TimerHandle | None = None
     _denial: dict[str, Any] | None = None
     muted: bool
 
@@ -140,7 +169,7 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
         # strips what Unicode calls a space, such as the byte A0, and so mends others.
         headers.pop("origin", None)
         origin = _ORIGIN_HEADER.search(self.http_request_data)
-        self._origin = origin[1].decode("latin-1") if origin else None
+        self._origin = origin[1].strip(b" \t").decode("latin-1") if origin else None
         self._http_headers = headers
 
     @property
@@ -151,9 +180,11 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
     def onConnect(self, request: ConnectionRequest) -> Any:
         if self._origin is not None:
             request.headers["origin"] = self._origin
-        if not request.headers.get("sec-websocket-protocol", "").isascii():
-            # Daphne logs a traceback.
-            raise ConnectionDeny(400, "The Sec-WebSocket-Protocol header is not ASCII.")
+        # autobahn parses the offers when the application has accepted, and may refuse then.
+        self.websocket_extensions: list[Any] = []
+        if not all(map(_TOKEN.fullmatch, self.websocket_protocols)):
+            # Daphne logs a traceback for what is not ASCII, and takes the rest.
+            raise ConnectionDeny(400, "A sub-protocol is not a token.")
         return super().onConnect(request)
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
@@ -162,7 +193,9 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
             code = 426
         if not hasattr(self, "application_queue"):
             # Else the application refused, and knows best what to log.
-            logger.warning("Refused with %d: %.200a", code, reason, extra=self._log_fields())
+            # autobahn quotes an address that it cannot parse.
+            told = reason.partition("?")[0]
+            logger.warning("Refused with %d: %.200a", code, told, extra=self._log_fields())
         super().failHandshake(reason, code, responseHeaders)
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
@@ -174,6 +207,8 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
     def serverAccept(
         self, subprotocol: str | None = None, headers: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
+        if self.state == self.STATE_CLOSED:
+            return  # The client has gone meanwhile.
         if not hasattr(self, "handshake_deferred"):
             raise ValueError("This connection was accepted or refused before.")
         if subprotocol is not None and subprotocol not in self.websocket_protocols:
@@ -256,6 +291,8 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
             self._ping_timer = self._call_later(self.server.keep_alive_interval, self._ping)
 
     def _ping(self) -> None:
+        if self.state != self.STATE_OPEN:
+            return
         # One at a time, as in the other servers.
         if self._pong_timer is None:
             self.sendPing(os.urandom(4))
@@ -272,10 +309,18 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
         if self._pong_timer is not None:
             self._pong_timer.cancel()
             self._pong_timer = None
+        if self.state == self.STATE_CONNECTING and hasattr(self, "handshake_deferred"):
+            # The application has not answered. autobahn would take this for a second handshake.
+            self.data += data
+            if len(self.data) > self.maxMessagePayloadSize:
+                self.dropConnection(abort=True)
+            return
         super().dataReceived(data)
 
     def _drop(self) -> None:
         self._pong_timer = None
+        if self.state != self.STATE_OPEN:
+            return
         logger.info(
             "Dropped: no pong within %g seconds. To wait longer, raise"
             ' WS_SUPPORT["KEEP_ALIVE_TIMEOUT"].',
@@ -316,13 +361,23 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
             )
         super()._fail_connection(code, reason)
 
+    def onFrameData(self, payload: bytes) -> bool | None:
+        if self.failedByMe and self.current_frame.opcode > 7:
+            # autobahn collects the rest of a control frame that it found too large.
+            return None
+        return super().onFrameData(payload)  # type: ignore[no-any-return]
+
     def _closeConnection(self, abort: bool = False) -> None:
         # autobahn aborts when it takes a malformed close frame for the answer to its own, which
         # says what was wrong: the client would never see it.
-        super()._closeConnection(abort and not self.wasClean)
+        abort = abort and not self.wasClean
+        super()._closeConnection(abort)
+        if not abort:
+            # A client that does not read would keep Twisted waiting forever.
+            self._flush_timer = self._call_later(_FLUSH_TIMEOUT, self.transport.abortConnection)
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        for timer in (self._ping_timer, self._pong_timer):
+        for timer in (self._ping_timer, self._pong_timer, self._flush_timer):
             if timer is not None:
                 timer.cancel()
         if not hasattr(self, "server"):

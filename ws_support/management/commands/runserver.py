@@ -51,6 +51,10 @@ class Command(DaphneCommand):  # type: ignore[misc]
             for name in ("websocket_max_message_size", "websocket_max_frame_size")
             if options.get(name) is not None
         }
+        if "websocket_max_message_size" in self._from_command_line:
+            self._from_command_line.setdefault(
+                "websocket_max_frame_size", self._from_command_line["websocket_max_message_size"]
+            )
         super().handle(*args, **options)
 
     def server_cls(self, **arguments: Any) -> DevelopmentServer:

@@ -1,6 +1,8 @@
 // The demo page: one socket at a time, and a log of every step that it takes.
 // Whatever comes from a peer or a file gets into the page as text, never as HTML.
 
+byId("scriptNotice").remove();
+
 const MAX_LINES = 500;
 const PREVIEW_CHARACTERS = 200;
 const PREVIEW_LINES = 10;
@@ -22,6 +24,7 @@ const STATES = [
   { name: "closed", label: "Closed" },
 ];
 
+const GOOD_CLOSE_CODES = [1000, 1001];
 const CLOSE_CODES = {
   1000: "normal closure",
   1001: "going away",
@@ -98,8 +101,10 @@ class DemoPage {
   }
 
   #handleClose({ code, reason }) {
-    this.#showState();
-    this.#log.addEvent(closingLine(code, reason, this.#hasOpened));
+    // A connection that never opened has 1006.
+    const isGood = GOOD_CLOSE_CODES.includes(code);
+    this.#showState(isGood ? undefined : code);
+    this.#log.addEvent(closingLine(code, reason, this.#hasOpened), isGood ? "good" : "bad");
     if (!this.#hasOpened) {
       const { url } = this.#socket;
       showError(byId("connectionUrl"), filled("neverOpened", { url, origin: location.origin }));
@@ -138,10 +143,10 @@ class DemoPage {
     this.#showState();
   }
 
-  #showState() {
+  #showState(badCode) {
     const { name, label } = STATES[this.#socket.readyState];
-    byId("stateLabel").textContent = label;
-    byId("stateLabel").dataset.state = name;
+    byId("stateLabel").textContent = badCode ? `${label} (${badCode})` : label;
+    byId("stateLabel").dataset.state = badCode ? "bad" : name;
     for (const control of document.querySelectorAll("[data-enabled-in]")) {
       control.disabled = !control.dataset.enabledIn.split(" ").includes(name);
     }
@@ -153,28 +158,28 @@ class CommunicationLog {
   #announcer = new Announcer(byId("announcement"));
   #dropped = 0;
 
-  addEvent(event) {
-    this.#add(filled("eventLine", { time: TIME_OF_DAY.format(), event }), event);
+  addEvent(event, kind = "good") {
+    this.#add(kind, filled("eventLine", { time: TIME_OF_DAY.format(), event }), event);
   }
 
   addSent(data) {
-    this.#addMessage("sent", "Client", "Server", data);
+    this.#addMessage("sent", { from: "Client", to: "Server", roundTrip: "" }, data, "Sent");
   }
 
   addReceived(data, roundTrip) {
-    this.#addMessage("received", "Server", "Client", data, roundTrip);
+    const what = roundTrip ? `Received after ${roundTrip}` : "Received";
+    this.#addMessage("received", { from: "Server", to: "Client", roundTrip }, data, what);
   }
 
-  #addMessage(direction, from, to, data, roundTrip = "") {
+  #addMessage(direction, way, data, what) {
     const describe = typeof data === "string" ? describeText : describeBinary;
-    const { spoken, ...fields } = describe(data);
-    const time = TIME_OF_DAY.format();
-    const line = filled("messageLine", { time, from, to, roundTrip, ...fields });
-    line.firstElementChild.classList.add(direction);
-    this.#add(line, `${from} to ${to}: ${spoken}`);
+    const { inShort, ...fields } = describe(data);
+    const line = filled("messageLine", { time: TIME_OF_DAY.format(), ...way, ...fields });
+    this.#add(direction, line, `${what}: ${inShort}`);
   }
 
-  #add(line, announcement) {
+  #add(kind, line, summary) {
+    line.firstElementChild.classList.add(kind);
     this.#rows.append(line);
     if (this.#rows.childElementCount > MAX_LINES) {
       this.#rows.firstElementChild.remove();
@@ -182,7 +187,9 @@ class CommunicationLog {
       byId("droppedNote").textContent =
         `The last ${MAX_LINES} lines; ${count(this.#dropped, "older one")} dropped`;
     }
-    this.#announcer.announce(announcement);
+    byId("lastEvent").textContent = summary;
+    byId("lastEvent").className = kind;
+    this.#announcer.announce(summary);
   }
 }
 
@@ -223,7 +230,8 @@ function openSocket(url) {
 
 function explainUrlError(error) {
   return error.name === "SyntaxError"
-    ? "This is not the address of a WebSocket. Write ws://host:port/path, or wss:// for TLS."
+    ? "This is not the address of a WebSocket. Write ws://host:port/path, or wss:// for TLS," +
+        " without # and with a port up to 65535."
     : `The browser does not open this address: ${error.message}`;
 }
 
@@ -239,7 +247,7 @@ function describeText(text) {
   const start = text.slice(0, PREVIEW_CHARACTERS).replace(/[\uD800-\uDBFF]$/, "");
   const preview = start.split("\n", PREVIEW_LINES).join("\n");
   const rest = text ? more(text.length - preview.length, "character") : "empty";
-  return { type: "text", size, preview, rest, spoken: preview || "empty text" };
+  return { type: "text", size, preview, rest, inShort: preview || "empty text" };
 }
 
 function describeBinary(buffer) {
@@ -247,7 +255,7 @@ function describeBinary(buffer) {
   const bytes = new Uint8Array(buffer, 0, Math.min(buffer.byteLength, PREVIEW_BYTES));
   const preview = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(" ");
   const rest = buffer.byteLength ? more(buffer.byteLength - bytes.length, "byte") : "empty";
-  return { type: "binary", size, preview, rest, spoken: `${size} of binary` };
+  return { type: "binary", size, preview, rest, inShort: `${size} of binary` };
 }
 
 function more(number, unit) {
