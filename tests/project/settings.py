@@ -7,7 +7,6 @@ import os
 
 from example_project.settings import *  # noqa: F403
 
-ROOT_URLCONF = "tests.project.urls"
 ASGI_APPLICATION = "tests.project.asgi.application"
 
 LOGGING = {

@@ -187,10 +187,12 @@ class _Watch:
         # Not before: the server may refuse the message, and the connection goes on.
         if message["type"] == "websocket.close":
             self._end(message.get("code") or 1000, message.get("reason") or "")
-        elif message["type"] == "websocket.accept" and self._opened_at is self._code is None:
+        elif message["type"] == "websocket.accept" and self._code is None:
             await self._begin()
 
     async def _begin(self) -> None:
+        if self._opened_at is not None:
+            return  # A second accept, on a server that lets it pass.
         self._opened_at = self._heard_at = self._now()
         self._start_timer()
         logger.info("Connected: path %.200a.", self._scope["path"], extra=logs.fields(self._scope))
@@ -287,7 +289,7 @@ class _Watch:
             )
         except Exception as error:
             # Servers differ in what they raise when the connection has ended meanwhile.
-            logger.debug("The close frame was not sent: %r", error)
+            logger.debug("The close frame was not sent: %r", error, extra=logs.fields(self._scope))
         return {
             "type": "websocket.disconnect",
             "code": self._code or CloseCode.TIMEOUT,
