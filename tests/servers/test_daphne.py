@@ -556,6 +556,22 @@ def test_a_slow_pong_does_not_end_a_connection_when_the_next_ping_is_due(serve):
         assert frame == (TEXT, b"still here")
 
 
+def test_a_missing_pong_is_no_news_when_the_close_has_begun(serve):
+    server = serve(
+        WS_SUPPORT={
+            "HEARTBEAT_INTERVAL": 0.5,
+            "KEEP_ALIVE_INTERVAL": 0.9,
+            "KEEP_ALIVE_TIMEOUT": 0.7,
+        }
+    )
+    with server.raw() as client:
+        client.handshake("/logged")
+        assert client.frame()[0] == PING
+        assert client.frame() == close_frame(3008, "No message for 1 seconds")
+        assert client.frame() is None
+    assert "Dropped" not in server.log()
+
+
 def test_without_a_timeout_pings_go_on_unanswered(serve):
     server = serve(WS_SUPPORT={"KEEP_ALIVE_INTERVAL": 0.5, "KEEP_ALIVE_TIMEOUT": None})
     with server.raw() as client:

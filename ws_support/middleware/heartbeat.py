@@ -105,7 +105,7 @@ class _Watch:
         self._code: int | None = None
         self._reason = ""
         # The tasks that wait for a message now, usually one. When none comes, one is woken.
-        self._readers: set[asyncio.Task[Any] | None] = set()
+        self._readers: set[asyncio.Task[Any]] = set()
         self._woken: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._in_grace = False
@@ -144,7 +144,7 @@ class _Watch:
             if self._expired:
                 self._expired = False
                 return await self._close_silent()
-            reader = asyncio.current_task()
+            reader: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
             self._readers.add(reader)
             try:
                 message = await self._receive()
@@ -270,8 +270,7 @@ class _Watch:
             extra=logs.fields(self._scope, code=self._code),
         )
         self._woken = next(iter(self._readers))
-        if self._woken is not None:
-            self._woken.cancel()
+        self._woken.cancel()
 
     async def _close_silent(self) -> ASGIReceiveEvent:
         """Close the connection, and say what the server will not: that the client has gone."""
@@ -297,7 +296,7 @@ class _Watch:
         }
 
 
-def _cancelled_by_others(task: asyncio.Task[Any] | None) -> bool:
+def _cancelled_by_others(task: asyncio.Task[Any]) -> bool:
     """Take our own cancellation of `task` back; whether somebody else cancelled it too."""
     # Python 3.10 keeps no count: nothing to take back, and no way to tell.
     uncancel: Callable[[], int] = getattr(task, "uncancel", lambda: 0)

@@ -32,9 +32,7 @@ logger = logging.getLogger("ws_support.daphne")
 RESPONSES.setdefault(426, b"Upgrade Required")
 
 # autobahn (26.10) knows the codes up to 1013.
-_CLOSE_CODES = AutobahnProtocol.CLOSE_STATUS_CODES_ALLOWED
-if CloseCode.BAD_GATEWAY not in _CLOSE_CODES:
-    _CLOSE_CODES.append(CloseCode.BAD_GATEWAY)
+AutobahnProtocol.CLOSE_STATUS_CODES_ALLOWED.append(CloseCode.BAD_GATEWAY)
 
 _ORIGIN_HEADER = re.compile(rb"\r\norigin:([^\r\n]*)\r\n", re.IGNORECASE)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
@@ -114,16 +112,15 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         """
         for port in self._ports:
             port.stopListening()
-        return Deferred.fromFuture(asyncio.ensure_future(self._end_applications()))
+        ended = asyncio.wait_for(self._end_applications(), self.application_close_timeout)
+        deferred = Deferred.fromFuture(asyncio.ensure_future(ended))
+        deferred.addErrback(lambda _: None)  # They had their time.
+        return deferred
 
     async def _end_applications(self) -> None:
-        deadline = asyncio.get_running_loop().time() + self.application_close_timeout
         # More than once: a handshake may have been on its way.
         while running := self._cancel_applications():
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                return
-            await asyncio.wait(running, timeout=left)
+            await asyncio.wait(running)
 
     def _cancel_applications(self) -> list[asyncio.Future[None]]:
         running = []
@@ -207,8 +204,6 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
     def serverAccept(
         self, subprotocol: str | None = None, headers: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
-        if self.state == self.STATE_CLOSED:
-            return  # The client has gone meanwhile.
         if not hasattr(self, "handshake_deferred"):
             raise ValueError("This connection was accepted or refused before.")
         if subprotocol is not None and subprotocol not in self.websocket_protocols:
