@@ -250,7 +250,7 @@ class _Watch:
             # The application is busy. What came meanwhile is unread, so the count starts again.
             self._heard_at = now
         left = self._heard_at + silence - now
-        if not self._readers or left > 0:
+        if left > 0:
             self._in_grace = False
             self._set_timer(left, silence)
         elif not self._in_grace:
