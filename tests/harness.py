@@ -167,16 +167,9 @@ class RawClient:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def handshake(
-        self,
-        path: str = "/ws",
-        headers: list[tuple[bytes, bytes]] | None = None,
-        *,
-        method: str = "GET",
-        without: tuple[bytes, ...] = (),
-    ) -> tuple[int, bytes]:
-        """Send an upgrade request; the status and everything that came with it."""
-        self.request(path, headers, method=method, without=without)
+    def handshake(self, *arguments: Any, **options: Any) -> tuple[int, bytes]:
+        """Send a `request()`; the status and everything that came with it."""
+        self.request(*arguments, **options)
         return self.response()
 
     def request(

@@ -248,7 +248,7 @@ def test_a_byte_more_closes_with_1009_and_names_the_setting(serve, fragments):
         with pytest.raises(ConnectionClosed) as closed:
             socket.recv()
     assert closed.value.rcvd.code == 1009
-    assert closed.value.rcvd.reason == "A message may have 999 bytes"
+    assert closed.value.rcvd.reason == "A message may have at most 999 bytes"
     assert server.wait_for_event("disconnect()", "/logged")["code"] == 1009
     server.wait_for_log('To allow more, raise WS_SUPPORT["MAX_MESSAGE_SIZE"].')
     assert "Traceback" not in server.log()

@@ -344,7 +344,9 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
 
     def _max_message_size_exceeded(self, size: int, limit: int, reason: str) -> None:
         # autobahn gives as the size of the message what it has seen of it.
-        self._fail_connection(CloseCode.MESSAGE_TOO_BIG, f"A message may have {limit} bytes")
+        self._fail_connection(
+            CloseCode.MESSAGE_TOO_BIG, f"A message may have at most {limit} bytes"
+        )
 
     def _fail_connection(self, code: int = 1001, reason: str = "going away") -> None:
         if self.state == self.STATE_OPEN:
