@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from re import Pattern
 from typing import Any
 
+from asgiref.sync import markcoroutinefunction
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from ws_support.conf import FROM_SETTINGS, FromSettings
+from ws_support.middleware.client_errors import ClientErrors
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.middleware.origin import OriginValidator
-from ws_support.middleware.path import UnknownPath
 
 
 class WebSocketSupport:
@@ -50,13 +51,15 @@ class WebSocketSupport:
             reply=heartbeat_reply,
         )
         self.application = origin_validator(
-            UnknownPath(watched),
+            ClientErrors(watched),
             allowed_origins,
             allowed_origin_regexes=allowed_origin_regexes,
             allow_missing_origin=allow_missing_origin,
         )
 
-    async def __call__(
+    @markcoroutinefunction  # Servers look for that: it is an ASGI 3 application.
+    def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> None:
-        await self.application(scope, receive, send)
+    ) -> Awaitable[None]:
+        # No coroutine of its own: each one is gone through whenever a message arrives.
+        return self.application(scope, receive, send)

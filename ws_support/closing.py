@@ -46,3 +46,14 @@ def may_be_sent(code: int) -> bool:
     Every code from 3000 to 4999 may; below that, those that are registered.
     """
     return 3000 <= code <= 4999 or code in _REGISTERED
+
+
+class ClientGone(OSError):
+    """A message was sent to a client that has gone (an `OSError`, as ASGI 2.4 asks for)."""
+
+
+class InvalidMessage(ValueError):
+    """A client sent what the application cannot read, and the connection was closed for that.
+
+    Whoever raises this has said so to the client; `WebSocketSupport` logs it in one line.
+    """

@@ -1,8 +1,212 @@
-"""Consumers."""
+"""Channels' consumers, without a task or a thread for each message, and with an end for certain."""
 
 from __future__ import annotations
 
-from channels.generic.websocket import AsyncWebsocketConsumer
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from inspect import isawaitable
+from typing import Any
+
+from asgiref.typing import (
+    WebSocketConnectEvent,
+    WebSocketDisconnectEvent,
+    WebSocketReceiveEvent,
+)
+from channels.consumer import get_handler_name
+from channels.exceptions import (
+    AcceptConnection,
+    DenyConnection,
+    InvalidChannelLayerError,
+    StopConsumer,
+)
+from channels.generic import websocket as generic
+from channels.layers import get_channel_layer
+
+from ws_support.closing import CloseCode, InvalidMessage
+from ws_support.connection import Connection, NoHandler
+from ws_support.database import OldConnections
+
+
+class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
+    """Channels' consumer of the same name, to be used in its place.
+
+    Messages are handled one at a time, in the order in which they came. Each is handled by the task
+    that the server made for the connection, without another task and without a thread.
+
+    `disconnect(code)` is called exactly once when `connect()` has started, however the connection
+    ends: with the code of whoever closed first, 1006 for a lost connection or a refused handshake,
+    1011 after an exception, 1001 when the server cancelled the connection (it then has 10 s).
+    Groups are left and background tasks have ended before. What it sends is dropped.
+
+    When the client leaves while a handler takes long, that is noticed within a second, and the
+    handler is cancelled. What it handed to a thread ends first, since threads cannot be cancelled.
+
+    A `channel_layer_alias` of `None` does without a channel layer, and without what it costs.
+    """
+
+    cancel_on_disconnect = True
+    """Whether the client's leaving cancels handlers. `False`: whatever it sent before is handled
+    first, and `disconnect()` comes after that."""
+
+    __connection: Connection | None = None
+
+    async def __call__(
+        self,
+        scope: Any,
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+    ) -> None:
+        self.scope = scope
+        self.__old_connections = OldConnections.of_this_loop()
+        self.__connection = connection = Connection(
+            scope, receive, send, cancel_on_disconnect=self.cancel_on_disconnect
+        )
+        self.base_send: Callable[[Any], Awaitable[None]] = connection.send
+        alias: str | None = self.channel_layer_alias
+        layer = None if alias is None else get_channel_layer(alias)
+        self.channel_layer = layer  # type: ignore[assignment]
+        if layer is None:
+            await connection.run(self.dispatch)
+        else:
+            self.channel_name = await layer.new_channel()
+            self.channel_receive = partial(layer.receive, self.channel_name)  # type: ignore[assignment]
+            await connection.run(self.dispatch, self.channel_receive)
+
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        """Call the method that the type of `message` names. Raises `ValueError` when none does."""
+        if message.get("type") == "websocket.receive":
+            name = "websocket_receive"
+        else:
+            try:
+                name = get_handler_name(message)
+            except ValueError as error:
+                raise NoHandler(*error.args) from None
+        handler = getattr(self, name, None)
+        if not handler:
+            raise NoHandler(f"No handler for message type {message['type']}")
+        if self.__old_connections.are_due():
+            await self.__old_connections.close()
+        awaitable = handler(message)
+        if awaitable is None:
+            raise _not_a_coroutine(self, name)
+        await awaitable
+
+    def start_background(
+        self, coroutine: Coroutine[Any, Any, Any], name: str | None = None
+    ) -> asyncio.Task[Any]:
+        """Run `coroutine` beside the handlers, for as long as the connection lasts.
+
+        It is cancelled, and has ended, before `disconnect()` is called. If it raises, that is
+        logged with its name, by default its function's, and the connection closes with 1011.
+
+        Raises `TypeError` for anything but a coroutine, and `RuntimeError` when the connection has
+        not begun or has ended.
+        """
+        if not asyncio.iscoroutine(coroutine):
+            raise TypeError(
+                f"start_background() takes a coroutine, as in start_background(self.watch()):"
+                f" got {coroutine!r}."
+            )
+        if self.__connection is None:
+            coroutine.close()
+            raise RuntimeError(
+                "start_background() was called before there is a connection: call it in connect()"
+                " or later."
+            )
+        return self.__connection.start_background(coroutine, name)
+
+    # As in Channels, and with the name of the method when it is no coroutine function.
+
+    async def websocket_connect(self, message: WebSocketConnectEvent) -> None:
+        await self.__for_each_group("group_add")
+        try:
+            awaitable = self.connect()
+            if awaitable is None:
+                raise _not_a_coroutine(self, "connect")
+            await awaitable
+        except AcceptConnection:
+            await self.accept()
+        except DenyConnection:
+            await self.close()
+
+    async def websocket_receive(self, message: WebSocketReceiveEvent) -> None:
+        text = message.get("text")
+        if text is not None:
+            awaitable = self.receive(text_data=text)
+        else:
+            awaitable = self.receive(bytes_data=message["bytes"])
+        if awaitable is None:
+            raise _not_a_coroutine(self, "receive")
+        await awaitable
+
+    async def send(  # type: ignore[override]
+        self, text_data: str | None = None, bytes_data: bytes | None = None, close: bool = False
+    ) -> None:
+        if text_data is not None:
+            await self.base_send({"type": "websocket.send", "text": text_data})
+        elif bytes_data is not None:
+            await self.base_send({"type": "websocket.send", "bytes": bytes_data})
+        else:
+            raise ValueError("You must pass one of bytes_data or text_data")
+        if close:
+            await self.close(close)
+
+    async def websocket_disconnect(self, message: WebSocketDisconnectEvent) -> None:
+        code = message.get("code")
+        try:
+            await self.__for_each_group("group_discard")
+        finally:
+            try:
+                awaitable = self.disconnect(CloseCode.NO_STATUS_RECEIVED if code is None else code)
+                if awaitable is None:
+                    raise _not_a_coroutine(self, "disconnect")
+                await awaitable
+            finally:
+                if self.__old_connections.are_due():
+                    await self.__old_connections.close()
+        raise StopConsumer
+
+    async def __for_each_group(self, what: str) -> None:
+        if not self.groups:
+            return
+        if not hasattr(self.channel_layer, what):
+            raise InvalidChannelLayerError("BACKEND is unconfigured or doesn't support groups")
+        for group in self.groups:
+            await getattr(self.channel_layer, what)(group, self.channel_name)
+
+
+class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer, generic.AsyncJsonWebsocketConsumer):
+    """Channels' consumer of the same name, on the `AsyncWebsocketConsumer` of this module.
+
+    What is no JSON closes the connection: with 1003 when it is binary, else with 1007. A
+    `ValueError` is raised, as in Channels; `WebSocketSupport` makes one line in the log of it.
+    """
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None, **kwargs: Any
+    ) -> None:
+        if text_data is None:
+            await self.close(CloseCode.UNSUPPORTED_DATA, "Binary messages are not understood here")
+            raise InvalidMessage("No text section for incoming WebSocket frame!")
+        try:
+            content = await self.__awaitable(self.decode_json(text_data), "decode_json")
+        except (ValueError, RecursionError) as error:
+            await self.close(CloseCode.INVALID_DATA, "The message is not valid JSON")
+            raise InvalidMessage(f"The message is not valid JSON: {error}") from error
+        awaitable = self.receive_json(content, **kwargs)
+        if awaitable is None:
+            raise _not_a_coroutine(self, "receive_json")
+        await awaitable
+
+    async def send_json(self, content: Any, close: bool = False) -> None:
+        text = await self.__awaitable(self.encode_json(content), "encode_json")
+        await super().send(text_data=text, close=close)
+
+    def __awaitable(self, result: Any, method: str) -> Awaitable[Any]:
+        if not isawaitable(result):
+            raise _not_a_coroutine(self, method)
+        return result
 
 
 class EchoConsumer(AsyncWebsocketConsumer):
@@ -12,8 +216,15 @@ class EchoConsumer(AsyncWebsocketConsumer):
     whose server agrees to none.
     """
 
+    channel_layer_alias = None  # type: ignore[assignment]
+
     async def connect(self) -> None:
         await self.accept(subprotocol=next(iter(self.scope["subprotocols"]), None))
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         await self.send(text_data=text_data, bytes_data=bytes_data)
+
+
+def _not_a_coroutine(consumer: object, method: str) -> TypeError:
+    name = f"{type(consumer).__qualname__}.{method}"
+    return TypeError(f"{name}() has to be a coroutine function: write `async def {method}`.")

@@ -93,8 +93,18 @@ def test_a_busy_handler_does_not_make_its_client_silent(server):
         assert [socket.recv(timeout=5) for _ in range(4)] == ["3", "0", "0", "0"]
 
 
-def test_a_silent_client_is_found_when_the_busy_handler_is_done(server):
+def test_a_silent_client_is_found_while_its_handler_is_busy(server):
+    started = time.monotonic()
     with server.connect("/busy") as socket:
+        socket.send("8")
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv()
+    assert closed.value.rcvd.code == 3008
+    assert time.monotonic() - started < 4
+
+
+def test_of_a_consumer_that_does_not_read_ahead_it_is_found_when_the_handler_is_done(server):
+    with server.connect("/busy-of-channels") as socket:
         socket.send("2.5")
         assert socket.recv(timeout=5) == "2.5"
         with pytest.raises(ConnectionClosed) as closed:
@@ -102,8 +112,8 @@ def test_a_silent_client_is_found_when_the_busy_handler_is_done(server):
     assert closed.value.rcvd.code == 3008
 
 
-def test_the_count_starts_again_when_the_busy_handler_is_done(server):
-    with server.connect("/busy") as socket:
+def test_the_count_then_starts_again(server):
+    with server.connect("/busy-of-channels") as socket:
         socket.send("2.5")
         assert socket.recv(timeout=5) == "2.5"
         time.sleep(0.5)

@@ -57,6 +57,14 @@ class Busy(LoggedEcho):
         await super().receive(text_data, bytes_data)
 
 
+class BusyOfChannels(AsyncWebsocketConsumer):
+    """Reads nothing while it is busy."""
+
+    async def receive(self, text_data=None, bytes_data=None):
+        await asyncio.sleep(float(text_data))
+        await self.send(text_data)
+
+
 class Commands(AsyncWebsocketConsumer):
     """Does what the client asks for: ways to send and to close that an echo never takes."""
 
@@ -172,6 +180,7 @@ application = ProtocolTypeRouter(
                     *websocket_urlpatterns,
                     path("logged", LoggedEcho.as_asgi()),
                     path("busy", Busy.as_asgi()),
+                    path("busy-of-channels", BusyOfChannels.as_asgi()),
                     path("commands", Commands.as_asgi()),
                     path("headers", Headers.as_asgi()),
                     path("wrong-subprotocol", WrongSubprotocol.as_asgi()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -22,6 +22,7 @@ from ws_support import logs
 from ws_support.closing import CloseCode
 from ws_support.conf import FROM_SETTINGS, FromSettings, MiddlewareOptions, Options
 from ws_support.signals import connected, disconnected, rejected
+from ws_support.tasks import cancelled_by_others
 
 logger = logging.getLogger("ws_support.heartbeat")
 
@@ -72,18 +73,18 @@ class Heartbeat:
             type(self).__name__, _OPTIONS, interval=interval, message=message, reply=reply
         )
 
-    async def __call__(
+    @markcoroutinefunction  # Servers look for that: it is an ASGI 3 application.
+    def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> None:
+    ) -> Awaitable[None]:
+        # No coroutine of its own: each one is gone through whenever a message arrives.
         if scope["type"] != "websocket":
-            await self.application(scope, receive, send)
-            return
+            return self.application(scope, receive, send)  # type: ignore[no-any-return]
         watch: _Watch | None = scope.get(_SCOPE_KEY)  # type: ignore[assignment]
         if watch is None:
-            await _Watch(scope, receive, send, self._options()).run(self.application)
-        else:
-            watch.options = self._options.over(watch.options)
-            await self.application(scope, receive, send)
+            return _Watch(scope, receive, send, self._options()).run(self.application)
+        watch.options = self._options.over(watch.options)
+        return self.application(scope, receive, send)  # type: ignore[no-any-return]
 
 
 class _Watch:
@@ -99,13 +100,14 @@ class _Watch:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._now = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
         self._opened_at: float | None = None
         self._heard_at = 0.0
         self._code: int | None = None
         self._reason = ""
-        # The tasks that wait for a message now, usually one. When none comes, one is woken.
-        self._readers: set[asyncio.Task[Any]] = set()
+        # The task that waits for a message now. When none comes, it is woken.
+        self._reader: asyncio.Task[Any] | None = None
         self._woken: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._in_grace = False
@@ -140,23 +142,18 @@ class _Watch:
                 await self._report_end(self._opened_at)
 
     async def receive(self) -> ASGIReceiveEvent:
-        while True:
-            if self._expired:
-                self._expired = False
-                return await self._close_silent()
-            reader: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
-            self._readers.add(reader)
+        while not self._expired:
+            reader: asyncio.Task[Any] = asyncio.current_task(self._loop)  # type: ignore[assignment]
+            self._reader = reader
             try:
                 message = await self._receive()
             except asyncio.CancelledError:
-                if reader is not self._woken:
+                self._reader = None
+                if reader is not self._woken or cancelled_by_others(reader):
                     raise
                 self._woken = None
-                if _cancelled_by_others(reader):
-                    raise
                 continue
-            finally:
-                self._readers.discard(reader)
+            self._reader = None
             self._heard_at = self._now()
             if message["type"] == "websocket.receive":
                 if self._message is None or message.get("text") != self._message:
@@ -170,6 +167,8 @@ class _Watch:
                         message.get("reason") or "",
                     )
                 return message
+        self._expired = False
+        return await self._close_silent()
 
     @markcoroutinefunction  # For async_to_sync, which warns otherwise.
     def send(self, message: ASGISendEvent) -> Any:
@@ -242,11 +241,11 @@ class _Watch:
             self._set_timer(silence, silence)
 
     def _set_timer(self, delay: float, silence: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(delay, self._check, silence)
+        self._timer = self._loop.call_later(delay, self._check, silence)
 
     def _check(self, silence: float) -> None:
         now = self._now()
-        if not self._readers:
+        if self._reader is None:
             # The application is busy. What came meanwhile is unread, so the count starts again.
             self._heard_at = now
         left = self._heard_at + silence - now
@@ -269,8 +268,8 @@ class _Watch:
             self._scope["path"],
             extra=logs.fields(self._scope, code=self._code),
         )
-        self._woken = next(iter(self._readers))
-        self._woken.cancel()
+        self._woken = self._reader
+        self._woken.cancel()  # type: ignore[union-attr]  # `_check` has seen to that.
 
     async def _close_silent(self) -> ASGIReceiveEvent:
         """Close the connection, and say what the server will not: that the client has gone."""
@@ -294,13 +293,6 @@ class _Watch:
             "code": self._code or CloseCode.TIMEOUT,
             "reason": self._reason,
         }
-
-
-def _cancelled_by_others(task: asyncio.Task[Any]) -> bool:
-    """Take our own cancellation of `task` back; whether somebody else cancelled it too."""
-    # Python 3.10 keeps no count: nothing to take back, and no way to tell.
-    uncancel: Callable[[], int] = getattr(task, "uncancel", lambda: 0)
-    return uncancel() > 0
 
 
 async def _discard(message: ASGISendEvent) -> None:

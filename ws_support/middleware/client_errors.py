@@ -1,4 +1,4 @@
-"""Where connections may go."""
+"""Errors that a client causes are none of the application's."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from channels.routing import URLRouter
 from django.urls.exceptions import Resolver404
 
+from ws_support import logs
+from ws_support.closing import InvalidMessage
 from ws_support.middleware.refusal import refuse
 
-logger = logging.getLogger("ws_support.path")
+logger = logging.getLogger("ws_support.client_errors")
 
 
-class UnknownPath:
-    """Refuses handshakes to a path that no route leads on, with 404.
+class ClientErrors:
+    """Keeps exceptions that any client can cause away from the server, which logs a traceback.
 
-    Channels' `URLRouter` raises `ValueError` for them (Channels 4.3), which every server logs with
-    a traceback and answers with 500. Anybody can cause that.
+    - A path that no route leads to: Channels' `URLRouter` raises `ValueError` (Channels 4.3). The
+      handshake is refused with 404.
+    - A message that the consumer cannot read: `InvalidMessage`. One line in the log.
     """
 
     def __init__(self, application: Any) -> None:
@@ -31,6 +34,13 @@ class UnknownPath:
     ) -> None:
         try:
             await self.application(scope, receive, send)
+        except InvalidMessage as error:
+            logger.warning(
+                "Closed for an invalid message: %.200a, path %.200a.",
+                str(error),
+                scope["path"],  # type: ignore[typeddict-item]  # Consumers raise it, for WebSockets.
+                extra=logs.fields(scope),
+            )
         except (ValueError, Resolver404) as error:
             if scope["type"] != "websocket" or not _raised_by_router(error.__traceback__):
                 raise

@@ -1,0 +1,98 @@
+"""Old database connections are closed when it is time, without asking in a thread each time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any, Final
+from weakref import WeakKeyDictionary, ref
+
+from asgiref.sync import SyncToAsync, sync_to_async
+from django.db import close_old_connections, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
+
+_References = tuple[ref[BaseDatabaseWrapper], ...]
+
+_opened: dict[int, _References] = {}
+"""The connections that were opened, by the thread which did: no other thread may close them.
+
+The tuples are replaced and never changed, so that they are read without the lock."""
+
+_lock: Final = threading.Lock()
+
+
+class OldConnections:
+    """Django's `close_old_connections` for the coroutines of one event loop.
+
+    Channels calls it in a thread before every message. Here it is called when it would do
+    something: when a connection has outlived `CONN_MAX_AGE`, has seen an error, was left in another
+    autocommit mode, or has to have its health checked (`CONN_HEALTH_CHECKS`). That is read from
+    here; the rest happens in the thread of the asynchronous ORM, which opened the connection.
+    """
+
+    def __init__(self) -> None:
+        # That of `sync_to_async`. Unknown until the first call, which looks at what there is.
+        self._thread: int | None = None
+
+    @classmethod
+    def of_this_loop(cls) -> OldConnections:
+        """The one of the running event loop."""
+        if SyncToAsync.thread_sensitive_context.get(None) is not None:
+            return cls()  # This connection has a thread of its own.
+        loop = asyncio.get_running_loop()
+        try:
+            return _of_loops[loop]
+        except KeyError:
+            return _of_loops.setdefault(loop, cls())
+
+    def are_due(self) -> bool:
+        """Whether `close()` would do something."""
+        if self._thread is None:
+            return True
+        references = _opened.get(self._thread)
+        return references is not None and any(_is_due(each()) for each in references)
+
+    async def close(self) -> None:
+        self._thread = await sync_to_async(_close_those_of_this_thread)()
+
+
+_of_loops: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, OldConnections]] = WeakKeyDictionary()
+
+
+def _is_due(connection: Any) -> bool:
+    """What `BaseDatabaseWrapper.close_if_unusable_or_obsolete` would look at."""
+    return (
+        connection is not None
+        and connection.connection is not None
+        and (
+            connection.errors_occurred
+            or (connection.close_at is not None and time.monotonic() >= connection.close_at)
+            or (connection.health_check_enabled and connection.health_check_done)
+            or connection.autocommit != connection.settings_dict["AUTOCOMMIT"]
+        )
+    )
+
+
+def _close_those_of_this_thread() -> int:
+    close_old_connections()
+    for connection in connections.all(initialized_only=True):
+        if connection.connection is not None:
+            _remember(connection)  # Opened before this module was imported, perhaps.
+    return threading.get_ident()
+
+
+def _remember(connection: BaseDatabaseWrapper, **_: Any) -> None:
+    with _lock:
+        for thread, references in list(_opened.items()):
+            alive = tuple(each for each in references if each() not in (None, connection))
+            if alive:
+                _opened[thread] = alive
+            else:
+                del _opened[thread]
+        thread = threading.get_ident()
+        _opened[thread] = (*_opened.get(thread, ()), ref(connection))
+
+
+connection_created.connect(_remember, dispatch_uid="ws_support.database")

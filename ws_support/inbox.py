@@ -1,0 +1,59 @@
+"""What was read and is not handled yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, Final
+
+MAX_MESSAGES: Final = 64
+MAX_SIZE: Final = 2**20
+"""With so many messages, or characters and bytes of them, it is full."""
+
+
+class Inbox:
+    """The messages of several sources, in the order in which they came, for one reader.
+
+    It never refuses a message: sources that find it full wait for `room()`.
+    """
+
+    def __init__(self) -> None:
+        self._messages: deque[tuple[dict[str, Any], int]] = deque()
+        self._size = 0
+        self._wanted: asyncio.Future[None] | None = None
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._messages) >= MAX_MESSAGES or self._size >= MAX_SIZE
+
+    def put(self, message: dict[str, Any], size: int = 0) -> None:
+        self._messages.append((message, size))
+        self._size += size
+        if self._wanted is not None:
+            self._wanted.set_result(None)
+            self._wanted = None
+        if self.is_full:
+            self._room.clear()
+
+    async def room(self) -> None:
+        """Wait while it is full."""
+        await self._room.wait()
+
+    async def get(self) -> dict[str, Any]:
+        """The oldest message, when there is one."""
+        if not self._messages:
+            self._wanted = asyncio.get_running_loop().create_future()
+            try:
+                await self._wanted
+            finally:
+                self._wanted = None
+        message, size = self._messages.popleft()
+        self._size -= size
+        if not self._room.is_set() and not self.is_full:
+            self._room.set()
+        return message
