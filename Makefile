@@ -1,7 +1,8 @@
 # Two commands: `make demo` and `make test`. Each sets up what it needs in .venv.
 
 PORT ?= 8000
-VENV ?= .venv
+# The benchmarks have one of their own: what they measure does not depend on what tests need.
+VENV ?= $(if $(filter bench,$(MAKECMDGOALS)),.venv-bench,.venv)
 # The first of these that is 3.10 or newer makes the virtual environment.
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11 python3.10
 # In CI also the slow tests, and every line and branch of the package.
@@ -12,7 +13,7 @@ FOUND = $(shell for python in $(PYTHON); do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types clean
+.PHONY: help demo test lint types bench clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +32,9 @@ lint: $(VENV)/.dev ## Check style and formatting
 types: $(VENV)/.dev ## Check types
 	$(BIN)/python -m mypy
 
+bench: $(VENV)/.bench ## Measure beside Channels and others, 20 minutes (BENCH_ARGS="--quick")
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
 clean: ## Remove what the others made
 	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
@@ -42,6 +46,9 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.made
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.made
 	$(call install,--editable . --group dev,.demo .dev)
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.made
+	$(call install,--editable . --group bench,.demo .bench)
 
 define install
 @echo "Installing into $(VENV), once ..."
