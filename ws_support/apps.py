@@ -10,7 +10,9 @@ class WsSupportConfig(AppConfig):
 
     def ready(self) -> None:
         from ws_support import checks as our_checks
+        from ws_support.servers import granian
 
         checks.register(our_checks.check_settings)
         checks.register(our_checks.check_project)
         checks.register(our_checks.check_deployment, deploy=True)
+        granian.cancel_applications_when_it_stops()

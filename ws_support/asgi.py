@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection
+from collections.abc import Collection
 from re import Pattern
 from typing import Any
 
-from asgiref.sync import markcoroutinefunction
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from ws_support.conf import FROM_SETTINGS, FromSettings
-from ws_support.middleware.client_errors import ClientErrors
+from ws_support.middleware.client_errors import handle_client_error
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.middleware.origin import OriginValidator
 
@@ -44,22 +43,30 @@ class WebSocketSupport:
         heartbeat_reply: str | FromSettings = FROM_SETTINGS,
         origin_validator: type[OriginValidator] = OriginValidator,
     ) -> None:
-        watched = Heartbeat(
+        self.application = application
+        self._watched = Heartbeat(
             application,
             interval=heartbeat_interval,
             message=heartbeat_message,
             reply=heartbeat_reply,
         )
-        self.application = origin_validator(
-            ClientErrors(watched),
+        self._origins = origin_validator(
+            self._watched,
             allowed_origins,
             allowed_origin_regexes=allowed_origin_regexes,
             allow_missing_origin=allow_missing_origin,
         )
 
-    @markcoroutinefunction  # Servers look for that: it is an ASGI 3 application.
-    def __call__(
+    async def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> Awaitable[None]:
-        # No coroutine of its own: each one is gone through whenever a message arrives.
-        return self.application(scope, receive, send)
+    ) -> None:
+        # Not one application around the other: each coroutine is gone through whenever a message
+        # arrives, and is kept for as long as the connection lasts.
+        if scope["type"] != "websocket":
+            await self.application(scope, receive, send)
+        elif await self._origins.admits(scope, receive, send):
+            try:
+                await self._watched(scope, receive, send)
+            except Exception as error:
+                if not await handle_client_error(error, scope, receive, send):
+                    raise

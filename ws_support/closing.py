@@ -53,7 +53,13 @@ class ClientGone(OSError):
 
 
 class InvalidMessage(ValueError):
-    """A client sent what the application cannot read, and the connection was closed for that.
+    """A client sent what the application cannot read.
 
-    Whoever raises this has said so to the client; `WebSocketSupport` logs it in one line.
+    A consumer that raises it closes with `code` and `reason`; `WebSocketSupport` logs that in one
+    line.
     """
+
+    def __init__(self, message: str, code: CloseCode, reason: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason

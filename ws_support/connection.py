@@ -13,19 +13,17 @@ from weakref import WeakKeyDictionary
 from channels.exceptions import StopConsumer
 
 from ws_support import logs
-from ws_support.closing import ClientGone, CloseCode
+from ws_support.closing import ClientGone, CloseCode, InvalidMessage
 from ws_support.inbox import Inbox
+from ws_support.middleware.heartbeat import Watch
 from ws_support.tasks import cancelled_by_others
 
 logger = logging.getLogger("ws_support.connection")
 
 Message = dict[str, Any]
 
-_LOOK_EVERY: Final = 0.2
-"""Seconds between two looks at the busy connections. A handler that is seen twice takes long."""
-
-_GRACE: Final = 0.5
-"""Seconds that handlers have, once the client has left, for what it sent before that."""
+_LOOK_EVERY: Final = 0.3
+"""Seconds between two looks at the handlers that run. One that is seen twice takes long."""
 
 _CLOSE_TIMEOUT: Final = 0.5
 """Seconds that sending a close frame may take: a client's full buffers would block it for ever."""
@@ -49,6 +47,29 @@ class Connection:
     However the connection ends, what is handled last is one `websocket.disconnect`.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_background",
+        "_cancel_on_disconnect",
+        "_context",
+        "_end",
+        "_has_begun",
+        "_inbox",
+        "_is_accepted",
+        "_is_interrupted",
+        "_is_open",
+        "_is_over",
+        "_last_words",
+        "_left",
+        "_lookout",
+        "_receive",
+        "_scope",
+        "_send",
+        "_sources",
+        "_task",
+        "_watch",
+    )
+
     def __init__(
         self,
         scope: Mapping[str, Any],
@@ -61,14 +82,9 @@ class Connection:
         self._receive = receive
         self._send = send
         self._cancel_on_disconnect = cancel_on_disconnect
-        self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
-        # A source is read in the context of its connection, whoever finds that it is time to.
-        self._context = copy_context()
-        self._lookout = _Lookout.of_this_loop()
-
-        self._sources: list[asyncio.Task[None]] = []
+        self._sources: tuple[asyncio.Task[None], ...] = ()
         self._inbox: Inbox | None = None
-        self._background: set[asyncio.Task[Any]] = set()
+        self._background: set[asyncio.Task[Any]] | None = None
 
         self._has_begun = False
         self._is_accepted = False
@@ -77,8 +93,9 @@ class Connection:
         # Why it ends, once that is known: a `websocket.disconnect` or what was raised.
         self._end: Message | BaseException | None = None
         self._left: Message | None = None
+        # The close frame that is still to be sent.
+        self._last_words: Message | None = None
         self._is_interrupted = False
-        self._leaving: asyncio.TimerHandle | None = None
 
     # What handlers do.
 
@@ -90,13 +107,13 @@ class Connection:
         """
         if not self._is_open:
             logger.debug("Dropped after the end: %s.", message["type"])
-            return
-        try:
-            await self._send(message)
-        except OSError as error:
-            raise ClientGone(*error.args) from error
-        if message["type"] != "websocket.send":
-            self._note(message)
+        elif message["type"] == "websocket.send":
+            try:
+                await self._send(message)
+            except OSError as error:
+                raise ClientGone(*error.args) from error
+        else:
+            await self._send_other(message)
 
     def start_background(
         self, coroutine: Coroutine[Any, Any, Any], name: str | None
@@ -106,6 +123,8 @@ class Connection:
             coroutine.close()
             raise RuntimeError("start_background() was called after the connection had ended.")
         task = asyncio.create_task(coroutine, name=name or getattr(coroutine, "__qualname__", None))
+        if self._background is None:
+            self._background = set()
         self._background.add(task)
         task.add_done_callback(self._background_done)
         return task
@@ -122,17 +141,27 @@ class Connection:
         What a handler raises is raised again when all is done, and so is the cancellation by the
         server. The client sees 1011 or 1001.
         """
-        if sources:
-            inbox = self.read_ahead()
-            for source in sources:
-                self._start_source(self._listen(source, inbox))
-        error: BaseException | None = None
-        lookout = self._lookout
+        self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
+        # A source is read in the context of its connection, whoever finds that it is time to.
+        self._context = copy_context()
+        self._lookout = lookout = _Lookout.of_this_loop()
+        watch = self._watch = Watch.behind(self._receive)
+        if watch is not None:
+            self._receive = watch.make_way(self)
+        for source in sources:
+            self._start_source(self._listen(source, self.read_ahead()))
         busy = lookout.busy
+        error: BaseException | None = None
         try:
             # What is in this loop happens for each message.
             while self._end is None:
-                message = await (self._receive() if self._inbox is None else self._inbox.get())
+                if self._inbox is None:
+                    message = await self._receive()
+                    if watch is not None and watch.heard(message):
+                        await watch.answer()
+                        continue
+                else:
+                    message = await self._inbox.get()
                 kind = message.get("type")
                 if kind != "websocket.receive":
                     if kind == "websocket.disconnect":
@@ -163,20 +192,25 @@ class Connection:
         """From now on a task of its own receives from the client, into the inbox."""
         if self._inbox is None:
             self._inbox = Inbox()
-            self._start_source(self._read(self._inbox))
+            if self._is_open:
+                self._start_source(self._read(self._inbox))
         return self._inbox
 
     def _start_source(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._context.run(asyncio.create_task, coroutine)
         task.add_done_callback(self._source_done)
-        self._sources.append(task)
+        self._sources = (*self._sources, task)
 
     async def _read(self, inbox: Inbox) -> None:
+        watch = self._watch
         while True:
             message = await self._receive()
+            if watch is not None and watch.heard(message):
+                await watch.answer()
+                continue
             inbox.put(message, len(message.get("bytes") or message.get("text") or ""))
             if message["type"] == "websocket.disconnect":
-                self._client_has_left(message)
+                self._left = message
                 return
             if inbox.is_full:
                 await inbox.room()
@@ -192,25 +226,38 @@ class Connection:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._interrupt(error)
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether messages of the client are received now, for the heartbeat."""
+        if self._inbox is None:
+            return self not in self._lookout.busy
+        return not self._inbox.is_full
+
+    def give_up(self, code: int, reason: str) -> None:
+        """End the connection of a client that is silent, for the heartbeat."""
+        self._is_open = False
+        self._last_words = {"type": "websocket.close", "code": int(code), "reason": reason}
+        self._interrupt(_disconnect(code, reason))
+
     # What ends the connection while a handler is busy, or while there is nothing to do.
 
-    def _client_has_left(self, message: Message) -> None:
-        self._left = message
-        if self._cancel_on_disconnect:
-            self._leaving = asyncio.get_running_loop().call_later(_GRACE, self._give_up, message)
-
-    def _give_up(self, message: Message) -> None:
+    def takes_long(self) -> None:
+        """A handler has been running for a while."""
+        if self._left is None or not self._cancel_on_disconnect:
+            self.read_ahead()
+            return
+        unread = len(self._inbox) - 1 if self._inbox else 0
         logger.info(
-            "The client left while its messages were being handled: cancelled after %g s, path"
+            "A handler was cancelled, since the client has left, and %d messages are dropped: path"
             " %.200a. With cancel_on_disconnect = False the consumer finishes first.",
-            _GRACE,
+            max(unread, 0),
             self._scope["path"],
-            extra=logs.fields(self._scope, code=message.get("code")),
+            extra=logs.fields(self._scope, code=self._left.get("code")),
         )
-        self._interrupt(message)
+        self._interrupt(self._left)
 
     def _background_done(self, task: asyncio.Task[Any]) -> None:
-        self._background.discard(task)
+        self._background.discard(task)  # type: ignore[union-attr]  # `start_background` made it.
         error = None if task.cancelled() else task.exception()
         if error is None or _is_client_gone(error):
             return
@@ -226,30 +273,52 @@ class Connection:
         )
         self._interrupt(error)
 
-    def _note(self, message: Message) -> None:
-        """What a message other than `websocket.send` makes of the connection."""
+    async def _send_other(self, message: Message) -> None:
         kind = message["type"]
+        if kind == "websocket.close":
+            await self._close(message)
+            return
+        try:
+            await self._send(message)
+        except OSError as error:
+            raise ClientGone(*error.args) from error
         if kind == "websocket.accept":
             self._is_accepted = True
-        elif kind == "websocket.close" and self._is_accepted:
-            code = message.get("code") or CloseCode.NORMAL_CLOSURE
-            self._close(code, message.get("reason") or "")
-        elif kind == "websocket.close" or (
-            kind == "websocket.http.response.body" and not message.get("more_body")
-        ):
-            # Refused. Servers differ in what they report of that, and when: some only when the
-            # client has closed the TCP connection (Hypercorn 0.18).
-            self._close(CloseCode.ABNORMAL_CLOSURE, "")
+        elif kind == "websocket.http.response.body" and not message.get("more_body"):
+            self._is_open = False
+            self._end = _disconnect(CloseCode.ABNORMAL_CLOSURE)
 
-    def _close(self, code: int, reason: str) -> None:
+    async def _close(self, message: Message) -> None:
         self._is_open = False
-        # Not that of the server: it may wait for a client which never answers (Hypercorn 0.18),
-        # and not know the code (Granian 2.8).
-        end = self._left or _disconnect(code, reason)
-        if asyncio.current_task() is self._task or self in self._lookout.busy:
+        # What the server would report comes late from some, or never when the client does not
+        # answer (Hypercorn 0.18), and without the code from others (Granian 2.8). A handshake that
+        # is refused ends as the client sees it.
+        end = self._left or _disconnect(
+            (message.get("code") or CloseCode.NORMAL_CLOSURE)
+            if self._is_accepted
+            else CloseCode.ABNORMAL_CLOSURE,
+            message.get("reason") or "",
+        )
+        self._last_words = message
+        if asyncio.current_task() is self._task:
             self._end = self._end or end
+        elif self in self._lookout.busy:
+            self._end = self._end or end
+            self._left = end
         else:
             self._interrupt(end)
+            return
+        # Granian 2.8 sends no close frame while somebody waits for a message.
+        await self._stop(*self._sources)
+        await self._say_last_words()
+
+    async def _say_last_words(self) -> None:
+        message, self._last_words = self._last_words, None
+        if message is not None:
+            try:
+                await self._send(message)
+            except OSError as error:
+                raise ClientGone(*error.args) from error
 
     def _interrupt(self, end: Message | BaseException) -> None:
         if not self._is_interrupted and not self._is_over:
@@ -262,44 +331,71 @@ class Connection:
     ) -> None:
         self._is_over = True
         self._is_open = False
-        if self._leaving is not None:
-            self._leaving.cancel()
         if self._is_interrupted and cancelled_by_others(self._task):
             error = error or asyncio.CancelledError()
         if isinstance(self._end, BaseException):
             error = error or self._end
-        error = await self._see_through(asyncio.create_task(self._finish(handle, error)), error)
+        # By now in the same task and context as all handlers: what `connect()` has entered,
+        # `disconnect()` can leave.
+        limit = None
+        if isinstance(error, asyncio.CancelledError):
+            limit = asyncio.get_running_loop().call_later(_LAST_TIMEOUT, self._cancel_the_end)
+        try:
+            await self._finish(handle, error)
+        except Exception as failure:
+            if error is not None:
+                logger.error(
+                    "disconnect() raised, too: path %.200a.",
+                    self._scope["path"],
+                    exc_info=failure,
+                    extra=logs.fields(self._scope),
+                )
+            error = error or failure
+        finally:
+            if limit is not None:
+                limit.cancel()
         if error is not None:
             try:
                 raise error
             finally:
                 del error  # It refers to this frame, which would refer to it.
 
+    def _cancel_the_end(self) -> None:
+        logger.error(
+            "disconnect() is cancelled, %g s after the server has cancelled the connection: path"
+            " %.200a.",
+            _LAST_TIMEOUT,
+            self._scope["path"],
+            extra=logs.fields(self._scope),
+        )
+        self._task.cancel()
+
     async def _finish(
         self, handle: Callable[[Message], Awaitable[None]], error: BaseException | None
     ) -> None:
         if isinstance(self._end, dict):
-            last: Message = self._end
+            last = self._end
         elif isinstance(error, asyncio.CancelledError):
             last = _disconnect(CloseCode.GOING_AWAY)
+        elif isinstance(error, InvalidMessage):
+            last = _disconnect(error.code, error.reason)
         elif error is not None:
             last = _disconnect(CloseCode.INTERNAL_ERROR)
         else:
             last = _disconnect(CloseCode.NORMAL_CLOSURE)
+        await self._stop(*self._sources)
         if self._end is not last and self._is_accepted and not isinstance(error, NoHandler):
-            await self._tell_client(last["code"])
-        await self._stop(*self._sources, *self._background)
+            self._last_words = {**last, "type": "websocket.close"}
+        if self._last_words is not None:
+            try:
+                await asyncio.wait_for(self._say_last_words(), _CLOSE_TIMEOUT)
+            except Exception as unsaid:
+                # Servers differ in what they raise when the connection has ended meanwhile.
+                logger.debug("Not sent: %r", unsaid, extra=logs.fields(self._scope))
+        await self._stop(*(self._background or ()))
         if self._has_begun or last is self._end:
             with suppress(StopConsumer):
                 await handle(last)
-
-    async def _tell_client(self, code: int) -> None:
-        try:
-            close = {"type": "websocket.close", "code": int(code)}
-            await asyncio.wait_for(self._send(close), _CLOSE_TIMEOUT)
-        except Exception as error:
-            # Servers differ in what they raise when the connection has ended meanwhile.
-            logger.debug("The close frame was not sent: %r", error, extra=logs.fields(self._scope))
 
     async def _stop(self, *tasks: asyncio.Task[Any]) -> None:
         for task in tasks:
@@ -314,40 +410,6 @@ class Connection:
                     self._scope["path"],
                     extra=logs.fields(self._scope),
                 )
-
-    async def _see_through(
-        self, task: asyncio.Task[None], error: BaseException | None
-    ) -> BaseException | None:
-        """Wait for the end, also when the server cancels it; what is to be raised then."""
-        timeout = _LAST_TIMEOUT if isinstance(error, asyncio.CancelledError) else None
-        try:
-            await asyncio.wait([task], timeout=timeout)
-        except asyncio.CancelledError as cancelled:
-            error = error or cancelled
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([task], timeout=_LAST_TIMEOUT)
-        if not task.done():
-            logger.error(
-                "disconnect() has not ended %g s after the server cancelled the connection, and is"
-                " cancelled: path %.200a.",
-                _LAST_TIMEOUT,
-                self._scope["path"],
-                extra=logs.fields(self._scope),
-            )
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([task], timeout=_CLOSE_TIMEOUT)
-        if not task.done() or task.cancelled():
-            return error or asyncio.CancelledError()
-        failure = task.exception()
-        if failure is not None and error is not None:
-            logger.error(
-                "disconnect() raised, too: path %.200a.",
-                self._scope["path"],
-                exc_info=failure,
-                extra=logs.fields(self._scope),
-            )
-        return error or failure
 
 
 class _Lookout:
@@ -378,7 +440,7 @@ class _Lookout:
         self.is_armed = False
         for connection, was_seen in list(self.busy.items()):
             if was_seen:
-                connection.read_ahead()
+                connection.takes_long()
             else:
                 self.busy[connection] = True
         if self.busy:

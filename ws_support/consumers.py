@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
+from functools import partial, update_wrapper
 from inspect import isawaitable
 from typing import Any
 
+from asgiref.sync import markcoroutinefunction
 from asgiref.typing import (
     WebSocketConnectEvent,
     WebSocketDisconnectEvent,
@@ -21,7 +22,7 @@ from channels.exceptions import (
     StopConsumer,
 )
 from channels.generic import websocket as generic
-from channels.layers import get_channel_layer
+from channels.layers import BaseChannelLayer, get_channel_layer
 
 from ws_support.closing import CloseCode, InvalidMessage
 from ws_support.connection import Connection, NoHandler
@@ -50,43 +51,72 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
     first, and `disconnect()` comes after that."""
 
     __connection: Connection | None = None
+    __databases: OldConnections | None = None
 
-    async def __call__(
+    @markcoroutinefunction  # Servers look for that: it is an ASGI 3 application.
+    def __call__(  # type: ignore[override]
         self,
         scope: Any,
         receive: Callable[[], Awaitable[Any]],
         send: Callable[[Any], Awaitable[None]],
-    ) -> None:
+    ) -> Awaitable[None]:
+        # No coroutine of its own: each one is gone through whenever a message arrives.
         self.scope = scope
-        self.__old_connections = OldConnections.of_this_loop()
-        self.__connection = connection = Connection(
+        connection = Connection(
             scope, receive, send, cancel_on_disconnect=self.cancel_on_disconnect
         )
-        self.base_send: Callable[[Any], Awaitable[None]] = connection.send
+        self.__connection = connection
+        self.base_send = connection.send
         alias: str | None = self.channel_layer_alias
         layer = None if alias is None else get_channel_layer(alias)
         self.channel_layer = layer  # type: ignore[assignment]
         if layer is None:
-            await connection.run(self.dispatch)
-        else:
-            self.channel_name = await layer.new_channel()
-            self.channel_receive = partial(layer.receive, self.channel_name)  # type: ignore[assignment]
-            await connection.run(self.dispatch, self.channel_receive)
+            return connection.run(self.__handler())
+        return self.__run_with_layer(connection, layer)
+
+    async def __run_with_layer(self, connection: Connection, layer: BaseChannelLayer) -> None:
+        self.channel_name = await layer.new_channel()
+        self.channel_receive = partial(layer.receive, self.channel_name)  # type: ignore[assignment]
+        await connection.run(self.__handler(), self.channel_receive)
+
+    def __handler(self) -> Callable[[Any], Awaitable[None]]:
+        """`dispatch`, or what does the same with less when neither it nor what it calls for a
+        message of the client was overridden."""
+        ours = AsyncWebsocketConsumer
+        if (
+            getattr(self.dispatch, "__func__", None) is ours.dispatch
+            and getattr(self.websocket_receive, "__func__", None) is ours.websocket_receive
+        ):
+            return self.__handle
+        return self.dispatch
+
+    def __handle(self, message: Any) -> Awaitable[None]:
+        databases = self.__databases
+        if message.get("type") == "websocket.receive" and databases and not databases.are_due():
+            return self.__call_receive(message)
+        return self.dispatch(message)
+
+    @classmethod
+    def as_asgi(cls, **initkwargs: Any) -> Any:
+        """An ASGI application that makes a consumer of its own for each connection."""
+
+        def application(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+            return cls(**initkwargs)(scope, receive, send)
+
+        application.consumer_class = cls  # type: ignore[attr-defined]
+        application.consumer_initkwargs = initkwargs  # type: ignore[attr-defined]
+        return markcoroutinefunction(update_wrapper(application, cls, updated=()))
 
     async def dispatch(self, message: dict[str, Any]) -> None:
         """Call the method that the type of `message` names. Raises `ValueError` when none does."""
-        if message.get("type") == "websocket.receive":
-            name = "websocket_receive"
-        else:
-            try:
-                name = get_handler_name(message)
-            except ValueError as error:
-                raise NoHandler(*error.args) from None
+        try:
+            name = get_handler_name(message)
+        except ValueError as error:
+            raise NoHandler(*error.args) from None
         handler = getattr(self, name, None)
         if not handler:
             raise NoHandler(f"No handler for message type {message['type']}")
-        if self.__old_connections.are_due():
-            await self.__old_connections.close()
+        await self.__close_old_connections()
         awaitable = handler(message)
         if awaitable is None:
             raise _not_a_coroutine(self, name)
@@ -131,24 +161,28 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
             await self.close()
 
     async def websocket_receive(self, message: WebSocketReceiveEvent) -> None:
+        await self.__call_receive(message)
+
+    def __call_receive(self, message: WebSocketReceiveEvent) -> Awaitable[None]:
         text = message.get("text")
         if text is not None:
-            awaitable = self.receive(text_data=text)
+            awaitable: Awaitable[None] | None = self.receive(text_data=text)
         else:
             awaitable = self.receive(bytes_data=message["bytes"])
         if awaitable is None:
             raise _not_a_coroutine(self, "receive")
-        await awaitable
+        return awaitable
 
     async def send(  # type: ignore[override]
         self, text_data: str | None = None, bytes_data: bytes | None = None, close: bool = False
     ) -> None:
         if text_data is not None:
-            await self.base_send({"type": "websocket.send", "text": text_data})
+            message: Any = {"type": "websocket.send", "text": text_data}
         elif bytes_data is not None:
-            await self.base_send({"type": "websocket.send", "bytes": bytes_data})
+            message = {"type": "websocket.send", "bytes": bytes_data}
         else:
             raise ValueError("You must pass one of bytes_data or text_data")
+        await self.base_send(message)
         if close:
             await self.close(close)
 
@@ -163,9 +197,14 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
                     raise _not_a_coroutine(self, "disconnect")
                 await awaitable
             finally:
-                if self.__old_connections.are_due():
-                    await self.__old_connections.close()
+                await self.__close_old_connections()
         raise StopConsumer
+
+    async def __close_old_connections(self) -> None:
+        if self.__databases is None:
+            self.__databases = OldConnections.of_this_loop()
+        if self.__databases.are_due():
+            await self.__databases.close()
 
     async def __for_each_group(self, what: str) -> None:
         if not self.groups:
@@ -187,13 +226,19 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer, generic.AsyncJsonWebsoc
         self, text_data: str | None = None, bytes_data: bytes | None = None, **kwargs: Any
     ) -> None:
         if text_data is None:
-            await self.close(CloseCode.UNSUPPORTED_DATA, "Binary messages are not understood here")
-            raise InvalidMessage("No text section for incoming WebSocket frame!")
+            raise InvalidMessage(
+                "No text section for incoming WebSocket frame!",
+                CloseCode.UNSUPPORTED_DATA,
+                "Only text is understood here",
+            )
         try:
             content = await self.__awaitable(self.decode_json(text_data), "decode_json")
         except (ValueError, RecursionError) as error:
-            await self.close(CloseCode.INVALID_DATA, "The message is not valid JSON")
-            raise InvalidMessage(f"The message is not valid JSON: {error}") from error
+            raise InvalidMessage(
+                f"The message is not valid JSON: {error}",
+                CloseCode.INVALID_DATA,
+                "The message is not valid JSON",
+            ) from error
         awaitable = self.receive_json(content, **kwargs)
         if awaitable is None:
             raise _not_a_coroutine(self, "receive_json")

@@ -8,7 +8,7 @@ import time
 from typing import Any, Final
 from weakref import WeakKeyDictionary, ref
 
-from asgiref.sync import SyncToAsync, sync_to_async
+from asgiref.sync import AsyncToSync, SyncToAsync, sync_to_async
 from django.db import close_old_connections, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
@@ -39,8 +39,10 @@ class OldConnections:
     @classmethod
     def of_this_loop(cls) -> OldConnections:
         """The one of the running event loop."""
-        if SyncToAsync.thread_sensitive_context.get(None) is not None:
-            return cls()  # This connection has a thread of its own.
+        if SyncToAsync.thread_sensitive_context.get(None) or getattr(
+            AsyncToSync.executors, "current", None
+        ):
+            return cls()  # This connection has a thread of its own, or that of its caller.
         loop = asyncio.get_running_loop()
         try:
             return _of_loops[loop]
@@ -77,10 +79,13 @@ def _is_due(connection: Any) -> bool:
 
 def _close_those_of_this_thread() -> int:
     close_old_connections()
-    for connection in connections.all(initialized_only=True):
-        if connection.connection is not None:
-            _remember(connection)  # Opened before this module was imported, perhaps.
-    return threading.get_ident()
+    thread = threading.get_ident()
+    with _lock:
+        # These and no others: also those that were opened before this module was imported, or whose
+        # opening will fail half-way, which sends no signal; but none that Django would not close,
+        # nor of a thread that has ended and had the same identifier.
+        _opened[thread] = tuple(map(ref, connections.all()))
+    return thread
 
 
 def _remember(connection: BaseDatabaseWrapper, **_: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Any, Final
 
 MAX_MESSAGES: Final = 64
@@ -17,12 +16,14 @@ class Inbox:
     It never refuses a message: sources that find it full wait for `room()`.
     """
 
+    __slots__ = ("_messages", "_room", "_size", "_wanted")
+
     def __init__(self) -> None:
-        self._messages: deque[tuple[dict[str, Any], int]] = deque()
+        # No deque: that takes 600 bytes to begin with, and there is one for each connection.
+        self._messages: list[tuple[dict[str, Any], int]] = []
         self._size = 0
         self._wanted: asyncio.Future[None] | None = None
-        self._room = asyncio.Event()
-        self._room.set()
+        self._room: asyncio.Event | None = None
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -37,11 +38,11 @@ class Inbox:
         if self._wanted is not None:
             self._wanted.set_result(None)
             self._wanted = None
-        if self.is_full:
-            self._room.clear()
 
     async def room(self) -> None:
-        """Wait while it is full."""
+        """Wait until it is not full any more."""
+        if self._room is None:
+            self._room = asyncio.Event()
         await self._room.wait()
 
     async def get(self) -> dict[str, Any]:
@@ -52,8 +53,9 @@ class Inbox:
                 await self._wanted
             finally:
                 self._wanted = None
-        message, size = self._messages.popleft()
+        message, size = self._messages.pop(0)
         self._size -= size
-        if not self._room.is_set() and not self.is_full:
+        if self._room is not None and not self.is_full:
             self._room.set()
+            self._room = None
         return message

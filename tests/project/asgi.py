@@ -13,16 +13,13 @@ from django.urls import path
 
 django_application = get_asgi_application()
 
+from tests.project.ends import Ends, EndsWithLayer, Finishes  # noqa: E402
+from tests.project.events import log  # noqa: E402
 from ws_support.asgi import WebSocketSupport  # noqa: E402
 from ws_support.consumers import EchoConsumer  # noqa: E402
 from ws_support.middleware.heartbeat import Heartbeat  # noqa: E402
 from ws_support.routing import websocket_urlpatterns  # noqa: E402
 from ws_support.signals import connected, disconnected, rejected  # noqa: E402
-
-
-def log(event: str, **fields: object) -> None:
-    """A line of JSON that a test waits for."""
-    print(json.dumps({"event": event, **fields}), flush=True)
 
 
 async def log_connected(scope, **_):
@@ -195,6 +192,10 @@ application = ProtocolTypeRouter(
                     path("denying", denying),
                     path("denying-wrongly", denying_wrongly),
                     path("often", Heartbeat(LoggedEcho.as_asgi(), interval=0.5)),
+                    path("ends/<str:test>", Ends.as_asgi()),
+                    path("ends-with-layer/<str:test>", EndsWithLayer.as_asgi()),
+                    path("finishes/<str:test>", Finishes.as_asgi()),
+                    path("silent/<str:test>", Heartbeat(Ends.as_asgi(), interval=0.5)),
                     path("nested/", URLRouter([path("ws", EchoConsumer.as_asgi())])),
                 ]
             )

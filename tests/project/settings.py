@@ -9,6 +9,8 @@ from example_project.settings import *  # noqa: F403
 
 ASGI_APPLICATION = "tests.project.asgi.application"
 
+CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from channels.routing import URLRouter
@@ -18,42 +17,38 @@ from ws_support.middleware.refusal import refuse
 logger = logging.getLogger("ws_support.client_errors")
 
 
-class ClientErrors:
-    """Keeps exceptions that any client can cause away from the server, which logs a traceback.
+async def handle_client_error(
+    error: Exception, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+) -> bool:
+    """Deal with an exception that any client can cause; `False` for all others.
+
+    Servers log a traceback for what an application raises. Two things are not worth one:
 
     - A path that no route leads to: Channels' `URLRouter` raises `ValueError` (Channels 4.3). The
       handshake is refused with 404.
     - A message that the consumer cannot read: `InvalidMessage`. One line in the log.
     """
-
-    def __init__(self, application: Any) -> None:
-        self.application = application
-
-    async def __call__(
-        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> None:
-        try:
-            await self.application(scope, receive, send)
-        except InvalidMessage as error:
-            logger.warning(
-                "Closed for an invalid message: %.200a, path %.200a.",
-                str(error),
-                scope["path"],  # type: ignore[typeddict-item]  # Consumers raise it, for WebSockets.
-                extra=logs.fields(scope),
-            )
-        except (ValueError, Resolver404) as error:
-            if scope["type"] != "websocket" or not _raised_by_router(error.__traceback__):
-                raise
-            await refuse(
-                scope,
-                receive,
-                send,
-                status=HTTPStatus.NOT_FOUND,
-                rule="path",
-                reason="There is no WebSocket at this path.",
-                logger=logger,
-                advice="To serve it, add a route to the URLRouter in asgi.py.",
-            )
+    if isinstance(error, InvalidMessage):
+        logger.warning(
+            "Closed for an invalid message: %.200a, path %.200a.",
+            str(error),
+            scope["path"],  # type: ignore[typeddict-item]  # Consumers raise it, for WebSockets.
+            extra=logs.fields(scope),
+        )
+        return True
+    if isinstance(error, (ValueError, Resolver404)) and _raised_by_router(error.__traceback__):
+        await refuse(
+            scope,  # type: ignore[arg-type]  # `WebSocketSupport` asks for WebSockets only.
+            receive,
+            send,
+            status=HTTPStatus.NOT_FOUND,
+            rule="path",
+            reason="There is no WebSocket at this path.",
+            logger=logger,
+            advice="To serve it, add a route to the URLRouter in asgi.py.",
+        )
+        return True
+    return False
 
 
 def _raised_by_router(traceback: TracebackType | None) -> bool:

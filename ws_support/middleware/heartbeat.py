@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from contextlib import suppress
-from typing import Any, Final, cast
+from time import monotonic
+from typing import Any, Final, Protocol, cast
 
 from asgiref.sync import markcoroutinefunction
 from asgiref.typing import (
@@ -80,15 +81,44 @@ class Heartbeat:
         # No coroutine of its own: each one is gone through whenever a message arrives.
         if scope["type"] != "websocket":
             return self.application(scope, receive, send)  # type: ignore[no-any-return]
-        watch: _Watch | None = scope.get(_SCOPE_KEY)  # type: ignore[assignment]
+        watch: Watch | None = scope.get(_SCOPE_KEY)  # type: ignore[assignment]
         if watch is None:
-            return _Watch(scope, receive, send, self._options()).run(self.application)
+            return Watch(scope, receive, send, self._options()).run(self.application)
         watch.options = self._options.over(watch.options)
         return self.application(scope, receive, send)  # type: ignore[no-any-return]
 
 
-class _Watch:
+class Listener(Protocol):
+    """Who receives from the server in place of a `Watch`, and tells it what came."""
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether messages are received now. If not, unread ones may be waiting."""
+
+    def give_up(self, code: int, reason: str) -> None:
+        """End the connection, whose client is silent."""
+
+
+class Watch:
     """One connection, from its handshake to its end."""
+
+    __slots__ = (
+        "_code",
+        "_expired",
+        "_heard_at",
+        "_in_grace",
+        "_listener",
+        "_message",
+        "_opened_at",
+        "_options",
+        "_reader",
+        "_reason",
+        "_receive",
+        "_scope",
+        "_send",
+        "_timer",
+        "_woken",
+    )
 
     def __init__(
         self,
@@ -100,12 +130,11 @@ class _Watch:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time
         self._opened_at: float | None = None
         self._heard_at = 0.0
         self._code: int | None = None
         self._reason = ""
+        self._listener: Listener | None = None
         # The task that waits for a message now. When none comes, it is woken.
         self._reader: asyncio.Task[Any] | None = None
         self._woken: asyncio.Task[Any] | None = None
@@ -127,15 +156,21 @@ class _Watch:
         self._message = options.heartbeat_message if promised else None
 
     async def run(self, application: Any) -> None:
+        # Into the scope itself: a copy for each connection would be its largest part here.
+        self._scope[_SCOPE_KEY] = self  # type: ignore[typeddict-unknown-key]
         try:
-            await application({**self._scope, _SCOPE_KEY: self}, self.receive, self.send)
+            await application(self._scope, self.receive, self.send)
         except asyncio.CancelledError:
             self._end(CloseCode.GOING_AWAY, "")
             raise
         except BaseException:
+            # Not every server says so (Uvicorn 0.54 and Granian 2.8 do not).
+            if self._code is None and self._opened_at is not None:
+                await self._close(CloseCode.INTERNAL_ERROR, "")
             self._end(CloseCode.INTERNAL_ERROR, "")
             raise
         finally:
+            del self._scope[_SCOPE_KEY]  # type: ignore[typeddict-item]
             # An application that returns without closing leaves that to the server: 1000.
             self._end(CloseCode.NORMAL_CLOSURE, "")
             if self._opened_at is not None:
@@ -143,7 +178,7 @@ class _Watch:
 
     async def receive(self) -> ASGIReceiveEvent:
         while not self._expired:
-            reader: asyncio.Task[Any] = asyncio.current_task(self._loop)  # type: ignore[assignment]
+            reader: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
             self._reader = reader
             try:
                 message = await self._receive()
@@ -154,21 +189,49 @@ class _Watch:
                 self._woken = None
                 continue
             self._reader = None
-            self._heard_at = self._now()
-            if message["type"] == "websocket.receive":
-                if self._message is None or message.get("text") != self._message:
-                    return message
-                await self._answer()
-            else:
-                if message["type"] == "websocket.disconnect":
-                    code = message.get("code")
-                    self._end(
-                        CloseCode.NO_STATUS_RECEIVED if code is None else code,
-                        message.get("reason") or "",
-                    )
+            if not self.heard(message):
                 return message
+            await self.answer()
         self._expired = False
-        return await self._close_silent()
+        await self._close(self._code or CloseCode.TIMEOUT, self._reason)
+        return {
+            "type": "websocket.disconnect",
+            "code": self._code or CloseCode.TIMEOUT,
+            "reason": self._reason,
+        }
+
+    @staticmethod
+    def behind(receive: object) -> Watch | None:
+        """The watch whose `receive()` this is, when no other middleware has put its own around."""
+        watch = getattr(receive, "__self__", None)
+        return watch if isinstance(watch, Watch) else None
+
+    def make_way(self, listener: Listener) -> ASGIReceiveCallable:
+        """The server's own `receive`, for a `listener` that calls `heard()` with each message.
+
+        That is what `receive()` of this class does, without a coroutine for each message.
+        """
+        self._listener = listener
+        return self._receive
+
+    def heard(self, message: ASGIReceiveEvent) -> bool:
+        """Note a message of the client; whether it is a heartbeat, which wants an `answer()`."""
+        self._heard_at = monotonic()
+        if message["type"] == "websocket.receive":
+            return self._message is not None and message.get("text") == self._message
+        if message["type"] == "websocket.disconnect":
+            code = message.get("code")
+            self._end(
+                CloseCode.NO_STATUS_RECEIVED if code is None else code, message.get("reason") or ""
+            )
+        return False
+
+    async def answer(self) -> None:
+        if self._code is None:
+            reply = {"type": "websocket.send", "text": self._options.heartbeat_reply}
+            # OSError: the client is gone (ASGI 2.4), as the next message says.
+            with suppress(OSError):
+                await self._send(cast(ASGISendEvent, reply))
 
     @markcoroutinefunction  # For async_to_sync, which warns otherwise.
     def send(self, message: ASGISendEvent) -> Any:
@@ -192,9 +255,11 @@ class _Watch:
     async def _begin(self) -> None:
         if self._opened_at is not None:
             return  # A second accept, on a server that lets it pass.
-        self._opened_at = self._heard_at = self._now()
+        self._opened_at = self._heard_at = monotonic()
         self._start_timer()
-        logger.info("Connected: path %.200a.", self._scope["path"], extra=logs.fields(self._scope))
+        if logger.isEnabledFor(logging.INFO):
+            extra = logs.fields(self._scope)
+            logger.info("Connected: path %.200a.", self._scope["path"], extra=extra)
         await connected.asend_robust(None, scope=self._scope)
 
     def _end(self, code: int, reason: str) -> None:
@@ -207,14 +272,15 @@ class _Watch:
             self._reason = reason
 
     async def _report_end(self, opened_at: float) -> None:
-        duration = self._now() - opened_at
-        logger.info(
-            "Disconnected with %d after %.1f s: path %.200a.",
-            self._code,
-            duration,
-            self._scope["path"],
-            extra=logs.fields(self._scope, code=self._code, duration=duration),
-        )
+        duration = monotonic() - opened_at
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(
+                "Disconnected with %d after %.1f s: path %.200a.",
+                self._code,
+                duration,
+                self._scope["path"],
+                extra=logs.fields(self._scope, code=self._code, duration=duration),
+            )
         await disconnected.asend_robust(
             None, scope=self._scope, code=self._code, reason=self._reason, duration=duration
         )
@@ -225,13 +291,6 @@ class _Watch:
             None, scope=self._scope, origin=origin, status=status, rule="application"
         )
 
-    async def _answer(self) -> None:
-        if self._code is None:
-            reply = {"type": "websocket.send", "text": self._options.heartbeat_reply}
-            # OSError: the client is gone (ASGI 2.4), as the next message says.
-            with suppress(OSError):
-                await self._send(cast(ASGISendEvent, reply))
-
     # The timer. It is set for the end of the silence that is allowed. When it fires and there was
     # a message meanwhile, it is set again, counting from that message.
 
@@ -241,11 +300,13 @@ class _Watch:
             self._set_timer(silence, silence)
 
     def _set_timer(self, delay: float, silence: float) -> None:
-        self._timer = self._loop.call_later(delay, self._check, silence)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(delay, self._check, silence)
 
     def _check(self, silence: float) -> None:
-        now = self._now()
-        if self._reader is None:
+        now = monotonic()
+        listener = self._listener
+        if not listener.is_reading if listener else self._reader is None:
             # The application is busy. What came meanwhile is unread, so the count starts again.
             self._heard_at = now
         left = self._heard_at + silence - now
@@ -259,7 +320,6 @@ class _Watch:
             self._expire(silence)
 
     def _expire(self, silence: float) -> None:
-        self._expired = True
         self._end(CloseCode.TIMEOUT, f"No message for {silence:g} seconds")
         logger.info(
             "Closed with 3008: no message for %g seconds, path %.200a."
@@ -268,31 +328,22 @@ class _Watch:
             self._scope["path"],
             extra=logs.fields(self._scope, code=self._code),
         )
+        if self._listener is not None:
+            self._listener.give_up(CloseCode.TIMEOUT, self._reason)
+            return
+        self._expired = True
         self._woken = self._reader
         self._woken.cancel()  # type: ignore[union-attr]  # `_check` has seen to that.
 
-    async def _close_silent(self) -> ASGIReceiveEvent:
-        """Close the connection, and say what the server will not: that the client has gone."""
+    async def _close(self, code: int, reason: str) -> None:
+        """Close a connection that the application does not know to have ended."""
         send, self._send = self._send, _discard
         try:
-            await asyncio.wait_for(
-                send(
-                    {
-                        "type": "websocket.close",
-                        "code": self._code or CloseCode.TIMEOUT,
-                        "reason": self._reason,
-                    }
-                ),
-                _CLOSE_TIMEOUT,
-            )
+            close = {"type": "websocket.close", "code": int(code), "reason": reason}
+            await asyncio.wait_for(send(cast(ASGISendEvent, close)), _CLOSE_TIMEOUT)
         except Exception as error:
             # Servers differ in what they raise when the connection has ended meanwhile.
             logger.debug("The close frame was not sent: %r", error, extra=logs.fields(self._scope))
-        return {
-            "type": "websocket.disconnect",
-            "code": self._code or CloseCode.TIMEOUT,
-            "reason": self._reason,
-        }
 
 
 async def _discard(message: ASGISendEvent) -> None:

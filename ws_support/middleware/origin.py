@@ -74,7 +74,14 @@ class OriginValidator(ChannelsOriginValidator):
     async def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
-        if scope["type"] == "websocket" and (rule := await self._failed_rule(scope)):
+        if scope["type"] != "websocket" or await self.admits(scope, receive, send):
+            await self.application(scope, receive, send)
+
+    async def admits(
+        self, scope: WebSocketScope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> bool:
+        """Whether the client may connect. If not, it has been told."""
+        if rule := await self._failed_rule(scope):
             await refuse(
                 scope,
                 receive,
@@ -85,8 +92,7 @@ class OriginValidator(ChannelsOriginValidator):
                 logger=logger,
                 advice=_ADVICE[rule],
             )
-        else:
-            await self.application(scope, receive, send)
+        return rule is None
 
     async def is_allowed(self, origin: str, scope: WebSocketScope) -> bool:
         """Whether a page of `origin` may connect: what the settings say.
