@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from tests.harness import Server, serving
 
-# Playwright's synchronous interface runs a loop in this thread; no test of ours has a database.
+# Playwright's synchronous interface runs a loop in this thread, in which no test uses a database.
 os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
 # A shared machine is slow for a moment now and then.
 settings.register_profile("shared", deadline=None)

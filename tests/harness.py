@@ -115,20 +115,41 @@ def serving(
     environment = {
         "DJANGO_SETTINGS_MODULE": "tests.project.settings",
         "TEST_SETTINGS": json.dumps(settings),
-        "PYTHONUNBUFFERED": "1",
         **(environment or {}),
     }
+    with running(
+        [*commands[command], *arguments],
+        log_file,
+        port=port,
+        cwd=cwd,
+        environment=environment,
+        # A terminal's Ctrl-C goes to a group of processes.
+        start_new_session=command == "reloading",
+    ) as server:
+        yield server
+
+
+@contextmanager
+def running(
+    arguments: list[str],
+    log_file: Path,
+    *,
+    port: int,
+    environment: dict[str, str],
+    cwd: Path = ROOT,
+    start_new_session: bool = False,
+) -> Iterator[Server]:
+    """A server that Python starts with these arguments, listening at `port`, and stopped."""
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, *commands[command], *arguments],
+            [sys.executable, *arguments],
             cwd=cwd,
-            env={**os.environ, **environment},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             stdout=log,
             stderr=subprocess.STDOUT,
-            # A terminal's Ctrl-C goes to a group of processes.
-            start_new_session=command == "reloading",
+            start_new_session=start_new_session,
         )
-    server = Server(process, host, port, log_file)
+    server = Server(process, "127.0.0.1", port, log_file)
     try:
         wait_until_listening(server)
         yield server

@@ -27,7 +27,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.protocol import State
 from websockets.sync.client import ClientConnection
 
-from tests.harness import BOUND, ROOT, Server, free_port, until, wait_until_listening
+from tests.harness import BOUND, ROOT, Server, free_port, running, until
 
 PROJECT = ROOT / "tests" / "chat"
 IMPORTED = "AsyncJsonWebsocketConsumer, AsyncWebsocketConsumer"
@@ -53,7 +53,7 @@ def empty_database(tmp_path_factory) -> Path:
         subprocess.run(
             [sys.executable, "manage.py", *command],
             cwd=PROJECT,
-            env=environment(database),
+            env={**os.environ, **settings(database)},
             check=True,
             timeout=BOUND,
         )
@@ -69,7 +69,7 @@ def empty_database(tmp_path_factory) -> Path:
     ],
     ids="-".join,
 )
-def running(request, tmp_path_factory, changed_project, empty_database) -> Iterator[Chat]:
+def running_chat(request, tmp_path_factory, changed_project, empty_database) -> Iterator[Chat]:
     consumers, command = request.param
     project = {"channels": PROJECT, "ws_support": changed_project}[consumers]
     directory = tmp_path_factory.mktemp("chat")
@@ -79,14 +79,15 @@ def running(request, tmp_path_factory, changed_project, empty_database) -> Itera
 
 
 @pytest.fixture
-def chat(running) -> Iterator[Chat]:
+def chat(running_chat) -> Iterator[Chat]:
     """The chat, which nobody has stayed in when the test is over."""
-    before = running.occupied()
-    yield running
-    for _ in until("end of all that began", lambda: (running.occupied(), running.server.log())):
-        if running.occupied() == before:
+    before = running_chat.occupied()
+    yield running_chat
+    server = running_chat.server
+    for _ in until("end of all that began", lambda: (running_chat.occupied(), server.log())):
+        if running_chat.occupied() == before:
             break
-    assert "Traceback" not in running.server.log()
+    assert "Traceback" not in server.log()
 
 
 def test_only_the_line_of_the_import_differs(changed_project):
@@ -594,25 +595,14 @@ def serving_project(
         "uvicorn": ["-m", "uvicorn", "config.asgi:application", "--port", str(port)],
         "daphne": ["manage.py", "runserver", "--noreload", f"{host}:{port}"],
     }
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, *commands[command]],
-            cwd=project,
-            env=environment(database),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    server = Server(process, host, port, log_file)
-    try:
-        wait_until_listening(server)
+    with running(
+        commands[command], log_file, port=port, cwd=project, environment=settings(database)
+    ) as server:
         yield server
-    finally:
-        server.stop()
 
 
-def environment(database: Path) -> dict[str, str]:
-    settings = {"DJANGO_SETTINGS_MODULE": "config.settings", "CHAT_DATABASE": str(database)}
-    return {**os.environ, **settings, "PYTHONUNBUFFERED": "1"}
+def settings(database: Path) -> dict[str, str]:
+    return {"DJANGO_SETTINGS_MODULE": "config.settings", "CHAT_DATABASE": str(database)}
 
 
 def read_lines(file: Path) -> list[str]:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 import threading
 import tracemalloc
 import uuid
@@ -21,7 +18,7 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, syn
 from django.db import connections
 from websockets.exceptions import ConnectionClosed
 
-from tests.harness import BOUND, ROOT, Server, free_port, until, wait_until_listening
+from tests.harness import BOUND, free_port, running, until
 from ws_support import database
 from ws_support.database import OldConnections
 
@@ -38,31 +35,19 @@ def serving(base, directory):
     database = directory / "database.sqlite3"
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("CREATE TABLE visit (id integer PRIMARY KEY)")
-    host, port = "127.0.0.1", free_port()
+    port = free_port()
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "tests.database_project.settings",
+        "DJANGO_ALLOW_ASYNC_UNSAFE": "",
+        "TEST_DATABASE": str(database),
+    }
     command = ["-m", "uvicorn", "tests.database_project.asgi:application", "--port", str(port)]
-    log_file = directory / "server.log"
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "DJANGO_SETTINGS_MODULE": "tests.database_project.settings",
-                "DJANGO_ALLOW_ASYNC_UNSAFE": "",
-                "PYTHONUNBUFFERED": "1",
-                "TEST_DATABASE": str(database),
-            },
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    server = Server(process, host, port, log_file)
-    try:
-        wait_until_listening(server)
-        with server.connect("/watch") as socket:
-            server.base, server.watch = base, Asking(socket)
-            yield server
-    finally:
-        server.stop()
+    with (
+        running(command, directory / "server.log", port=port, environment=environment) as server,
+        server.connect("/watch") as socket,
+    ):
+        server.base, server.watch = base, Asking(socket)
+        yield server
 
 
 @pytest.fixture(scope="module")

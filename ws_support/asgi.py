@@ -44,14 +44,14 @@ class WebSocketSupport:
         origin_validator: type[OriginValidator] = OriginValidator,
     ) -> None:
         self.application = application
-        self._watched = Heartbeat(
+        self._heartbeat = Heartbeat(
             application,
             interval=heartbeat_interval,
             message=heartbeat_message,
             reply=heartbeat_reply,
         )
         self._origins = origin_validator(
-            self._watched,
+            self._heartbeat,
             allowed_origins,
             allowed_origin_regexes=allowed_origin_regexes,
             allow_missing_origin=allow_missing_origin,
@@ -66,7 +66,7 @@ class WebSocketSupport:
             await self.application(scope, receive, send)
         elif await self._origins.admits(scope, receive, send):
             try:
-                await self._watched(scope, receive, send)
+                await self._heartbeat.watched(scope, receive, send)
             except Exception as error:
                 if not await handle_client_error(error, scope, receive, send):
                     raise

@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 from channels.exceptions import StopConsumer
 
 from ws_support import logs
 from ws_support.closing import ClientGone, CloseCode, InvalidMessage
 from ws_support.inbox import Inbox
+from ws_support.lookout import Lookout
 from ws_support.middleware.heartbeat import Watch
 from ws_support.tasks import cancelled_by_others
 
@@ -22,11 +22,11 @@ logger = logging.getLogger("ws_support.connection")
 
 Message = dict[str, Any]
 
-_LOOK_EVERY: Final = 0.3
-"""Seconds between two looks at the handlers that run. One that is seen twice takes long."""
-
 _CLOSE_TIMEOUT: Final = 0.5
 """Seconds that sending a close frame may take: a client's full buffers would block it for ever."""
+
+_STOP_TIMEOUT: Final = 5.0
+"""Seconds that a cancelled background task has. One that takes longer is left behind."""
 
 _LAST_TIMEOUT: Final = 10.0
 """Seconds for the end of a connection that the server has cancelled."""
@@ -92,6 +92,7 @@ class Connection:
         self._is_over = False
         # Why it ends, once that is known: a `websocket.disconnect` or what was raised.
         self._end: Message | BaseException | None = None
+        # What the server said when the client left, if that was read ahead.
         self._left: Message | None = None
         # The close frame that is still to be sent.
         self._last_words: Message | None = None
@@ -144,7 +145,7 @@ class Connection:
         self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
         # A source is read in the context of its connection, whoever finds that it is time to.
         self._context = copy_context()
-        self._lookout = lookout = _Lookout.of_this_loop()
+        self._lookout = lookout = Lookout.of_this_loop()
         watch = self._watch = Watch.behind(self._receive)
         if watch is not None:
             self._receive = watch.make_way(self)
@@ -237,7 +238,11 @@ class Connection:
         """End the connection of a client that is silent, for the heartbeat."""
         self._is_open = False
         self._last_words = {"type": "websocket.close", "code": int(code), "reason": reason}
-        self._interrupt(_disconnect(code, reason))
+        end = _disconnect(code, reason)
+        if self._inbox is None or self._cancel_on_disconnect:
+            self._interrupt(end)
+        else:
+            self._inbox.put(end)
 
     # What ends the connection while a handler is busy, or while there is nothing to do.
 
@@ -401,53 +406,15 @@ class Connection:
         for task in tasks:
             task.cancel()
         if tasks:
-            _, pending = await asyncio.wait(tasks, timeout=_LAST_TIMEOUT)
+            _, pending = await asyncio.wait(tasks, timeout=_STOP_TIMEOUT)
             for task in pending:
                 logger.error(
                     "The task %s has not ended %g s after its cancellation: path %.200a.",
                     task.get_name(),
-                    _LAST_TIMEOUT,
+                    _STOP_TIMEOUT,
                     self._scope["path"],
                     extra=logs.fields(self._scope),
                 )
-
-
-class _Lookout:
-    """Finds the connections of an event loop whose handlers take long.
-
-    For that, a message costs an entry in a dictionary, and all connections together one timer,
-    which runs only while there are messages.
-    """
-
-    def __init__(self) -> None:
-        self.busy: dict[Connection, bool] = {}
-        """The connections whose handlers run now, and whether one look has seen that already."""
-        self.is_armed = False
-
-    @classmethod
-    def of_this_loop(cls) -> _Lookout:
-        loop = asyncio.get_running_loop()
-        try:
-            return _lookouts[loop]
-        except KeyError:
-            return _lookouts.setdefault(loop, cls())
-
-    def arm(self) -> None:
-        self.is_armed = True
-        asyncio.get_running_loop().call_later(_LOOK_EVERY, self._look)
-
-    def _look(self) -> None:
-        self.is_armed = False
-        for connection, was_seen in list(self.busy.items()):
-            if was_seen:
-                connection.takes_long()
-            else:
-                self.busy[connection] = True
-        if self.busy:
-            self.arm()
-
-
-_lookouts: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Lookout]] = WeakKeyDictionary()
 
 
 def _disconnect(code: int, reason: str = "") -> Message:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial, update_wrapper
+from functools import partial
 from inspect import isawaitable
 from typing import Any
 
@@ -53,7 +53,7 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
     __connection: Connection | None = None
     __databases: OldConnections | None = None
 
-    @markcoroutinefunction  # Servers look for that: it is an ASGI 3 application.
+    @markcoroutinefunction
     def __call__(  # type: ignore[override]
         self,
         scope: Any,
@@ -95,17 +95,6 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
         if message.get("type") == "websocket.receive" and databases and not databases.are_due():
             return self.__call_receive(message)
         return self.dispatch(message)
-
-    @classmethod
-    def as_asgi(cls, **initkwargs: Any) -> Any:
-        """An ASGI application that makes a consumer of its own for each connection."""
-
-        def application(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
-            return cls(**initkwargs)(scope, receive, send)
-
-        application.consumer_class = cls  # type: ignore[attr-defined]
-        application.consumer_initkwargs = initkwargs  # type: ignore[attr-defined]
-        return markcoroutinefunction(update_wrapper(application, cls, updated=()))
 
     async def dispatch(self, message: dict[str, Any]) -> None:
         """Call the method that the type of `message` names. Raises `ValueError` when none does."""

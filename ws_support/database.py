@@ -15,7 +15,7 @@ from django.db.backends.signals import connection_created
 
 _References = tuple[ref[BaseDatabaseWrapper], ...]
 
-_opened: dict[int, _References] = {}
+_opened: dict[int | None, _References] = {}
 """The connections that were opened, by the thread which did: no other thread may close them.
 
 The tuples are replaced and never changed, so that they are read without the lock."""
@@ -51,10 +51,15 @@ class OldConnections:
 
     def are_due(self) -> bool:
         """Whether `close()` would do something."""
-        if self._thread is None:
-            return True
+        # A plain loop: this is on the path of each message.
         references = _opened.get(self._thread)
-        return references is not None and any(_is_due(each()) for each in references)
+        if references is None:
+            return True
+        for reference in references:
+            connection = reference()
+            if connection is not None and connection.connection is not None and _is_due(connection):
+                return True
+        return False
 
     async def close(self) -> None:
         self._thread = await sync_to_async(_close_those_of_this_thread)()
@@ -65,15 +70,11 @@ _of_loops: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, OldConnections]] =
 
 def _is_due(connection: Any) -> bool:
     """What `BaseDatabaseWrapper.close_if_unusable_or_obsolete` would look at."""
-    return (
-        connection is not None
-        and connection.connection is not None
-        and (
-            connection.errors_occurred
-            or (connection.close_at is not None and time.monotonic() >= connection.close_at)
-            or (connection.health_check_enabled and connection.health_check_done)
-            or connection.autocommit != connection.settings_dict["AUTOCOMMIT"]
-        )
+    return bool(
+        connection.errors_occurred
+        or (connection.close_at is not None and time.monotonic() >= connection.close_at)
+        or (connection.health_check_enabled and connection.health_check_done)
+        or connection.autocommit != connection.settings_dict["AUTOCOMMIT"]
     )
 
 

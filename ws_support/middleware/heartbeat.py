@@ -51,14 +51,16 @@ class Heartbeat:
     that without one, the connection is closed and reported as one whose client said goodbye: the
     application receives `websocket.disconnect`, and the signal `disconnected` follows.
 
-    A `message` is answered with `reply` and not handed on. Silence counts while the application
-    waits for a message; while it is busy with the last one, unread messages may be waiting.
+    A `message` is answered with `reply` and not handed on. Silence counts while messages are
+    received. The consumers of this package go on with that while they are busy; for others, which
+    do not, unread messages may be waiting then.
 
     The arguments replace `HEARTBEAT_INTERVAL` (seconds), `HEARTBEAT_MESSAGE` and `HEARTBEAT_REPLY`
     of `WS_SUPPORT`. On a route inside `WebSocketSupport` they replace what it said for this route.
     Raises `ImproperlyConfigured` for one that cannot be used.
 
-    Per message this costs one reading of the clock, and per connection one timer.
+    Per connection this costs one timer, and per message one reading of the clock; in front of other
+    consumers than those of this package also one coroutine.
     """
 
     def __init__(
@@ -74,11 +76,16 @@ class Heartbeat:
             type(self).__name__, _OPTIONS, interval=interval, message=message, reply=reply
         )
 
-    @markcoroutinefunction  # Servers look for that: it is an ASGI 3 application.
-    def __call__(
+    async def __call__(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        await self.watched(scope, receive, send)
+
+    def watched(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> Awaitable[None]:
-        # No coroutine of its own: each one is gone through whenever a message arrives.
+        """The same for other middleware, without a coroutine of its own, which would be gone
+        through whenever a message arrives."""
         if scope["type"] != "websocket":
             return self.application(scope, receive, send)  # type: ignore[no-any-return]
         watch: Watch | None = scope.get(_SCOPE_KEY)  # type: ignore[assignment]
@@ -170,7 +177,9 @@ class Watch:
             self._end(CloseCode.INTERNAL_ERROR, "")
             raise
         finally:
+            # Neither is left to the garbage collector.
             del self._scope[_SCOPE_KEY]  # type: ignore[typeddict-item]
+            self._listener = None
             # An application that returns without closing leaves that to the server: 1000.
             self._end(CloseCode.NORMAL_CLOSURE, "")
             if self._opened_at is not None:

@@ -272,7 +272,7 @@ class CountdownConsumer(AsyncJsonWebsocketConsumer):
         self.interval = interval
 
     async def connect(self):
-        viewer.set(self.scope["user"].username or "anybody")
+        self.token = viewer.set(self.scope["user"].username or "anybody")
         await self.accept()
         log("connect", self)
         start = self.scope["url_route"]["kwargs"]["start"]
@@ -294,4 +294,5 @@ class CountdownConsumer(AsyncJsonWebsocketConsumer):
         self.countdown.cancel()
         with suppress(asyncio.CancelledError):
             await self.countdown
+        viewer.reset(self.token)
         raise StopConsumer
