@@ -248,6 +248,41 @@ async def test_a_flood_from_the_channel_layer_is_bounded_too():
         assert await peer.texts(100) == [str(number) for number in range(100)]
 
 
+async def test_a_flood_from_both_is_handled_to_the_last_message():
+    class Consumer(WithLayer):
+        async def receive(self, text_data=None, bytes_data=None):
+            await asyncio.wait_for(go_on.wait(), BOUND)
+            await super().receive(text_data)
+
+    go_on = asyncio.Event()
+    consumer = Consumer()
+    async with connected(consumer) as peer:
+        numbers = [str(number) for number in range(100)]
+        peer.says(*numbers)
+        for number in numbers:
+            message = {"type": "say", "text": f"layer {number}"}
+            await consumer.channel_layer.send(consumer.channel_name, message)
+        await asyncio.sleep(0.05)
+        go_on.set()
+        texts = await peer.texts(200)
+    assert [text for text in texts if not text.startswith("layer")] == numbers
+    assert [text for text in texts if text.startswith("layer")] == [f"layer {n}" for n in numbers]
+
+
+async def test_a_heartbeat_is_answered_while_a_handler_is_busy():
+    class Consumer(WithLayer):
+        async def receive(self, text_data=None, bytes_data=None):
+            await asyncio.wait_for(go_on.wait(), BOUND)
+            await super().receive(text_data)
+
+    go_on = asyncio.Event()
+    async with connected(Heartbeat(Consumer(), interval=9)) as peer:
+        peer.says("hello", "\x05")
+        assert await peer.texts(1) == ["\x06"]
+        go_on.set()
+        assert await peer.texts(1) == ["hello"]
+
+
 async def test_all_handlers_share_one_context():
     variable = contextvars.ContextVar("variable")
 

@@ -319,11 +319,10 @@ class Connection:
 
     async def _say_last_words(self) -> None:
         message, self._last_words = self._last_words, None
-        if message is not None:
-            try:
-                await self._send(message)
-            except OSError as error:
-                raise ClientGone(*error.args) from error
+        try:
+            await self._send(message)
+        except OSError as error:
+            raise ClientGone(*error.args) from error
 
     def _interrupt(self, end: Message | BaseException) -> None:
         if not self._is_interrupted and not self._is_over:

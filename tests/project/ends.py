@@ -27,6 +27,8 @@ class Ends(AsyncWebsocketConsumer):
                 raise RuntimeError("asked for")
             case "wait":
                 await self.wait(60)
+            case "wait-a-second":
+                await self.wait(1)
             case "background":
                 self.start_background(self.send_until_the_end(), name="sender")
         await self.accept()

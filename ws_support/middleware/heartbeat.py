@@ -170,7 +170,7 @@ class Watch:
         except asyncio.CancelledError:
             self._end(CloseCode.GOING_AWAY, "")
             raise
-        except BaseException:
+        except Exception:
             # Not every server says so (Uvicorn 0.54 and Granian 2.8 do not).
             if self._code is None and self._opened_at is not None:
                 await self._close(CloseCode.INTERNAL_ERROR, "")

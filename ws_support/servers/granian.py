@@ -46,8 +46,11 @@ class _Stop:
             self._task = loop.create_task(self._stop(event))
 
     async def _stop(self, event: Any) -> None:
-        # It logs a traceback for each application that is cancelled.
-        logging.getLogger("_granian").addFilter(_is_no_cancellation)
+        # It logs a traceback for each application that is cancelled, with children of its logger.
+        for handler in logging.getLogger("_granian").handlers:
+            handler.addFilter(
+                lambda record: "CancelledError" not in f"{record.getMessage()} {record.exc_info}"
+            )
         applications = [task for task in asyncio.all_tasks() if _is_application(task)]
         for application in applications:
             application.cancel()
@@ -58,7 +61,3 @@ class _Stop:
 
 def _is_application(task: asyncio.Task[Any]) -> bool:
     return getattr(task.get_coro(), "__name__", None) == "future_watcher"
-
-
-def _is_no_cancellation(record: logging.LogRecord) -> bool:
-    return "CancelledError" not in record.getMessage()
