@@ -588,6 +588,68 @@ async def test_a_silent_client_is_given_up_after_its_messages_were_handled():
     assert consumer.codes == ["one", "two", 3008]
 
 
+async def test_what_is_sent_after_the_close_goes_nowhere():
+    class Consumer(Logged):
+        async def receive(self, text_data=None, bytes_data=None):
+            await self.close(4000)
+            await self.send("too late")
+            await self.close(4001)
+
+    consumer = Consumer()
+    async with connected(consumer) as peer:
+        peer.says("hello")
+        assert (await peer.next())["code"] == 4000
+        await peer.end()
+        assert peer.outgoing.empty()
+    assert consumer.codes == [4000]
+
+
+async def test_a_client_whose_messages_are_not_read_yet_is_not_silent():
+    class Consumer(Logged):
+        async def receive(self, text_data=None, bytes_data=None):
+            if text_data == "0":
+                await asyncio.sleep(0.4)  # Twice as long as the client may be silent.
+            await self.send(text_data)
+
+    async with connected(Heartbeat(Consumer(), interval=0.1)) as peer:
+        for number in range(12):
+            peer.says(str(number))
+            await asyncio.sleep(0.05)
+        assert await peer.texts(12) == [str(number) for number in range(12)]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_reading_ahead_happens_in_the_context_of_the_connection():
+    variable = contextvars.ContextVar("variable", default="of nobody")
+    seen = []
+
+    def middleware(application, name):
+        async def run(scope, receive, send):
+            async def noting():
+                seen.append((name, variable.get()))
+                return await receive()
+
+            variable.set(name)
+            await application(scope, noting, send)
+
+        return run
+
+    class Consumer(Logged):
+        async def receive(self, text_data=None, bytes_data=None):
+            await asyncio.wait_for(go_on.wait(), BOUND)
+            await self.send(text_data)
+
+    go_on = asyncio.Event()
+    one, two = middleware(Consumer(), "one"), middleware(Consumer(), "two")
+    async with connected(one) as first, connected(two) as second:
+        first.says("a", "b")
+        second.says("a", "b")
+        await eventually(lambda: first.received == second.received == 3)
+        go_on.set()
+        assert await first.texts(2) == await second.texts(2) == ["a", "b"]
+    assert set(seen) == {("one", "one"), ("two", "two")}
+
+
 # Background tasks.
 
 
@@ -881,6 +943,18 @@ async def test_json_is_decoded_and_encoded():
     async with connected(JsonEcho()) as peer:
         peer.says('{"a": [1, null]}')
         assert await peer.texts(1) == ['{"got": {"a": [1, null]}}']
+
+
+async def test_json_may_be_the_last_message():
+    class Consumer(JsonEcho):
+        async def receive_json(self, content):
+            await self.send_json(content, close=True)
+
+    async with connected(Consumer()) as peer:
+        peer.says("1")
+        assert await peer.texts(1) == ["1"]
+        assert (await peer.next())["type"] == "websocket.close"
+        await peer.end()
 
 
 @pytest.mark.parametrize("text", ["", "{", "nonsense", "[" * 100_000, "1" * 5000, '"\\ud800"x'])
