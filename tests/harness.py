@@ -53,7 +53,9 @@ class Server:
 
     def events(self, name: str, path: str | None = None) -> list[dict[str, Any]]:
         """The lines that `tests.project.asgi` logged, of one kind and for one path."""
-        lines = (line for line in self.log().splitlines() if line.startswith('{"event"'))
+        # The last line may be on its way.
+        lines = self.log().rpartition("\n")[0].splitlines()
+        lines = [line for line in lines if line.startswith('{"event"')]
         events = (json.loads(line) for line in lines)
         return [each for each in events if each["event"] == name and path in (None, each["path"])]
 

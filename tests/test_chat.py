@@ -557,7 +557,9 @@ class Chat:
     def log(self, path: str, last: str, times: int = 1) -> list[tuple[str, str, int | None]]:
         """What was logged for a path, as event, user and code, when `last` came so many times."""
         self.server.wait_for_event(last, path, times)
-        lines = (line for line in self.server.log().splitlines() if line.startswith('{"event"'))
+        # The last line may be on its way.
+        lines = self.server.log().rpartition("\n")[0].splitlines()
+        lines = [line for line in lines if line.startswith('{"event"')]
         events = (json.loads(line) for line in lines)
         return [
             (each["event"], each["user"], each.get("code"))
