@@ -13,7 +13,7 @@ FOUND = $(shell for python in $(PYTHON); do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo test lint types bench fuzz clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ demo: $(VENV)/.demo ## Open a page that talks to /ws (PORT=8000)
 	@$(BIN)/python manage.py runserver 127.0.0.1:$(PORT)
 
 test: $(VENV)/.dev ## Run the tests (PYTEST_ARGS="-k origin")
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## Check style and formatting
 	$(BIN)/python -m ruff check .
@@ -32,11 +32,15 @@ lint: $(VENV)/.dev ## Check style and formatting
 types: $(VENV)/.dev ## Check types
 	$(BIN)/python -m mypy
 
-bench: $(VENV)/.bench ## Measure beside Channels and others, 20 minutes (BENCH_ARGS="--quick")
+bench: $(VENV)/.bench ## Measure beside Channels and others, an hour (BENCH_ARGS="--quick")
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+fuzz: $(VENV)/.fuzz ## Look for bytes that break the fast lane, for an hour (FUZZ_ARGS="-max_total_time=60")
+	@mkdir -p .fuzz
+	$(BIN)/python -m tests.fuzz -max_total_time=3600 -max_len=1500 -artifact_prefix=.fuzz/found- $(FUZZ_ARGS) .fuzz
+
 clean: ## Remove what the others made
-	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .fuzz
 
 # What follows sets the virtual environment up. It is complete while $(VENV)/.made is there: an
 # interrupted install leaves none, and the next one starts from scratch.
@@ -47,7 +51,12 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.made
 $(VENV)/.dev: pyproject.toml $(VENV)/.made
 	$(call install,--editable . --group dev,.demo .dev)
 
+$(VENV)/.fuzz: pyproject.toml $(VENV)/.made
+	$(call install,--editable . --group dev --group fuzz,.demo .dev .fuzz)
+
 $(VENV)/.bench: pyproject.toml $(VENV)/.made
+	@# Node.js is one of those that are measured, where it is installed.
+	@if command -v npm >/dev/null; then cd benchmarks/node && npm ci --silent; fi
 	$(call install,--editable . --group bench,.demo .bench)
 
 define install

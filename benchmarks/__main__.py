@@ -12,12 +12,14 @@ from typing import Any
 
 from benchmarks.cores import Cores
 from benchmarks.load import LoadFailed
-from benchmarks.parts import PARTS, QUICK, measure
+from benchmarks.parts import PARTS, QUICK, measure, steps
 from benchmarks.processes import ServerFailed
 from benchmarks.progress import Progress
 from benchmarks.report import missed, report
 from benchmarks.results import Results, environment
 from benchmarks.servers import APPLICATIONS, SERVERS, competitors
+
+CASES = [case.name for part in PARTS.values() for case in part.cases if case.name]
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -54,17 +56,23 @@ def _measure(arguments: argparse.Namespace) -> Results:
         parts = {arguments.part: parts[arguments.part]}
     if arguments.rounds:
         parts = {name: replace(part, rounds=arguments.rounds) for name, part in parts.items()}
+    if arguments.cases:
+        parts = {
+            name: replace(part, cases=cases)
+            for name, part in parts.items()
+            if (cases := [case for case in part.cases if case.name in arguments.cases])
+        }
     chosen = competitors(arguments.servers, arguments.apps)
-    if not chosen:
-        raise ServerFailed("None of these applications runs on any of these servers.")
+    count = steps(parts, chosen)
+    if not count:
+        raise ServerFailed("Nothing is measured of these applications on any of these servers.")
     # Whoever ends us ends the servers.
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     _allow_many_connections()
     cores = Cores.choose()
     results = Results(environment(cores), {name: part.arguments for name, part in parts.items()})
-    steps = sum(part.rounds for part in parts.values()) * len(chosen)
-    with Progress(steps) as progress:
+    with Progress(count) as progress:
         results.samples.extend(measure(parts, chosen, cores, progress))
     return results
 
@@ -115,8 +123,14 @@ def _parser() -> argparse.ArgumentParser:
         default=list(APPLICATIONS),
         help=f"comma-separated, of {', '.join(APPLICATIONS)}",
     )
+    parser.add_argument(
+        "--cases",
+        type=_names(CASES),
+        default=[],
+        help=f"comma-separated, of {', '.join(CASES)} (default: all)",
+    )
     parser.add_argument("--rounds", type=_positive, help="of each part (default: enough)")
-    parser.add_argument("--quick", action="store_true", help="for a look: under two minutes")
+    parser.add_argument("--quick", action="store_true", help="for a look: a few minutes")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a bar is missed")
     parser.add_argument(
         "--json",

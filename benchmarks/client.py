@@ -22,21 +22,19 @@ class Client:
         self._requests = requests
         self._answers = answers
 
-    def measure(self, load: str, server: ServerProcess, **arguments: float) -> dict[str, float]:
+    def measure(self, load: str, server: ServerProcess, **arguments: Any) -> dict[str, float]:
         """Put a load on a server: the keyword arguments and results are those of `benchmarks.load`.
 
         Raises `LoadFailed` with the server's log when that does not work, and `ServerFailed` when
-        one of its processes has ended.
+        one of its processes has ended before, or is why it does not.
         """
         server.check()
         answer = self._ask(
             {"load": load, "port": server.port, "processes": server.processes, **arguments}
         )
-        server.check()
         if "failed" in answer:
-            raise LoadFailed(
-                f"{server.competitor} failed in {load}: {answer['failed']}\n{server.log()}"
-            )
+            server.check()
+            raise LoadFailed(f"{server} failed in {load}: {answer['failed']}\n{server.log()}")
         measured: dict[str, float] = answer["measured"]
         return measured
 

@@ -21,11 +21,14 @@ CLOSE: Final = b"\x88\x82" + bytes(4) + b"\x03\xe8"
 CLOSED: Final = b"\x88\x02\x03\xe8"
 """How a server answers it."""
 
+PING: Final = b"\x89\x00"
+"""Hypercorn's, which it sends at once when it is told to send some."""
 
-def request(port: int) -> bytes:
+
+def request(port: int, path: str = PATH) -> bytes:
     """An opening handshake, the same each time: nobody but proxies minds that."""
     lines = [
-        f"GET {PATH} HTTP/1.1".encode(),
+        f"GET {path} HTTP/1.1".encode(),
         f"Host: {HOST}:{port}".encode(),
         b"Upgrade: websocket",
         b"Connection: Upgrade",

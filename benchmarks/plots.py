@@ -15,7 +15,7 @@ matplotlib.use("svg")
 from matplotlib.figure import Figure
 
 from benchmarks.results import Results
-from benchmarks.servers import SERVERS, Competitor
+from benchmarks.servers import RUNASGI, SERVERS, Competitor
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,15 @@ PLOTS: Final = (
     ),
 )
 
+_PEERS: Final = {
+    "Channels, on Uvicorn": Competitor("uvicorn", "channels"),
+    "Starlette, on Uvicorn": Competitor("uvicorn", "starlette"),
+    "websockets, by itself": Competitor("websockets", "websockets"),
+    "ws, on Node.js": Competitor("node", "node"),
+    "ws_support, on the fast lane": Competitor(f"uvicorn-picows{RUNASGI}", "ours"),
+}
+"""Those of the one picture for people in a hurry."""
+
 _LABELS: Final = {
     "bare": "nothing but the server",
     "ours": "ws_support",
@@ -63,6 +72,9 @@ _LABELS: Final = {
     "websockets": "websockets, without ASGI",
 }
 """The applications in the pictures, in this order."""
+
+_SERVERS: Final = tuple(server for server in SERVERS if not server.endswith(RUNASGI))
+"""Not those that are beside themselves only."""
 
 _THEMES: Final = {
     "light": Theme(
@@ -103,14 +115,57 @@ def draw(results: Results, directory: Path) -> list[Path]:
                 files.append(directory / f"{plot.name}-{name}.svg")
                 # Without a date, the same results give the same file.
                 figure.savefig(files[-1], transparent=True, metadata={"Date": None})
+    for name, theme in _THEMES.items():
+        if figure := _peers(results, theme):
+            files.append(directory / f"peers-{name}.svg")
+            figure.savefig(files[-1], transparent=True, metadata={"Date": None})
     return files
+
+
+def _peers(results: Results, theme: Theme) -> Figure | None:
+    """One bar for each peer, when all of them were measured."""
+    measured = set(results.competitors("echo"))
+    if not measured.issuperset(_PEERS.values()):
+        return None
+    matplotlib.rcParams["svg.hashsalt"] = "peers"
+    figure = Figure(figsize=(10, 2.6), layout="constrained")
+    axes = figure.subplots()
+    for place, peer in enumerate(_PEERS.values()):
+        values = list(results.series("echo", peer, "messages_per_second").values())
+        color = theme.colors["ours" if peer.application == "ours" else "bare"]
+        axes.barh(place, median(values), 0.7, color=color)
+        axes.hlines(place, min(values), max(values), color=theme.ink, linewidth=1)
+        axes.annotate(
+            f"{median(values):,.0f}",
+            (max(values), place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=10,
+            color=theme.ink,
+        )
+    axes.set_facecolor("none")
+    axes.set_title(
+        "Echoed messages a second, one core: more is better",
+        loc="left",
+        color=theme.ink,
+        fontsize=12,
+    )
+    axes.set_yticks(range(len(_PEERS)), list(_PEERS), fontsize=11)
+    axes.set_xticks([])
+    axes.tick_params(colors=theme.ink, length=0)
+    axes.margins(x=0.12, y=0.03)
+    axes.invert_yaxis()
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
 
 
 def _figure(results: Results, plot: Plot, theme: Theme) -> Figure | None:
     measured = set(results.competitors(plot.part))
     groups = {
         server: drawn
-        for server in SERVERS
+        for server in _SERVERS
         if (drawn := [each for each in _LABELS if Competitor(server, each) in measured])
     }
     if not groups:

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,12 +15,15 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from benchmarks import handshake
+from benchmarks.cases import Case
 from benchmarks.cores import pin
 from benchmarks.handshake import HOST
-from benchmarks.servers import ENVIRONMENT, Competitor
+from benchmarks.servers import Competitor
 from benchmarks.usage import processes_of
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+
+_ONLY_CASE: Final = Case()
 
 _INTERRUPTS: Final = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
@@ -45,17 +47,20 @@ class ServerFailed(Exception):
 class ServerProcess:
     """A competitor that runs, on a port of its own."""
 
-    def __init__(self, competitor: Competitor, port: int, core: int | None, log: Path) -> None:
+    def __init__(
+        self, competitor: Competitor, case: Case, port: int, core: int | None, log: Path
+    ) -> None:
         self.competitor = competitor
+        self.case = case
         self.port = port
         self.processes: list[int] = []
         """The ids of the server's processes, when it is ready."""
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own command lines
-                [sys.executable, *competitor.command(port)],
+                [*competitor.command(port), *case.options],
                 cwd=ROOT,
-                env={**os.environ, **ENVIRONMENT},
+                env={**os.environ, **competitor.environment(case.settings)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -65,6 +70,14 @@ class ServerProcess:
                 preexec_fn=partial(_prepare, core),
             )
 
+    def __str__(self) -> str:
+        return f"{self.competitor} ({self.case.name})" if self.case.name else str(self.competitor)
+
+    @property
+    def main_process(self) -> int:
+        """The id of the one that was started here."""
+        return self._process.pid
+
     def wait_until_ready(self) -> None:
         """Wait for a handshake that is accepted: some listen before they have an application.
 
@@ -73,10 +86,10 @@ class ServerProcess:
         deadline = time.monotonic() + _START_TIMEOUT
         while (answer := self._try_handshake(deadline)) is None:
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise ServerFailed(f"{self.competitor} did not start.\n{self.log()}")
+                raise ServerFailed(f"{self} did not start.\n{self.log()}")
             time.sleep(0.02)
         if not handshake.is_accepted(answer):
-            raise ServerFailed(f"{self.competitor} refused: {answer!r}\n{self.log()}")
+            raise ServerFailed(f"{self} refused: {answer!r}\n{self.log()}")
         self.processes = processes_of(self._process.pid)
 
     def _try_handshake(self, deadline: float) -> bytes | None:
@@ -99,12 +112,31 @@ class ServerProcess:
     def check(self) -> None:
         """Raises `ServerFailed` unless the same processes run as when it was ready."""
         if self._process.poll() is not None or processes_of(self._process.pid) != self.processes:
-            raise ServerFailed(f"{self.competitor} has ended, or a worker has.\n{self.log()}")
+            raise ServerFailed(f"{self} has ended, or a worker has.\n{self.log()}")
 
     def log(self) -> str:
         """The end of what it wrote."""
-        lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        lines = self.lines()[-_LOG_LINES:]
         return "\n".join(f"    {line}" for line in lines) or "    (It wrote nothing.)"
+
+    def lines(self) -> list[str]:
+        """What it wrote."""
+        return self._log.read_text(errors="replace").splitlines()
+
+    def exit_code(self) -> int:
+        """That of the main process, which was told to end; -9 when it has to be killed."""
+        try:
+            return self._process.wait(_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def left_over(self) -> int:
+        """How many processes are there when those that clean up have had their time."""
+        deadline = time.monotonic() + _CLEAN_UP_TIMEOUT
+        while (left := processes_of(self._process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return len(left)
 
     def terminate(self) -> None:
         """Ask it to end. First of all its main process, which ends its workers."""
@@ -129,8 +161,10 @@ class ServerProcess:
 
 
 @contextmanager
-def running(competitors: Sequence[Competitor], core: int | None) -> Iterator[list[ServerProcess]]:
-    """Servers, all ready, that end in every case. Raises `ServerFailed` when one does not start."""
+def running(
+    competitors: Sequence[Competitor], core: int | None, case: Case = _ONLY_CASE
+) -> Iterator[list[ServerProcess]]:
+    """Servers, all ready, that end in any event. Raises `ServerFailed` when one does not start."""
     with TemporaryDirectory(prefix="ws-support-benchmarks-") as logs, ExitStack() as stack:
         started: list[ServerProcess] = []
         stack.callback(_stop, started)
@@ -139,7 +173,7 @@ def running(competitors: Sequence[Competitor], core: int | None) -> Iterator[lis
         ):
             log = Path(logs, f"{number}.log")
             with _uninterrupted():
-                started.append(ServerProcess(competitor, port, core, log))
+                started.append(ServerProcess(competitor, case, port, core, log))
         for server in started:
             server.wait_until_ready()
         yield started

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from benchmarks.bars import Ratio, ratios
+from benchmarks.bars import LIMITS, Outcome, Ratio, outcomes, ratios
 from benchmarks.results import Results
+from benchmarks.servers import RUNASGI, Competitor
 
 SATURATED: Final = 0.9
 """The part of its core from which on the client may be what was measured."""
@@ -19,6 +20,9 @@ BUSY: Final = 0.9
 
 FAULTS: Final = 0.5
 """Page faults for each message from which on it is the allocator that is measured."""
+
+LATE: Final = 20e3
+"""Microseconds by which the client may have been late itself, before a latency means nothing."""
 
 _KEPT: Final = "kept"
 
@@ -54,6 +58,10 @@ def _mebibytes(value: float) -> str:
     return f"{value / 1024**2:,.1f}"
 
 
+def _megabytes(value: float) -> str:
+    return f"{value / 1e6:,.1f}"
+
+
 def _percent(value: float) -> str:
     return f"{value:.0%}"
 
@@ -71,6 +79,13 @@ _COLUMNS: Final = {
         Column("faults/message", "page_faults_per_message", _two_places),
         *_SHARES,
     ],
+    "lanes": [
+        Column("messages/s", "messages_per_second", _whole),
+        Column("p50 ms", "latency_p50_us", _milliseconds),
+        Column("p99 ms", "latency_p99_us", _milliseconds),
+        Column("CPU us/message", "cpu_us_per_message", _tenths),
+        *_SHARES,
+    ],
     "handshakes": [
         Column("handshakes/s", "handshakes_per_second", _whole),
         Column("CPU us/handshake", "cpu_us_per_handshake", _tenths),
@@ -79,6 +94,33 @@ _COLUMNS: Final = {
     "memory": [
         Column("KiB/connection", "bytes_per_connection", _kibibytes),
         Column("MiB before", "bytes_before", _mebibytes),
+    ],
+    "flood": [
+        Column("MB grown", "bytes_grown", _megabytes),
+        Column("MB/s", "bytes_grown_per_second", _megabytes),
+        Column("MB sent", "bytes_sent", _megabytes),
+        Column("seconds", "seconds", _tenths),
+        Column("second client: p50 ms", "second_latency_p50_us", _milliseconds),
+        Column("p99 ms", "second_latency_p99_us", _milliseconds),
+        Column("worst ms", "second_latency_worst_us", _milliseconds),
+        Column("unanswered", "second_unanswered", _whole),
+        Column("MB before", "bytes_before", _megabytes),
+        Column("of the warm-up", "bytes_of_warm_up", _megabytes),
+    ],
+    "stop": [
+        Column("1001 with a reason", "told", _whole),
+        Column("disconnect(1001)", "disconnected", _whole),
+        Column("last close s", "last_close_seconds", _two_places),
+        Column("exit s", "exit_seconds", _two_places),
+        Column("exit code", "exit_code", _whole),
+        Column("processes left", "processes_left", _whole),
+    ],
+    "deflate": [
+        Column("KiB/connection", "bytes_per_connection", _kibibytes),
+        Column("MiB before", "bytes_before", _mebibytes),
+        Column("CPU us/message", "cpu_us_per_message", _tenths),
+        Column("bytes sent", "bytes_sent_per_message", _whole),
+        Column("bytes received", "bytes_received_per_message", _whole),
     ],
 }
 
@@ -95,22 +137,37 @@ def report(results: Results) -> str:
         sections.append(_ratios(found))
     if any(ratio.limit for ratio in found):
         sections.append(_bars([ratio for ratio in found if ratio.limit]))
+    if limited := list(_outcomes(results)):
+        sections.append(_count(sum(each.is_missed for each in limited), len(limited), "limits"))
     return "\n\n".join(sections)
 
 
-def missed(results: Results) -> list[Ratio]:
-    """The ratios that we meant to keep, and did not, or cannot tell."""
-    return [ratio for ratio in ratios(results) if _verdict(ratio) != _KEPT]
+def missed(results: Results) -> list[Ratio | Outcome]:
+    """The ratios and limits that we meant to keep, and did not, or cannot tell."""
+    return [
+        *(ratio for ratio in ratios(results) if _verdict(ratio) != _KEPT),
+        *(outcome for outcome in _outcomes(results) if outcome.is_missed),
+    ]
+
+
+def _outcomes(results: Results) -> Iterator[Outcome]:
+    for part in _COLUMNS:
+        for competitor, case in results.cases(part):
+            yield from outcomes(results, part, competitor, case)
 
 
 def _part(results: Results, part: str) -> str:
     columns = _COLUMNS[part]
     rows = []
     notes: dict[str, None] = {}
-    for competitor in results.competitors(part):
-        row = [competitor.server, competitor.application]
+    has_cases = any(case for _, case in results.cases(part))
+    has_limits = any(limit.part == part for limit in LIMITS)
+    for competitor, case in results.cases(part):
+        row = [competitor.server, case if has_cases else competitor.application]
+        if part == "lanes":
+            row[0] = str(competitor)
         for column in columns:
-            values = list(results.series(part, competitor, column.figure).values())
+            values = list(results.series(part, competitor, column.figure, case).values())
             row.append(_spread(values, column.show))
             if column.figure == "client_share" and max(values) > SATURATED:
                 notes[f"! {competitor}: the client's core is saturated: it was the client that was"
@@ -124,9 +181,23 @@ def _part(results: Results, part: str) -> str:
                     " Either somebody else used it, or the load was not enough: trust the CPU"
                     " time, not the throughput."
                 ] = None
+        if part == "flood":
+            late = max(results.series(part, competitor, "client_late_worst_us", case).values())
+            if late > LATE:
+                notes[
+                    f"! {competitor} ({case}): the second client itself was late by"
+                    f" {_milliseconds(late)} ms, so the worst latency may be its own."
+                ] = None
+        if has_limits:
+            missed = [each for each in outcomes(results, part, competitor, case) if each.is_missed]
+            row.append(_missed_limits(competitor, missed))
+            for outcome in missed:
+                if outcome.reason is not None:
+                    notes[f"! {competitor} ({case}): {outcome.reason}."] = None
         rows.append(row)
     arguments = ", ".join(f"{name} {value:g}" for name, value in results.arguments[part].items())
-    headings = ["server", "application", *(column.heading for column in columns)]
+    headings = ["server", "case" if has_cases else "application"]
+    headings += [column.heading for column in columns] + ["limits"] * has_limits
     return "\n".join([f"{part} ({arguments})", *_table(headings, rows), *notes])
 
 
@@ -134,6 +205,12 @@ def _spread(values: Sequence[float], show: Callable[[float], str]) -> str:
     if len(values) == 1:
         return show(values[0])
     return f"{show(median(values))} ({show(min(values))}-{show(max(values))})"
+
+
+def _missed_limits(competitor: Competitor, missed: list[Outcome]) -> str:
+    if not competitor.server.endswith(RUNASGI):
+        return "none"
+    return f"MISSED: {', '.join(each.limit.title for each in missed)}" if missed else _KEPT
 
 
 def _ratios(found: list[Ratio]) -> str:
@@ -152,9 +229,14 @@ def _bars(found: list[Ratio]) -> str:
         for ratio in found
     ]
     count = sum(_verdict(ratio) != _KEPT for ratio in found)
-    verdict = f"{count} of {len(found)} bars NOT kept." if count else f"All {len(found)} bars kept."
     headings = ["figure", "of", "server", "bar", "ratio", ""]
-    return "\n".join(["bars", *_table(headings, rows), verdict])
+    return "\n".join(["bars", *_table(headings, rows), _count(count, len(found), "bars")])
+
+
+def _count(missed: int, all_of_them: int, what: str) -> str:
+    if missed:
+        return f"{missed} of {all_of_them} {what} NOT kept."
+    return f"All {all_of_them} {what} kept."
 
 
 def _verdict(ratio: Ratio) -> str:
@@ -165,7 +247,10 @@ def _verdict(ratio: Ratio) -> str:
 
 def _names(ratio: Ratio) -> list[str]:
     comparison = ratio.comparison
-    return [comparison.title, f"{comparison.application} / {comparison.against}", ratio.server]
+    of = f"{comparison.application}{comparison.started_by} / {comparison.against}"
+    if comparison.against_server:
+        of += f" on {comparison.against_server}"
+    return [comparison.title, of, ratio.server]
 
 
 def _table(headings: list[str], rows: list[list[str]]) -> Iterator[str]:

@@ -29,6 +29,9 @@ class Sample:
     measured: Mapping[str, float]
     """Figures by name. The name says the unit."""
 
+    case: str = ""
+    """The name of the case, in parts that have several."""
+
     @property
     def competitor(self) -> Competitor:
         return Competitor(self.server, self.application)
@@ -46,12 +49,22 @@ class Results:
         """Those that were measured, in the order in which they were."""
         return list(dict.fromkeys(each.competitor for each in self.samples if each.part == part))
 
-    def series(self, part: str, competitor: Competitor, figure: str) -> dict[int, float]:
+    def cases(self, part: str) -> list[tuple[Competitor, str]]:
+        """The same with each of their cases."""
+        return list(
+            dict.fromkeys(
+                (each.competitor, each.case) for each in self.samples if each.part == part
+            )
+        )
+
+    def series(
+        self, part: str, competitor: Competitor, figure: str, case: str = ""
+    ) -> dict[int, float]:
         """One figure of a competitor by round."""
         return {
             each.round: each.measured[figure]
             for each in self.samples
-            if each.part == part and each.competitor == competitor
+            if each.part == part and each.competitor == competitor and each.case == case
         }
 
     def write(self, file: Path) -> None:

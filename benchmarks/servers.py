@@ -1,14 +1,18 @@
 """Which servers there are, what runs on them, and how each is started: one process that works.
 
 Options are the servers' defaults but for the log, which is at warnings and without a line for each
-request, and where a comment says why.
+request, and where a comment says why. What `runasgi` starts has the options that it gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from benchmarks.handshake import HOST
 
@@ -20,8 +24,14 @@ APPLICATIONS: Final = (
     "ours-layer",
     "starlette",
     "websockets",
+    "node",
+    "flood",
+    "stop",
 )
 _DJANGO: Final = ("bare", "channels", "ours", "channels-layer", "ours-layer")
+
+RUNASGI: Final = "+runasgi"
+"""What the name of a server ends with when `manage.py runasgi` of this package starts it."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,10 @@ class Server:
     """Names of applications that run on it."""
 
     command: Callable[[str, int], list[str]]
-    """Arguments for Python, given an application as `module:name`, and a port."""
+    """Arguments for the program, given an application as `module:name`, and a port."""
+
+    program: str = sys.executable
+    """Python, unless it is none of ours."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +57,22 @@ class Competitor:
         return f"{self.server}/{self.application}"
 
     def command(self, port: int) -> list[str]:
-        """Arguments for Python that start it on this port."""
-        module = self.application.replace("-", "_")
-        return SERVERS[self.server].command(f"benchmarks.applications.{module}:application", port)
+        """What starts it on this port."""
+        server = SERVERS[self.server]
+        return [server.program, *server.command(f"{self._module}:application", port)]
+
+    def environment(self, settings: Mapping[str, Any]) -> dict[str, str]:
+        """What it finds in its environment, `settings` being keys of `WS_SUPPORT`."""
+        return {
+            **ENVIRONMENT,
+            # `runasgi` knows the application from Django's settings.
+            "BENCHMARKS_ASGI_APPLICATION": f"{self._module}.application",
+            "BENCHMARKS_WS_SUPPORT": json.dumps(dict(settings)),
+        }
+
+    @property
+    def _module(self) -> str:
+        return f"benchmarks.applications.{self.application.replace('-', '_')}"
 
 
 def competitors(servers: list[str], applications: list[str]) -> list[Competitor]:
@@ -59,12 +85,12 @@ def competitors(servers: list[str], applications: list[str]) -> list[Competitor]
     ]
 
 
-def _uvicorn(loop: str) -> Callable[[str, int], list[str]]:
-    # The WebSocket implementation that does the least for each message; "auto" chooses the old one.
-    # Compression is left on: the client does not ask for it.
+def _uvicorn(loop: str, ws: str = "websockets-sansio") -> Callable[[str, int], list[str]]:
+    # The one of Uvicorn's own WebSocket implementations that does the least for each message;
+    # "auto" chooses the old one. Compression is left on: the client does not ask for it.
     return lambda application, port: [
         *("-m", "uvicorn", application, "--host", HOST, "--port", str(port), "--workers", "1"),
-        *("--loop", loop, "--ws", "websockets-sansio"),
+        *("--loop", loop, "--ws", ws),
         *("--log-level", "warning", "--no-access-log"),
     ]
 
@@ -89,12 +115,23 @@ def _daphne(application: str, port: int) -> list[str]:
     return ["-m", "daphne", "--bind", HOST, "--port", str(port), "--verbosity", "0", application]
 
 
+def _runasgi(server: str, *options: str) -> Callable[[str, int], list[str]]:
+    return lambda _, port: [
+        *("manage.py", "runasgi", "--server", server, "--host", HOST, "--port", str(port)),
+        *options,
+    ]
+
+
 def _daphne_ws_support(application: str, port: int) -> list[str]:
     return ["-m", "benchmarks.launchers.daphne_ws_support", application, str(port)]
 
 
 def _websockets(_: str, port: int) -> list[str]:
     return ["-m", "benchmarks.launchers.websockets", str(port)]
+
+
+def _node(_: str, port: int) -> list[str]:
+    return [str(_NODE / "echo.mjs"), str(port)]
 
 
 ENVIRONMENT: Final = {
@@ -109,12 +146,27 @@ ENVIRONMENT: Final = {
 }
 """What every server finds in its environment."""
 
+_PICOWS: Final = "ws_support.servers.picows:PicowsProtocol"
+
+_NODE: Final = Path(__file__).parent / "node"
+_NODE_JS: Final = shutil.which("node") if (_NODE / "node_modules").exists() else None
+"""Node.js, when it and `ws` are there."""
+
+_OF_RUNASGI: Final = ("ours", "flood", "stop")
+
 SERVERS: Final = {
     "uvicorn": Server((*_DJANGO, "starlette"), _uvicorn("uvloop")),
+    f"uvicorn{RUNASGI}": Server(_OF_RUNASGI, _runasgi("uvicorn", "--ws", "websockets-sansio")),
+    "uvicorn-picows": Server((*_DJANGO, "starlette"), _uvicorn("uvloop", _PICOWS)),
+    f"uvicorn-picows{RUNASGI}": Server(_OF_RUNASGI, _runasgi("uvicorn", "--ws", "picows")),
     "uvicorn-asyncio": Server((*_DJANGO, "starlette"), _uvicorn("asyncio")),
     "hypercorn": Server(_DJANGO, _hypercorn),
+    f"hypercorn{RUNASGI}": Server(_OF_RUNASGI, _runasgi("hypercorn")),
     "granian": Server(_DJANGO, _granian),
-    "daphne": Server(_DJANGO, _daphne),
+    f"granian{RUNASGI}": Server(_OF_RUNASGI, _runasgi("granian")),
+    "daphne": Server((*_DJANGO, "flood"), _daphne),
+    f"daphne{RUNASGI}": Server(_OF_RUNASGI, _runasgi("daphne")),
     "daphne+ws_support": Server(("bare", "channels", "ours"), _daphne_ws_support),
     "websockets": Server(("websockets",), _websockets),
+    **({"node": Server(("node",), _node, _NODE_JS)} if _NODE_JS else {}),
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 from benchmarks.handshake import HOST, ORIGIN
 
 SECRET_KEY = "only-for-benchmarks"  # noqa: S105 - it protects nothing
@@ -13,5 +16,12 @@ USE_TZ = True
 # Under a name of its own: a "default" layer would be used by the consumers without one, too.
 CHANNEL_LAYERS = {"memory": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 
-# Everything that costs something is on.
-WS_SUPPORT = {"ALLOWED_ORIGINS": [ORIGIN], "HEARTBEAT_INTERVAL": 15}
+# For `manage.py runasgi`: other servers are told on their command line.
+ASGI_APPLICATION = os.environ.get("BENCHMARKS_ASGI_APPLICATION")
+
+# Everything that costs something is on but compression, which a case of its own turns on.
+WS_SUPPORT = {
+    "ALLOWED_ORIGINS": [ORIGIN],
+    "HEARTBEAT_INTERVAL": 15,
+    **json.loads(os.environ.get("BENCHMARKS_WS_SUPPORT", "{}")),
+}

@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -109,3 +111,28 @@ def _private_dirty(process: int) -> int:
         if line.startswith("Private_Dirty:"):
             return int(line.split()[1]) * 1024
     raise OSError(f"/proc/{process}/smaps_rollup has no Private_Dirty.")
+
+
+def resident_memory(processes: list[int]) -> int:
+    """Bytes of these processes that are in memory now, whoever shares them."""
+    return sum(
+        int(Path(f"/proc/{process}/statm").read_text().split()[1]) * _PAGE for process in processes
+    )
+
+
+def forget_peak(processes: list[int]) -> None:
+    """From now on, `peak_memory` is what is reached from now on."""
+    for process in processes:
+        Path(f"/proc/{process}/clear_refs").write_text("5")
+
+
+def peak_memory(processes: list[int]) -> int:
+    """The most bytes of each process that were in memory: no moment between two looks is missed."""
+    return sum(map(_peak, processes))
+
+
+def _peak(process: int) -> int:
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/{process}/status has no VmHWM.")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 
 from channels.routing import ProtocolTypeRouter, URLRouter
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "example_project.settings")
@@ -15,7 +16,8 @@ from ws_support.routing import websocket_urlpatterns  # noqa: E402
 
 application = ProtocolTypeRouter(
     {
-        "http": django_application,
+        # For `runasgi`, with no proxy in front that serves them; `runserver` does it by itself.
+        "http": ASGIStaticFilesHandler(django_application),
         "websocket": WebSocketSupport(URLRouter(websocket_urlpatterns)),
     }
 )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.certificates import Certificates, make_certificates
 from tests.harness import Server, serving
 
 # Playwright's synchronous interface runs a loop in this thread, in which no test uses a database.
@@ -47,3 +48,8 @@ def need_program(*names: str) -> str:
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))

@@ -13,17 +13,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVERS = ["runserver", "uvicorn", "hypercorn", "granian"]
+"""As their own commands start them, and Daphne as `runserver` does."""
+ASGI_SERVERS = ["daphne", "uvicorn-picows", "uvicorn", "hypercorn", "granian"]
+"""As `runasgi` starts them; "uvicorn" is with its own protocol."""
 BOUND = 30.0
 """Seconds within which whatever a test waits for has happened, also on a busy machine."""
+
+
+_OPTIONS = {
+    "uvicorn-picows": ("--server", "uvicorn", "--ws", "picows"),
+    "uvicorn": ("--server", "uvicorn", "--ws", "websockets-sansio"),
+    "uvicorn-default": ("--server", "uvicorn"),
+}
 
 
 @dataclass
@@ -32,6 +44,8 @@ class Server:
     host: str
     port: int
     log_file: Path
+    name: str = ""
+    """The server's, as `--server` takes it, or the command's."""
 
     @property
     def origin(self) -> str:
@@ -100,11 +114,20 @@ def serving(
     arguments: tuple[str, ...] = (),
     cwd: Path = ROOT,
     environment: dict[str, str] | None = None,
+    asgi_server: str | None = None,
+    host: str = "127.0.0.1",
+    listens_at: Path | None = None,
     **settings: Any,
 ) -> Iterator[Server]:
-    """A server for `tests.project` with these settings, started and stopped."""
-    host = "127.0.0.1"
-    port = free_port()
+    """A server for `tests.project` with these settings, started and stopped.
+
+    `asgi_server` is one that `runasgi` starts, instead of `command`. `listens_at` is the Unix
+    socket that the arguments name.
+    """
+    if asgi_server is not None:
+        command = "runasgi"
+        arguments = (*_OPTIONS.get(asgi_server, ("--server", asgi_server)), *arguments)
+    port = free_port(host)
     application = "tests.project.asgi:application"
     commands = {
         "runserver": ["manage.py", "runserver", "--noreload", f"{host}:{port}"],
@@ -112,6 +135,7 @@ def serving(
         "uvicorn": ["-m", "uvicorn", application, "--port", str(port)],
         "hypercorn": ["-m", "hypercorn", application, "--bind", f"{host}:{port}"],
         "verbose": ["-m", "tests.project.verbose", str(port)],
+        "runasgi": ["manage.py", "runasgi", "--host", host, "--port", str(port)],
         "granian": ["-m", "granian", "--interface", "asgi", application, "--port", str(port)],
     }
     environment = {
@@ -120,13 +144,16 @@ def serving(
         **(environment or {}),
     }
     with running(
-        [*commands[command], *arguments],
+        [*commands[command], *map(str, arguments)],
         log_file,
+        host=host,
         port=port,
+        listens_at=listens_at,
         cwd=cwd,
         environment=environment,
         # A terminal's Ctrl-C goes to a group of processes.
         start_new_session=command == "reloading",
+        name=asgi_server or command,
     ) as server:
         yield server
 
@@ -138,11 +165,15 @@ def running(
     *,
     port: int,
     environment: dict[str, str],
+    host: str = "127.0.0.1",
+    listens_at: Path | None = None,
     cwd: Path = ROOT,
     start_new_session: bool = False,
+    name: str = "",
 ) -> Iterator[Server]:
     """A server that Python starts with these arguments, listening at `port`, and stopped."""
-    with log_file.open("wb") as log:
+    # Appending, so that the lines of several processes do not overwrite each other.
+    with log_file.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=cwd,
@@ -151,25 +182,71 @@ def running(
             stderr=subprocess.STDOUT,
             start_new_session=start_new_session,
         )
-    server = Server(process, "127.0.0.1", port, log_file)
+    server = Server(process, host, port, log_file, name)
     try:
-        wait_until_listening(server)
+        wait_until_listening(server, listens_at)
         yield server
     finally:
         server.stop()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def runasgi_to_its_end(
+    *arguments: object, settings: dict[str, Any] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A run that is expected to end by itself, for an error."""
+    return subprocess.run(
+        [sys.executable, "manage.py", "runasgi", *map(str, arguments)],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.project.settings",
+            "TEST_SETTINGS": json.dumps(settings or {}),
+        },
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        check=False,
+    )
 
 
-def wait_until_listening(server: Server) -> None:
+def memory(pid: int) -> int:
+    """Bytes that a process and its descendants have written in memory."""
+    total = 0
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith(("Private_Dirty:", "Swap:")):
+            total += int(line.split()[1]) * 1024
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return total + sum(memory(int(child)) for child in children)
+
+
+# Below those that the kernel gives to clients (32768 and above, on Linux), which would take a port
+# before its server does. Each worker of pytest-xdist has its own.
+_FIRST_PORT = 20_000 + 1_500 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8)
+_PORTS = cycle(range(_FIRST_PORT, _FIRST_PORT + 1_500))
+for _ in range(SystemRandom().randrange(1_500)):
+    next(_PORTS)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port at which nobody listens, and another one each time."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in _PORTS:
+        with socket.socket(family) as probe, suppress(OSError):
+            probe.bind((host, port))
+            return port
+    raise AssertionError
+
+
+def wait_until_listening(server: Server, path: Path | None = None) -> None:
+    """At its port, or at a Unix socket."""
     for _ in until("listening server", server.log):
         assert server.process.poll() is None, server.log()
         try:
-            socket.create_connection((server.host, server.port), 1).close()
+            if path is None:
+                socket.create_connection((server.host, server.port), 1).close()
+            else:
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.connect(str(path))
         except OSError:
             continue
         return
@@ -202,10 +279,13 @@ class RawClient:
         *,
         method: str = "GET",
         without: tuple[bytes, ...] = (),
+        piece: int | None = None,
+        then: bytes = b"",
     ) -> None:
         """An upgrade request, whose answer is left for `response()`.
 
-        `headers` stand behind those that every handshake has, less those named in `without`.
+        `headers` stand behind those that every handshake has, less those named in `without`. It is
+        sent in pieces of `piece` bytes, and `then` right behind it.
         """
         if headers is None:
             headers = [(b"Origin", f"http://{self.host}:{self.port}".encode())]
@@ -219,7 +299,9 @@ class RawClient:
         lines = [f"{method} {path} HTTP/1.1".encode()]
         lines += [b"%b: %b" % header for header in usual if header[0] not in without]
         lines += [b"%b: %b" % header for header in headers]
-        self.socket.sendall(b"\r\n".join([*lines, b"", b""]))
+        data = b"\r\n".join([*lines, b"", then])
+        for start in range(0, len(data), piece or len(data)):
+            self.socket.sendall(data[start : start + (piece or len(data))])
 
     def response(self) -> tuple[int, bytes]:
         while b"\r\n\r\n" not in self._buffer:
@@ -237,6 +319,10 @@ class RawClient:
         return status, head
 
     def send_frame(self, opcode: int, payload: bytes = b"", *, fin: bool = True) -> None:
+        self.socket.sendall(self.frame_of(opcode, payload, fin=fin))
+
+    @staticmethod
+    def frame_of(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
         length = len(payload)
         if length < 126:
             size = bytes([0x80 | length])
@@ -245,7 +331,11 @@ class RawClient:
         else:
             size = bytes([0x80 | 127]) + struct.pack("!Q", length)
         # A mask of zeros is a mask (RFC 6455, section 5.3).
-        self.socket.sendall(bytes([fin << 7 | opcode]) + size + bytes(4) + payload)
+        return bytes([fin << 7 | opcode]) + size + bytes(4) + payload
+
+    def burst_of(self, count: int) -> bytes:
+        """So many short texts: 0, 1, 2 ..."""
+        return b"".join(self.frame_of(1, b"%d" % number) for number in range(count))
 
     def frame(self, timeout: float = BOUND) -> tuple[int, bytes] | None:
         """The next frame, as opcode and payload; `None` when the server has closed."""

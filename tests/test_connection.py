@@ -464,13 +464,61 @@ async def test_a_close_that_cannot_be_sent_does_not_hold_up_the_end():
     assert consumer.codes == [1001]
 
 
-async def test_an_accept_that_comes_too_late_is_no_error():
-    consumer = Logged()
+@pytest.mark.parametrize(
+    "answer",
+    [{"type": "websocket.accept"}, {"type": "websocket.http.response.start", "status": 503}],
+    ids=["accept", "refusal"],
+)
+async def test_an_answer_to_the_handshake_that_comes_too_late_is_no_error(answer):
+    class Consumer(Logged):
+        async def connect(self):
+            await self.base_send(answer)
+
+    consumer = Consumer()
     peer = Peer(consumer)
     peer.error = OSError("gone")
     peer.incoming.put_nowait({"type": "websocket.connect"})
     peer.leaves(1006)
     await peer.end()
+    assert consumer.codes == [1006]
+
+
+async def test_what_is_put_in_front_of_base_send_sees_all_that_is_sent():
+    seen = []
+
+    class Consumer(Logged):
+        async def connect(self):
+            base_send = self.base_send
+
+            async def send(message):
+                seen.append(message["type"])
+                await base_send(message)
+
+            self.base_send = send
+            await self.accept()
+
+        async def receive(self, text_data=None, bytes_data=None):
+            await self.send(text_data)
+            await self.close()
+
+    consumer = Consumer()
+    async with connected(consumer) as peer:
+        peer.says("hello")
+        assert await peer.texts(1) == ["hello"]
+    assert seen == ["websocket.accept", "websocket.send", "websocket.close"]
+
+
+async def test_data_that_goes_out_by_base_send_too_late_is_no_error():
+    class Consumer(Logged):
+        async def receive(self, text_data=None, bytes_data=None):
+            peer.error = OSError("gone")
+            await self.base_send({"type": "websocket.send", "text": "late"})
+
+    consumer = Consumer()
+    async with connected(consumer) as peer:
+        peer.says("hello")
+        peer.leaves(1006)
+        await peer.end()
     assert consumer.codes == [1006]
 
 

@@ -346,14 +346,16 @@ def test_the_server_stops(serve, command, busy):
                 do(client, "wait", seconds=60)
                 server.wait_for_event("waiting", path)
         server.stop()
+    # `runasgi` says the same on all: `servers/test_stopping.py`.
     expected = 1012 if command == "uvicorn" else 1001
     for path in paths:
         assert codes_of_disconnect(server, path) == [expected]
 
 
-def test_granian_is_stopped_from_a_terminal(serve):
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_granian_is_stopped_from_a_terminal(serve, loop):
     """Ctrl-C reaches the worker as well as the main process, which ends the worker again."""
-    server = serve(command="granian")
+    server = serve(command="granian", arguments=("--loop", loop))
     path = "/ends/stopped"
     with server.connect(path):
         main = server.process.pid
@@ -363,6 +365,18 @@ def test_granian_is_stopped_from_a_terminal(serve):
         assert codes_of_disconnect(server, path) == [1001]
     assert server.stop() == 0
     assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_granian_tells_an_application_that_is_no_consumer(serve, loop):
+    server = serve(command="granian", arguments=("--loop", loop))
+    with server.connect("/told"):
+        assert server.stop() == 0
+    [event] = server.events("told")
+    assert (event["message"]["code"], event["message"]["reason"]) == (
+        1001,
+        "The server is stopping",
+    )
 
 
 def test_no_server_has_a_word_to_say_about_tasks(server):

@@ -15,4 +15,4 @@ class WsSupportConfig(AppConfig):
         checks.register(our_checks.check_settings)
         checks.register(our_checks.check_project)
         checks.register(our_checks.check_deployment, deploy=True)
-        granian.cancel_applications_when_it_stops()
+        granian.say_goodbye_when_it_stops()

@@ -36,7 +36,7 @@ def check_project(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
                 )
             )
             break
-    if not conf.has_asgi_application():
+    if conf.asgi_application() is None:
         found.append(
             Warning(
                 "ASGI_APPLICATION is not set, so that `manage.py runserver` does not start.",

@@ -61,6 +61,12 @@ class Options:
     max_message_size: int = 1024 * 1024
     """Bytes; a larger message closes the connection with 1009."""
 
+    per_message_deflate: bool = False
+    """Compress messages for clients that offer it (RFC 7692)."""
+
+    shutdown_timeout: float = 10
+    """Seconds from the signal to stop until the server has ended."""
+
     allowed_hosts: tuple[str, ...] = ()
     """The hosts of `ALLOWED_HOSTS`. No key of `WS_SUPPORT`."""
 
@@ -147,9 +153,9 @@ class MiddlewareOptions:
         return replace(options, **self._replaced)
 
 
-def has_asgi_application() -> bool:
-    """Whether the project says which ASGI application to serve."""
-    return bool(getattr(settings, "ASGI_APPLICATION", None))
+def asgi_application() -> str | None:
+    """The ASGI application that the project says to serve, as a dotted path."""
+    return getattr(settings, "ASGI_APPLICATION", None) or None
 
 
 def _settings_dict() -> Any:
@@ -298,4 +304,6 @@ _VALIDATORS: Final[dict[str, Callable[[object], Iterator[Problem]]]] = {
     "HEARTBEAT_MESSAGE": _optional_text,
     "HEARTBEAT_REPLY": _text,
     "MAX_MESSAGE_SIZE": _number("a whole number of bytes above 0", integer=True),
+    "PER_MESSAGE_DEFLATE": _boolean,
+    "SHUTDOWN_TIMEOUT": _number("a number of seconds above 0"),
 }

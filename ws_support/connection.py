@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from contextvars import copy_context
+from time import monotonic
 from typing import Any, Final
 
 from channels.exceptions import StopConsumer
@@ -63,8 +64,10 @@ class Connection:
         "_left",
         "_lookout",
         "_receive",
+        "_said",
         "_scope",
         "_send",
+        "_send_data",
         "_sources",
         "_task",
         "_watch",
@@ -80,7 +83,7 @@ class Connection:
     ) -> None:
         self._scope = scope
         self._receive = receive
-        self._send = send
+        self._send = self._send_data = send
         self._cancel_on_disconnect = cancel_on_disconnect
         self._sources: tuple[asyncio.Task[None], ...] = ()
         self._inbox: Inbox | None = None
@@ -94,8 +97,9 @@ class Connection:
         self._end: Message | BaseException | None = None
         # What the server said when the client left, if that was read ahead.
         self._left: Message | None = None
-        # The close frame that is still to be sent.
+        # The close frame that is still to be sent, and who waits for another task that sends it.
         self._last_words: Message | None = None
+        self._said: asyncio.Future[None] | None = None
         self._is_interrupted = False
 
     # What handlers do.
@@ -106,15 +110,22 @@ class Connection:
         Raises `ClientGone`, an `OSError`, when the server says that the client has gone (ASGI 2.4).
         A handler that lets this pass is done; the connection goes on to `websocket.disconnect`.
         """
-        if not self._is_open:
-            logger.debug("Dropped after the end: %s.", message["type"])
-        elif message["type"] == "websocket.send":
+        if message["type"] == "websocket.send":
             try:
-                await self._send(message)
+                await self.send_data(message)
             except OSError as error:
                 raise ClientGone(*error.args) from error
-        else:
+        elif self._is_open:
             await self._send_other(message)
+        else:
+            _drop(message)
+
+    def send_data(self, message: Any) -> Awaitable[None]:
+        """The same for a `websocket.send`, but that what the server raises is raised as it is.
+
+        No coroutine of its own: this is on the path of each message.
+        """
+        return self._send_data(message) if self._is_open else _dropped(message)
 
     def start_background(
         self, coroutine: Coroutine[Any, Any, Any], name: str | None
@@ -136,8 +147,10 @@ class Connection:
         self,
         handle: Callable[[Message], Awaitable[None]],
         *sources: Callable[[], Awaitable[Any]],
+        handle_data: Callable[[Message], Awaitable[None]] | None = None,
     ) -> None:
-        """Call `handle` with each message of the client, and of `sources`, until the end.
+        """Call `handle` with each message of the client, and of `sources`, until the end; with
+        those that have data of the client, `handle_data`.
 
         What a handler raises is raised again when all is done, and so is the cancellation by the
         server. The client sees 1011 or 1001.
@@ -148,37 +161,54 @@ class Connection:
         self._lookout = lookout = Lookout.of_this_loop()
         watch = self._watch = Watch.behind(self._receive)
         if watch is not None:
-            self._receive = watch.make_way(self)
+            self._receive, self._send_data = watch.make_way(self)
         for source in sources:
             self._start_source(self._listen(source, self.read_ahead()))
         busy = lookout.busy
+        receive = self._receive
+        handle_data = handle_data or handle
         error: BaseException | None = None
         try:
             # What is in this loop happens for each message.
             while self._end is None:
                 if self._inbox is None:
-                    message = await self._receive()
-                    if watch is not None and watch.heard(message):
-                        await watch.answer()
-                        continue
+                    message = await receive()
+                    kind = message.get("type")
+                    if watch is not None:
+                        if kind != "websocket.receive":
+                            watch.heard(message)
+                        else:
+                            # `heard()`, without a call.
+                            watch.heard_at = monotonic()
+                            if (
+                                watch.heartbeat is not None
+                                and message.get("text") == watch.heartbeat
+                            ):
+                                await watch.answer()
+                                continue
                 else:
                     message = await self._inbox.get()
-                kind = message.get("type")
+                    kind = message.get("type")
+                handler = handle_data
                 if kind != "websocket.receive":
                     if kind == "websocket.disconnect":
-                        self._end = message
+                        # Granian 2.8 answers a `receive()` that is cancelled with one of its own.
+                        self._end = self._end or message
                         break
                     self._has_begun = True
+                    handler = handle
                 busy[self] = False
                 if not lookout.is_armed:
                     lookout.arm()
                 try:
-                    await handle(message)
+                    await handler(message)
                 except Exception as raised:
                     if not _is_client_gone(raised):
                         raise
                 finally:
                     del busy[self]
+                # It may be large, and the next one may be long in coming.
+                del message
         except StopConsumer:
             pass
         except asyncio.CancelledError as cancelled:
@@ -244,6 +274,12 @@ class Connection:
         else:
             self._inbox.put(end)
 
+    async def close(self, code: int, reason: str) -> None:
+        """Close the connection when the server stops. A busy handler has the time that it has
+        when its client leaves."""
+        with suppress(ClientGone):
+            await self.send({"type": "websocket.close", "code": int(code), "reason": reason})
+
     # What ends the connection while a handler is busy, or while there is nothing to do.
 
     def takes_long(self) -> None:
@@ -253,8 +289,8 @@ class Connection:
             return
         unread = len(self._inbox) - 1 if self._inbox else 0
         logger.info(
-            "A handler was cancelled, since the client has left, and %d messages are dropped: path"
-            " %.200a. With cancel_on_disconnect = False the consumer finishes first.",
+            "A handler was cancelled, since its connection has ended, and %d messages are dropped:"
+            " path %.200a. With cancel_on_disconnect = False the consumer finishes first.",
             max(unread, 0),
             self._scope["path"],
             extra=logs.fields(self._scope, code=self._left.get("code")),
@@ -283,15 +319,27 @@ class Connection:
         if kind == "websocket.close":
             await self._close(message)
             return
+        if kind == "websocket.accept":
+            await self._accept(message)
+            return
         try:
             await self._send(message)
         except OSError as error:
             raise ClientGone(*error.args) from error
-        if kind == "websocket.accept":
-            self._is_accepted = True
-        elif kind == "websocket.http.response.body" and not message.get("more_body"):
+        if kind == "websocket.http.response.body" and not message.get("more_body"):
             self._is_open = False
             self._end = _disconnect(CloseCode.ABNORMAL_CLOSURE)
+
+    async def _accept(self, message: Message) -> None:
+        # Not when it is done: while the signal `connected` is received, the server may stop.
+        self._is_accepted = True
+        try:
+            await self._send(message)
+        except Exception as error:
+            self._is_accepted = False
+            if isinstance(error, OSError):
+                raise ClientGone(*error.args) from error
+            raise
 
     async def _close(self, message: Message) -> None:
         self._is_open = False
@@ -313,9 +361,14 @@ class Connection:
         else:
             self._interrupt(end)
             return
-        # Granian 2.8 sends no close frame while somebody waits for a message.
-        await self._stop(*self._sources)
-        await self._say_last_words()
+        # Granian 2.8 sends no close frame while somebody waits for a message, nor one that is on
+        # its way when the application returns.
+        self._said = asyncio.get_running_loop().create_future()
+        try:
+            await self._stop(*self._sources)
+            await self._say_last_words()
+        finally:
+            self._said.set_result(None)
 
     async def _say_last_words(self) -> None:
         message, self._last_words = self._last_words, None
@@ -390,6 +443,8 @@ class Connection:
         await self._stop(*self._sources)
         if self._end is not last and self._is_accepted and not isinstance(error, NoHandler):
             self._last_words = {**last, "type": "websocket.close"}
+        if self._said is not None:
+            await asyncio.wait([self._said], timeout=_CLOSE_TIMEOUT)
         if self._last_words is not None:
             try:
                 await asyncio.wait_for(self._say_last_words(), _CLOSE_TIMEOUT)
@@ -414,6 +469,14 @@ class Connection:
                     self._scope["path"],
                     extra=logs.fields(self._scope),
                 )
+
+
+def _drop(message: Message) -> None:
+    logger.debug("Dropped after the end: %s.", message["type"])
+
+
+async def _dropped(message: Message) -> None:
+    _drop(message)
 
 
 def _disconnect(code: int, reason: str = "") -> Message:

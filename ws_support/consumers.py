@@ -24,7 +24,7 @@ from channels.exceptions import (
 from channels.generic import websocket as generic
 from channels.layers import BaseChannelLayer, get_channel_layer
 
-from ws_support.closing import CloseCode, InvalidMessage
+from ws_support.closing import ClientGone, CloseCode, InvalidMessage
 from ws_support.connection import Connection, NoHandler
 from ws_support.database import OldConnections
 
@@ -51,6 +51,8 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
     first, and `disconnect()` comes after that."""
 
     __connection: Connection | None = None
+    __base_send: Callable[[Any], Awaitable[None]]
+    __send_data: Callable[[Any], Awaitable[None]]
     __databases: OldConnections | None = None
 
     @markcoroutinefunction
@@ -67,19 +69,29 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
         )
         self.__connection = connection
         self.base_send = connection.send
+        self.__send_data = connection.send_data
         alias: str | None = self.channel_layer_alias
         layer = None if alias is None else get_channel_layer(alias)
         self.channel_layer = layer  # type: ignore[assignment]
         if layer is None:
-            return connection.run(self.__handler())
+            return connection.run(self.dispatch, handle_data=self.__data_handler())
         return self.__run_with_layer(connection, layer)
 
     async def __run_with_layer(self, connection: Connection, layer: BaseChannelLayer) -> None:
         self.channel_name = await layer.new_channel()
         self.channel_receive = partial(layer.receive, self.channel_name)  # type: ignore[assignment]
-        await connection.run(self.__handler(), self.channel_receive)
+        await connection.run(self.dispatch, self.channel_receive, handle_data=self.__data_handler())
 
-    def __handler(self) -> Callable[[Any], Awaitable[None]]:
+    @property
+    def base_send(self) -> Callable[[Any], Awaitable[None]]:
+        """What messages are sent with, as in Channels. May be replaced by what does more."""
+        return self.__base_send
+
+    @base_send.setter
+    def base_send(self, send: Callable[[Any], Awaitable[None]]) -> None:
+        self.__base_send = self.__send_data = send
+
+    def __data_handler(self) -> Callable[[Any], Awaitable[None]]:
         """`dispatch`, or what does the same with less when neither it nor what it calls for a
         message of the client was overridden."""
         ours = AsyncWebsocketConsumer
@@ -87,14 +99,14 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
             getattr(self.dispatch, "__func__", None) is ours.dispatch
             and getattr(self.websocket_receive, "__func__", None) is ours.websocket_receive
         ):
-            return self.__handle
+            return self.__handle_data
         return self.dispatch
 
-    def __handle(self, message: Any) -> Awaitable[None]:
+    def __handle_data(self, message: Any) -> Awaitable[None]:
         databases = self.__databases
-        if message.get("type") == "websocket.receive" and databases and not databases.are_due():
-            return self.__call_receive(message)
-        return self.dispatch(message)
+        if databases is None or databases.are_due():
+            return self.dispatch(message)
+        return self.__call_receive(message)
 
     async def dispatch(self, message: dict[str, Any]) -> None:
         """Call the method that the type of `message` names. Raises `ValueError` when none does."""
@@ -171,7 +183,10 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
             message = {"type": "websocket.send", "bytes": bytes_data}
         else:
             raise ValueError("You must pass one of bytes_data or text_data")
-        await self.base_send(message)
+        try:
+            await self.__send_data(message)
+        except OSError as error:
+            raise ClientGone(*error.args) from error
         if close:
             await self.close(close)
 

@@ -11,14 +11,20 @@ from typing import Any
 import uvloop
 
 from benchmarks.load import LoadFailed
+from benchmarks.load.deflate import deflate
 from benchmarks.load.echo import echo
+from benchmarks.load.flood import flood
 from benchmarks.load.handshakes import handshakes
 from benchmarks.load.memory import memory
+from benchmarks.load.stop import stop
 
 LOADS: dict[str, Callable[..., Awaitable[dict[str, float]]]] = {
     "echo": echo,
     "handshakes": handshakes,
     "memory": memory,
+    "flood": flood,
+    "stop": stop,
+    "deflate": deflate,
 }
 
 

@@ -110,7 +110,7 @@ async def goodbye(connections: Iterable[Connection]) -> None:
         raise LoadFailed(f"{len(pending)} close frames were not answered in {_TIMEOUT:g} s.")
 
 
-async def wait_for_all(what: Iterable[asyncio.Future[None]], failed: asyncio.Future[None]) -> None:
+async def wait_for_all(what: Iterable[asyncio.Future[Any]], failed: asyncio.Future[None]) -> None:
     """Wait until all is done. Raises `LoadFailed` when a connection fails, or it takes too long."""
     everything = asyncio.gather(*what)
     either: set[asyncio.Future[Any]] = {everything, failed}

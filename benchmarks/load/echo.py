@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from statistics import median
 from time import perf_counter_ns
 
@@ -18,19 +19,30 @@ async def echo(
     message_size: int,
     warm_up: float,
     seconds: float,
+    in_flight: int = 1,
+    rate: float | None = None,
 ) -> dict[str, float]:
     """Measure for `seconds`, after `warm_up` seconds of the same, with messages of `message_size`
-    bytes.
+    bytes, of which `in_flight` are on their way in each connection; or with `rate` messages a
+    second in all, whoever has answered.
 
     Raises `LoadFailed` when something else comes back, or a connection is lost.
     """
     latencies: list[int] = []
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     opened = await connect(
-        port, lambda message: _Repeating(message, failed, latencies), connections, message_size
+        port,
+        lambda message: _Repeating(message, failed, latencies, is_paced=rate is not None),
+        connections,
+        message_size,
     )
-    for connection in opened:
-        connection.send()
+    if rate is None:
+        for connection in opened:
+            for _ in range(in_flight):
+                connection.send()
+    else:
+        for number, connection in enumerate(opened):
+            connection.send_each(connections / rate, number / rate)
     await wait(failed, warm_up)
     before = Usage.now(processes)
     latencies.clear()
@@ -53,23 +65,49 @@ async def echo(
 
 
 class _Repeating(Connection):
-    def __init__(self, message: bytes, failed: asyncio.Future[None], latencies: list[int]) -> None:
+    def __init__(
+        self,
+        message: bytes,
+        failed: asyncio.Future[None],
+        latencies: list[int],
+        *,
+        is_paced: bool,
+    ) -> None:
         super().__init__(message, failed)
         self._latencies = latencies
-        self._sent_at = perf_counter_ns()
+        self._is_paced = is_paced
+        self._sent_at: deque[int] = deque()
         self._stopped: asyncio.Future[None] | None = None
 
-    def echoed(self) -> None:
-        # One reading of the clock for each message: the end of one is the start of the next.
-        now = perf_counter_ns()
-        self._latencies.append(now - self._sent_at)
-        self._sent_at = now
+    def send(self) -> None:
+        self._sent_at.append(perf_counter_ns())
+        super().send()
+
+    def send_each(self, interval: float, delay: float) -> None:
+        """Every `interval` seconds, from `delay` seconds on."""
+        loop = asyncio.get_running_loop()
+        self._send_at(loop, loop.time() + delay, interval)
+
+    def _send_at(self, loop: asyncio.AbstractEventLoop, when: float, interval: float) -> None:
         if self._stopped is None:
-            self.send()
-        else:
+            if loop.time() >= when:
+                self.send()
+                when += interval
+            loop.call_at(when, self._send_at, loop, when, interval)
+
+    def echoed(self) -> None:
+        now = perf_counter_ns()
+        self._latencies.append(now - self._sent_at.popleft())
+        if self._stopped is None:
+            if not self._is_paced:
+                self._sent_at.append(now)
+                super().send()
+        elif not self._sent_at:
             self._stopped.set_result(None)
 
     def stop(self) -> asyncio.Future[None]:
         """Send nothing more; done when the last echo has come."""
         self._stopped = asyncio.get_running_loop().create_future()
+        if not self._sent_at:
+            self._stopped.set_result(None)
         return self._stopped

@@ -96,7 +96,8 @@ class _Visit(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         # The server is the one that ends the TCP connection (RFC 6455, section 7.1.1): it is done.
-        if self._received == handshake.CLOSED and error is None:
+        answer = self._received.removeprefix(handshake.PING)
+        if answer == handshake.CLOSED and error is None:
             self._end(None)
         else:
             self._end(LoadFailed(f"Not the answer to a close: {self._received[:200]!r}, {error!r}"))

@@ -657,7 +657,7 @@ def test_without_static_files_the_page_says_so(
     page: Page, serve: Callable[..., Server], expected_errors: list[str]
 ) -> None:
     expected_errors += ["404", "MIME type"]
-    DemoPage(page, serve(command="uvicorn").origin)
+    DemoPage(page, serve(STATICFILES_FINDERS=[]).origin)
     notice = page.get_by_text(SCRIPT_NOTICE)
     expect(notice).to_be_visible()
     expect(notice).to_be_in_viewport()

@@ -20,12 +20,12 @@ from tests.harness import BOUND, ROOT, Server, free_port, wait_until_listening
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def run(*command: str | Path, cwd: Path = ROOT) -> str:
+def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:
     """What a command that must succeed says, errors and warnings included."""
     done = subprocess.run(
         command,
         cwd=cwd,
-        env=clean_environment(),
+        env={**clean_environment(), **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -135,3 +135,26 @@ def test_a_fresh_project_refuses_a_foreign_origin(server):
     with pytest.raises(InvalidStatus) as refused:
         server.connect(origin="https://client.com.evil.example")
     assert refused.value.response.status_code == 403
+
+
+def test_a_fresh_project_has_daphne_for_runasgi_and_hears_how_to_get_another(python, project):
+    done = subprocess.run(
+        [python, "manage.py", "runasgi", "--server", "granian"],
+        cwd=project,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "CommandError: Granian needs granian, which is not installed. Run: python -m pip install"
+        ' --upgrade "django-ws-support[granian]"\n'
+    )
+    code = (
+        "import django; django.setup(); from ws_support.servers import SERVERS, get_server;"
+        "print([name for name in SERVERS if get_server(name).missing() is None])"
+    )
+    assert run(python, "-c", code, cwd=project, DJANGO_SETTINGS_MODULE="mysite.settings") == (
+        "['daphne']\n"
+    )

@@ -316,6 +316,31 @@ async def test_a_cancellation_of_a_reader_is_left_alone(reports):
     assert reports == [(1000, "")]
 
 
+async def test_a_server_that_answers_a_cancellation_with_an_end_of_its_own_is_not_heard(reports):
+    """Granian 2.8, at times."""
+
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        ends.append(await receive())
+
+    async def receiving(scope, receive, send):
+        async def swallowing():
+            try:
+                return await receive()
+            except asyncio.CancelledError:
+                await asyncio.sleep(0)  # CPython 3.11 traces nothing before the next step.
+                return {"type": "websocket.disconnect", "code": 1006, "reason": "not this"}
+
+        await Heartbeat(application, interval=0.1)(scope, swallowing, send)
+
+    ends = []
+    client = client_of(receiving)
+    await client.connect()
+    await client.future
+    assert [end["code"] for end in ends] == [3008]
+    assert reports == [(3008, "No message for 0.2 seconds")]
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not count cancellations")
 async def test_a_cancellation_at_the_moment_of_the_verdict_is_not_lost(reports):
     async def application(scope, receive, send):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from contextlib import suppress
 
 from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from channels.routing import ProtocolTypeRouter, URLRouter
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.asgi import get_asgi_application
 from django.urls import path
 
@@ -15,6 +17,7 @@ django_application = get_asgi_application()
 
 from tests.project.ends import Ends, EndsWithLayer, Finishes  # noqa: E402
 from tests.project.events import log  # noqa: E402
+from tests.project.http import Http  # noqa: E402
 from ws_support.asgi import WebSocketSupport  # noqa: E402
 from ws_support.consumers import EchoConsumer  # noqa: E402
 from ws_support.middleware.heartbeat import Heartbeat  # noqa: E402
@@ -62,6 +65,10 @@ class BusyOfChannels(AsyncWebsocketConsumer):
         await self.send(text_data)
 
 
+def fail():
+    raise RuntimeError("asked for")
+
+
 class Commands(AsyncWebsocketConsumer):
     """Does what the client asks for: ways to send and to close that an echo never takes."""
 
@@ -81,12 +88,57 @@ class Commands(AsyncWebsocketConsumer):
                 await self.accept()
             case "scope":
                 scope = {key: self.scope.get(key) for key in command["keys"]}
-                await self.send(text_data=json.dumps(scope))
+                await self.send(text_data=json.dumps(scope, default=bytes.decode))
+            case "headers":
+                named = command["name"].encode()
+                values = [value.hex() for name, value in self.scope["headers"] if name == named]
+                await self.send(text_data=json.dumps(values))
+            case "raise later":
+                asyncio.get_running_loop().call_soon(fail)
             case "raise":
-                raise RuntimeError("asked for")
+                fail()
 
     async def disconnect(self, code: int) -> None:
         log("disconnect()", path=self.scope["path"], code=code)
+
+
+class Sink(LoggedEcho):
+    """Reads and never answers."""
+
+    async def receive(self, text_data=None, bytes_data=None):
+        pass
+
+
+class Spring(LoggedEcho):
+    """Sends for as long as there is somebody to send to."""
+
+    async def connect(self) -> None:
+        await super().connect()
+        self.start_background(self.flow())
+
+    async def flow(self) -> None:
+        with suppress(OSError):
+            while True:
+                await self.send(bytes_data=bytes(2**16))
+                await asyncio.sleep(0)
+
+
+class Pid(LoggedEcho):
+    """Says first which process it runs in."""
+
+    async def connect(self) -> None:
+        await super().connect()
+        await self.send(str(os.getpid()))
+
+
+class Counting(LoggedEcho):
+    """Sends as many numbered messages of 32 KiB as it is asked for."""
+
+    async def connect(self) -> None:
+        await super().connect()
+        log("accepted", path=self.scope["path"])
+        for number in range(int(self.scope["query_string"])):
+            await self.send(bytes_data=number.to_bytes(4, "big") + bytes(2**15 - 4))
 
 
 class Headers(AsyncWebsocketConsumer):
@@ -122,6 +174,16 @@ async def stubborn(scope, receive, send):
         await asyncio.sleep(1)
 
 
+async def immortal(scope, receive, send):
+    """Never ends, whoever asks for it."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    log("accepted", path=scope["path"])
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+
+
 class Refusing(AsyncWebsocketConsumer):
     async def connect(self) -> None:
         await self.close()
@@ -149,6 +211,91 @@ async def hearing(scope, receive, send):
     log("heard", path=scope["path"], messages=messages)
 
 
+async def told(scope, receive, send):
+    """An application that is no consumer, and says what it was told in the end."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    log("told", path=scope["path"], message=await receive())
+
+
+async def denying_slowly(scope, receive, send):
+    """Refuses with more than the client's buffers take, and says when all of it is sent."""
+    await receive()
+    await send({"type": "websocket.http.response.start", "status": 418, "headers": []})
+    body = {"type": "websocket.http.response.body", "body": bytes(2**20), "more_body": True}
+    for _ in range(16):
+        await send(body)
+    await send({**body, "body": b"", "more_body": False})
+    log("denied", path=scope["path"], message=await receive())
+
+
+async def sending_late(scope, receive, send):
+    """Sends when it is too late, and says what comes of it."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    message = await receive()
+    if message["type"] == "websocket.receive":
+        await send({"type": "websocket.close", "code": 4000})
+        message = await receive()
+    late = ({"type": "websocket.send", "text": "late"}, {"type": "websocket.close"})
+    errors = [await error_of(send(each)) for each in late]
+    log("late", path=scope["path"], message=message, errors=errors)
+
+
+async def error_of(sending):
+    """What sending raises, in words, or `None`."""
+    try:
+        await sending
+    except OSError as error:
+        return f"OSError: {error}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+async def accepting_late(scope, receive, send):
+    """Waits until its client has gone, and then accepts."""
+    messages = [await receive(), await receive()]
+    try:
+        await send({"type": "websocket.accept"})
+    except OSError as error:
+        messages.append(type(error).__name__)
+    log("accepted late", path=scope["path"], messages=messages)
+
+
+async def wrong_send(scope, receive, send):
+    """Sends what the client asks for, which nobody may, and says what is raised."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        error = await error_of(send(json.loads(message["text"])))
+        await send({"type": "websocket.send", "text": str(error)})
+
+
+async def told_meanwhile(scope, receive, send):
+    """Asks for the next message while the server sends its close frame."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    await scope["closing"].wait()
+    log("told", path=scope["path"], message=await receive())
+
+
+def slow_to_close(application):
+    """A server takes a moment for the close frame that goes to `told_meanwhile`."""
+
+    async def with_slow_close(scope, receive, send):
+        scope["closing"] = asyncio.Event()
+
+        async def send_slowly(message):
+            if message["type"] == "websocket.close" and scope["path"] == "/told-meanwhile":
+                scope["closing"].set()
+                await asyncio.sleep(0.2)
+            await send(message)
+
+        await application(scope, receive, send_slowly)
+
+    return with_slow_close
+
+
 async def returning_at_once(scope, receive, send):
     """An application that neither accepts nor refuses."""
 
@@ -170,34 +317,48 @@ async def denying_wrongly(scope, receive, send):
 
 application = ProtocolTypeRouter(
     {
-        "http": django_application,
-        "websocket": WebSocketSupport(
-            URLRouter(
-                [
-                    *websocket_urlpatterns,
-                    path("logged", LoggedEcho.as_asgi()),
-                    path("busy", Busy.as_asgi()),
-                    path("busy-of-channels", BusyOfChannels.as_asgi()),
-                    path("commands", Commands.as_asgi()),
-                    path("headers", Headers.as_asgi()),
-                    path("wrong-subprotocol", WrongSubprotocol.as_asgi()),
-                    path("sending-first", SendingFirst.as_asgi()),
-                    path("slow-accept", SlowAccept.as_asgi()),
-                    path("stubborn", stubborn),
-                    path("refusing", Refusing.as_asgi()),
-                    path("sync", SyncEcho.as_asgi()),
-                    path("returning", returning),
-                    path("twice", hearing),
-                    path("returning-at-once", returning_at_once),
-                    path("denying", denying),
-                    path("denying-wrongly", denying_wrongly),
-                    path("often", Heartbeat(LoggedEcho.as_asgi(), interval=0.5)),
-                    path("ends/<str:test>", Ends.as_asgi()),
-                    path("ends-with-layer/<str:test>", EndsWithLayer.as_asgi()),
-                    path("finishes/<str:test>", Finishes.as_asgi()),
-                    path("silent/<str:test>", Heartbeat(Ends.as_asgi(), interval=0.5)),
-                    path("nested/", URLRouter([path("ws", EchoConsumer.as_asgi())])),
-                ]
+        "http": Http(ASGIStaticFilesHandler(django_application)),
+        "websocket": slow_to_close(
+            WebSocketSupport(
+                URLRouter(
+                    [
+                        *websocket_urlpatterns,
+                        path("logged", LoggedEcho.as_asgi()),
+                        path("busy", Busy.as_asgi()),
+                        path("busy-of-channels", BusyOfChannels.as_asgi()),
+                        path("commands", Commands.as_asgi()),
+                        path("pid/<str:test>", Pid.as_asgi()),
+                        path("pid-again/<str:test>", Pid.as_asgi()),
+                        path("counting/<str:test>", Counting.as_asgi()),
+                        path("sink", Sink.as_asgi()),
+                        path("spring", Spring.as_asgi()),
+                        path("headers", Headers.as_asgi()),
+                        path("wrong-subprotocol", WrongSubprotocol.as_asgi()),
+                        path("sending-first", SendingFirst.as_asgi()),
+                        path("slow-accept", SlowAccept.as_asgi()),
+                        path("stubborn", stubborn),
+                        path("immortal", immortal),
+                        path("refusing", Refusing.as_asgi()),
+                        path("sync", SyncEcho.as_asgi()),
+                        path("returning", returning),
+                        path("twice", hearing),
+                        path("told", told),
+                        path("denying-slowly", denying_slowly),
+                        path("sending-late/<str:test>", sending_late),
+                        path("accepting-late", accepting_late),
+                        path("wrong-send", wrong_send),
+                        path("told-meanwhile", told_meanwhile),
+                        path("returning-at-once", returning_at_once),
+                        path("denying", denying),
+                        path("denying-wrongly", denying_wrongly),
+                        path("often", Heartbeat(LoggedEcho.as_asgi(), interval=0.5)),
+                        path("ends/<str:test>", Ends.as_asgi()),
+                        path("ends-with-layer/<str:test>", EndsWithLayer.as_asgi()),
+                        path("finishes/<str:test>", Finishes.as_asgi()),
+                        path("silent/<str:test>", Heartbeat(Ends.as_asgi(), interval=0.5)),
+                        path("nested/", URLRouter([path("ws", EchoConsumer.as_asgi())])),
+                    ]
+                )
             )
         ),
     }

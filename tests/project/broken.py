@@ -1,7 +1,12 @@
-"""An application that is no coroutine function."""
+"""Applications that cannot be served: no coroutine function, or one that does not start."""
 
 from __future__ import annotations
 
 
 def application(scope, receive, send):
     raise RuntimeError("no coroutine")
+
+
+async def without_a_start(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "nothing to start with"})

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from tests.harness import BOUND, memory
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
@@ -326,19 +326,69 @@ def test_a_control_frame_that_is_too_large_costs_no_memory(serve, opcode):
     server = serve()
     with server.raw() as client:
         client.handshake()
-        before = memory(server)
+        before = memory(server.process.pid)
         client.socket.sendall(bytes([0x80 | opcode, 0xFF]) + struct.pack("!Q", 2**40) + bytes(4))
         assert client.frame()[1][:2] == struct.pack("!H", 1002)
         with suppress(OSError):  # The server may close meanwhile.
             for _ in range(100):
                 client.socket.sendall(bytes(2**20))
-        assert memory(server) - before < 20 * 2**20
+        assert memory(server.process.pid) - before < 20 * 2**20
 
 
-def memory(server) -> int:
-    """Bytes of resident memory."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
+# Flow control; what a flood costs is in `test_floods.py`
+
+
+def test_a_client_that_stops_reading_for_a_while_loses_nothing(demo):
+    with demo.raw() as client:
+        client.handshake("/counting/x?1000")
+        demo.wait_for_event("accepted", "/counting/x")
+        time.sleep(0.5)  # Until the buffers between are full.
+        for number in range(1000):
+            assert client.frame()[1][:4] == number.to_bytes(4, "big")
+
+
+def test_ten_thousand_messages_in_one_read_are_all_answered_and_hold_up_nobody(demo):
+    with demo.raw() as client, demo.connect() as other:
+        client.handshake()
+        client.socket.sendall(b"".join(client.frame_of(TEXT, b"%d" % n) for n in range(10_000)))
+        other.send("hello")
+        assert other.recv(timeout=5) == "hello"
+        for number in range(10_000):
+            assert client.frame() == (TEXT, b"%d" % number)
+
+
+def test_a_close_behind_unread_messages_is_seen_when_the_consumer_closes(serve):
+    """While the application is behind, nothing is read. When it closes, the answer is."""
+    server = serve()
+    with server.raw() as client:
+        client.handshake("/busy-of-channels")
+        client.send_frame(TEXT, b"0.5")
+        for _ in range(100):
+            client.send_frame(TEXT, b"not a number")  # It raises: 1011.
+        opcode, payload = client.frame()
+        assert (opcode, payload) == (TEXT, b"0.5")
+        assert client.frame() == close_frame(1011)
+        client.send_frame(CLOSE, struct.pack("!H", 1011))
+        start = time.monotonic()
+        assert client.frame() is None
+        assert time.monotonic() - start < 2  # Without the answer it would be 3 seconds.
+
+
+def test_a_pong_that_cannot_be_read_yet_is_none_that_is_missing(serve):
+    server = serve(WS_SUPPORT={"KEEP_ALIVE_INTERVAL": 0.4, "KEEP_ALIVE_TIMEOUT": 0.4})
+    with server.raw() as client:
+        client.handshake("/busy-of-channels")
+        client.send_frame(TEXT, b"2")
+        for _ in range(100):
+            client.send_frame(TEXT, b"0")
+        answers = []
+        while len(answers) < 101:
+            opcode, payload = client.frame()
+            if opcode == PING:
+                client.send_frame(PONG, payload)
+            else:
+                answers.append(payload)
+        assert answers == [b"2", *([b"0"] * 100)]
 
 
 # Closing
@@ -348,11 +398,22 @@ def memory(server) -> int:
 def test_a_client_that_closes_and_does_not_read_is_given_up(serve):
     server = serve()
     with server.raw() as client:
-        client.handshake("/logged")
-        for _ in range(12):
-            client.send_frame(BINARY, bytes(10**6))
+        client.handshake("/counting/x?400")  # 13 MB
+        server.wait_for_event("accepted", "/counting/x")
         client.send_frame(CLOSE, struct.pack("!H", 4000))
-        assert server.wait_for_event("disconnect()", "/logged")["code"] == 4000
+        assert server.wait_for_event("disconnect()", "/counting/x")["code"] == 4000
+
+
+def test_a_client_that_floods_and_never_reads_is_dropped_for_its_missing_pong(serve):
+    server = serve(WS_SUPPORT={"KEEP_ALIVE_INTERVAL": 0.5, "KEEP_ALIVE_TIMEOUT": 0.5})
+    with server.raw() as client:
+        client.handshake("/logged")
+        client.socket.settimeout(BOUND)
+        with suppress(OSError):
+            while True:
+                client.send_frame(BINARY, bytes(10**6))
+        assert server.wait_for_event("disconnect()", "/logged")["code"] == 1006
+    server.wait_for_log('To wait longer, raise WS_SUPPORT["KEEP_ALIVE_TIMEOUT"].')
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1003, 1008, 1011, 1013, 1014, 3000, 3008, 4999])

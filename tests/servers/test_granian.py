@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import granian._signals
 
-from ws_support.servers.granian import cancel_applications_when_it_stops
+from ws_support.servers.granian import say_goodbye_when_it_stops
 
 
 def test_a_granian_that_stops_in_another_way_is_left_alone(monkeypatch):
     monkeypatch.delattr(granian._signals, "set_loop_signals")
-    cancel_applications_when_it_stops()
+    say_goodbye_when_it_stops()
     assert not hasattr(granian._signals, "set_loop_signals")

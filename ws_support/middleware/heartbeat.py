@@ -19,7 +19,7 @@ from asgiref.typing import (
     WebSocketScope,
 )
 
-from ws_support import logs
+from ws_support import farewell, logs
 from ws_support.closing import CloseCode
 from ws_support.conf import FROM_SETTINGS, FromSettings, MiddlewareOptions, Options
 from ws_support.signals import connected, disconnected, rejected
@@ -105,17 +105,19 @@ class Listener(Protocol):
     def give_up(self, code: int, reason: str) -> None:
         """End the connection, whose client is silent."""
 
+    async def close(self, code: int, reason: str) -> None:
+        """Close the connection, as its application might."""
+
 
 class Watch:
     """One connection, from its handshake to its end."""
 
     __slots__ = (
+        "_closing",
         "_code",
         "_expired",
-        "_heard_at",
         "_in_grace",
         "_listener",
-        "_message",
         "_opened_at",
         "_options",
         "_reader",
@@ -123,8 +125,11 @@ class Watch:
         "_receive",
         "_scope",
         "_send",
+        "_task",
         "_timer",
         "_woken",
+        "heard_at",
+        "heartbeat",
     )
 
     def __init__(
@@ -138,9 +143,10 @@ class Watch:
         self._receive = receive
         self._send = send
         self._opened_at: float | None = None
-        self._heard_at = 0.0
+        self.heard_at = 0.0
         self._code: int | None = None
         self._reason = ""
+        self._closing: asyncio.Task[None] | None = None
         self._listener: Listener | None = None
         # The task that waits for a message now. When none comes, it is woken.
         self._reader: asyncio.Task[Any] | None = None
@@ -160,11 +166,13 @@ class Watch:
         self._options = options
         # Alone what is looked at for each message.
         promised = options.heartbeat_interval is not None
-        self._message = options.heartbeat_message if promised else None
+        self.heartbeat = options.heartbeat_message if promised else None
 
     async def run(self, application: Any) -> None:
+        self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
         # Into the scope itself: a copy for each connection would be its largest part here.
         self._scope[_SCOPE_KEY] = self  # type: ignore[typeddict-unknown-key]
+        farewell.here.enter(self)
         try:
             await application(self._scope, self.receive, self.send)
         except asyncio.CancelledError:
@@ -177,13 +185,18 @@ class Watch:
             self._end(CloseCode.INTERNAL_ERROR, "")
             raise
         finally:
+            if self._closing is not None:
+                await asyncio.wait([self._closing])
             # Neither is left to the garbage collector.
             del self._scope[_SCOPE_KEY]  # type: ignore[typeddict-item]
             self._listener = None
             # An application that returns without closing leaves that to the server: 1000.
             self._end(CloseCode.NORMAL_CLOSURE, "")
-            if self._opened_at is not None:
-                await self._report_end(self._opened_at)
+            try:
+                if self._opened_at is not None:
+                    await self._report_end(self._opened_at)
+            finally:
+                farewell.here.leave(self)
 
     async def receive(self) -> ASGIReceiveEvent:
         while not self._expired:
@@ -198,6 +211,11 @@ class Watch:
                 self._woken = None
                 continue
             self._reader = None
+            if reader is self._woken:
+                # Granian 2.8 answers a `receive()` that is cancelled with an end of its own.
+                self._woken = None
+                cancelled_by_others(reader)
+                continue
             if not self.heard(message):
                 return message
             await self.answer()
@@ -209,25 +227,44 @@ class Watch:
             "reason": self._reason,
         }
 
+    async def dismiss(self, code: int, reason: str) -> None:
+        """Close the connection of an application that has not asked for it: the server stops."""
+        if self._opened_at is None or self._code is not None:
+            return  # It is dismissed once it is accepted, or ends anyway.
+        if self._listener is not None:
+            await self._listener.close(code, reason)
+            return
+        self._end(code, reason)
+        self._expired = True
+        if self._reader is not None:
+            self._wake_reader()
+        else:
+            # The application hears of it when it asks for the next message.
+            await self._close(code, reason)
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
     @staticmethod
     def behind(receive: object) -> Watch | None:
         """The watch whose `receive()` this is, when no other middleware has put its own around."""
         watch = getattr(receive, "__self__", None)
         return watch if isinstance(watch, Watch) else None
 
-    def make_way(self, listener: Listener) -> ASGIReceiveCallable:
-        """The server's own `receive`, for a `listener` that calls `heard()` with each message.
+    def make_way(self, listener: Listener) -> tuple[ASGIReceiveCallable, ASGISendCallable]:
+        """The server's own `receive`, for a `listener` that does what `heard()` does with each
+        message, and its own `send`, for what is no more than data.
 
-        That is what `receive()` of this class does, without a coroutine for each message.
+        That is what `receive()` and `send()` of this class do, with less for each message.
         """
         self._listener = listener
-        return self._receive
+        return self._receive, self._send
 
     def heard(self, message: ASGIReceiveEvent) -> bool:
         """Note a message of the client; whether it is a heartbeat, which wants an `answer()`."""
-        self._heard_at = monotonic()
+        self.heard_at = monotonic()
         if message["type"] == "websocket.receive":
-            return self._message is not None and message.get("text") == self._message
+            return self.heartbeat is not None and message.get("text") == self.heartbeat
         if message["type"] == "websocket.disconnect":
             code = message.get("code")
             self._end(
@@ -264,7 +301,8 @@ class Watch:
     async def _begin(self) -> None:
         if self._opened_at is not None:
             return  # A second accept, on a server that lets it pass.
-        self._opened_at = self._heard_at = monotonic()
+        self._opened_at = self.heard_at = monotonic()
+        farewell.here.accepted(self)
         self._start_timer()
         if logger.isEnabledFor(logging.INFO):
             extra = logs.fields(self._scope)
@@ -317,8 +355,8 @@ class Watch:
         listener = self._listener
         if not listener.is_reading if listener else self._reader is None:
             # The application is busy. What came meanwhile is unread, so the count starts again.
-            self._heard_at = now
-        left = self._heard_at + silence - now
+            self.heard_at = now
+        left = self.heard_at + silence - now
         if left > 0:
             self._in_grace = False
             self._set_timer(left, silence)
@@ -341,11 +379,22 @@ class Watch:
             self._listener.give_up(CloseCode.TIMEOUT, self._reason)
             return
         self._expired = True
+        self._wake_reader()
+
+    def _wake_reader(self) -> None:
         self._woken = self._reader
-        self._woken.cancel()  # type: ignore[union-attr]  # `_check` has seen to that.
+        self._woken.cancel()  # type: ignore[union-attr]  # Callers have seen to that.
 
     async def _close(self, code: int, reason: str) -> None:
-        """Close a connection that the application does not know to have ended."""
+        """Close a connection that the application does not know to have ended.
+
+        The application must not end before that is done: servers then close it in their own way.
+        """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._send_close(code, reason))
+        await asyncio.wait([self._closing])
+
+    async def _send_close(self, code: int, reason: str) -> None:
         send, self._send = self._send, _discard
         try:
             close = {"type": "websocket.close", "code": int(code), "reason": reason}

@@ -1,44 +1,38 @@
 """Daphne with the options of `WS_SUPPORT`, and without the gaps that its users meet.
 
 Each difference names the symptom and the version it was seen with, so that it can go on the day
-it is mended there. Whatever is not named here is Daphne's (4.2.3) and autobahn's (26.10.2).
+it is mended there. Whatever is not named here is Daphne's (4.2.3).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import re
-from collections.abc import Callable, Iterable
-from http import HTTPStatus
+import socket
+from collections.abc import Iterator
+from functools import partial
 from math import inf
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Final
 
 import daphne.server  # First: it chooses the reactor, which others only import.
 import daphne.ws_protocol
-from autobahn.util import encode_truncate
-from autobahn.websocket.protocol import WebSocketProtocol as AutobahnProtocol
-from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from OpenSSL import crypto
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.web.http import RESPONSES
+from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from ws_support.closing import CloseCode, may_be_sent
+from ws_support.closing import CloseCode
 from ws_support.conf import Options
+from ws_support.farewell import REASON
+from ws_support.servers.base import Plan
+from ws_support.servers.daphne_flow import ReceiveQueue
+from ws_support.servers.daphne_protocol import CAN_DEFLATE, WebSocketProtocol
+from ws_support.servers.stopping import Stop
+from ws_support.servers.workers import SocketServer
 
-logger = logging.getLogger("ws_support.daphne")
-
-# Twisted (26.10) answers 426 Unknown Status.
-RESPONSES.setdefault(426, b"Upgrade Required")
-
-# autobahn (26.10) knows the codes up to 1013.
-AutobahnProtocol.CLOSE_STATUS_CODES_ALLOWED.append(CloseCode.BAD_GATEWAY)
-
-_ORIGIN_HEADER = re.compile(rb"\r\norigin:([^\r\n]*)\r\n", re.IGNORECASE)
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
-_FLUSH_TIMEOUT = 10
-"""Seconds in which the last words have to reach a client that we have finished with."""
-_MAX_REASON_SIZE = 123  # bytes (RFC 6455, section 5.5)
+_CERTIFICATE: Final = rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----"
 
 
 def configuration(options: Options) -> dict[str, Any]:
@@ -48,6 +42,7 @@ def configuration(options: Options) -> dict[str, Any]:
         "ping_timeout": options.keep_alive_timeout or 0,
         "websocket_max_message_size": options.max_message_size,
         "websocket_max_frame_size": options.max_message_size,
+        "per_message_deflate": options.per_message_deflate and CAN_DEFLATE,
     }
 
 
@@ -55,7 +50,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
     """Daphne's server, for `WebSocketProtocol` connections.
 
     Takes Daphne's arguments. `ping_interval` and `ping_timeout` are seconds and may be fractions;
-    `inf` and 0 switch them off.
+    `inf` and 0 switch them off. `per_message_deflate`: compress for clients that offer it.
     """
 
     def __init__(
@@ -64,6 +59,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         *,
         ping_interval: float = 20,
         ping_timeout: float = 30,
+        per_message_deflate: bool = False,
         **options: Any,
     ) -> None:
         # Our protocol has timers of its own. Daphne looks every two seconds which pings are due,
@@ -72,6 +68,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         super().__init__(application, ping_interval=inf, ping_timeout=0, **options)
         self.keep_alive_interval = ping_interval
         self.keep_alive_timeout = ping_timeout
+        self.per_message_deflate = per_message_deflate
         self._ports: list[Any] = []
 
     def listen_success(self, port: Any) -> None:
@@ -89,18 +86,30 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         self._ws_factory = factory
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> asyncio.Queue[Any] | None:
-        if scope["type"] == "websocket":
-            # Daphne undoes percent-encodings, which sub-protocols do not have.
-            scope["subprotocols"] = list(protocol.websocket_protocols)
-            # Daphne leaves these out, though ASGI asks for the first two.
-            scope["scheme"] = protocol.scheme
-            scope["http_version"] = "1.1"
-            scope["extensions"] = {"websocket.http.response": {}}
-        queue: asyncio.Queue[Any] | None = super().create_application(protocol, scope)
-        application = self.connections.get(protocol, {}).get("application_instance")
-        if scope["type"] == "websocket" and application is not None:
-            application.add_done_callback(protocol.application_done)
+        if scope["type"] != "websocket":
+            return super().create_application(protocol, scope)  # type: ignore[no-any-return]
+        # Daphne undoes percent-encodings, which sub-protocols do not have.
+        scope["subprotocols"] = list(protocol.websocket_protocols)
+        # Daphne leaves these out, though ASGI asks for the first two.
+        scope["scheme"] = protocol.scheme
+        scope["http_version"] = "1.1"
+        scope["extensions"] = {"websocket.http.response": {}}
+        scope["asgi"] = {"version": "3.0"}
+        queue = ReceiveQueue(protocol.resume)
+        application = asyncio.ensure_future(
+            self.application(scope=scope, receive=queue.get, send=partial(self._reply, protocol))
+        )
+        application.add_done_callback(protocol.application_done)
+        self.connections[protocol]["application_instance"] = application
         return queue
+
+    async def _reply(self, protocol: WebSocketProtocol, message: dict[str, Any]) -> None:
+        """The application's `send()`."""
+        if message["type"] == "websocket.send":
+            await protocol.room()
+        # As in Daphne: what is sent after the end is dropped.
+        if not self.connections.get(protocol, {"disconnected": True}).get("disconnected"):
+            protocol.handle_reply(message)
 
     def kill_all_applications(self) -> Deferred[Any]:
         """Stop listening, say goodbye, cancel every application and wait until all are done.
@@ -123,301 +132,93 @@ class Server(daphne.server.Server):  # type: ignore[misc]
             await asyncio.wait(running)
 
     def _cancel_applications(self) -> list[asyncio.Future[None]]:
-        running = []
-        for protocol, details in self.connections.items():
-            application = details.get("application_instance")
-            if application is None or application.done():
-                continue
-            if isinstance(protocol, WebSocketProtocol) and protocol.state == protocol.STATE_OPEN:
-                protocol.sendCloseFrame(CloseCode.GOING_AWAY, b"The server is stopping")
+        self._close_websockets()
+        running = self._running_applications()
+        for application in running:
             application.cancel()
-            running.append(application)
         return running
 
+    def _close_websockets(self) -> None:
+        for protocol in self.connections:
+            if isinstance(protocol, WebSocketProtocol) and protocol.state == protocol.STATE_OPEN:
+                protocol.sendCloseFrame(CloseCode.GOING_AWAY, REASON.encode())
 
-class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[misc]
-    """One WebSocket connection."""
+    def _running_applications(self) -> list[asyncio.Future[None]]:
+        applications = (each.get("application_instance") for each in self.connections.values())
+        return [each for each in applications if each is not None and not each.done()]
 
-    # Options of autobahn. Daphne leaves the defaults, by which a client that breaks the protocol
-    # or sends too much is cut off without a close frame, and its own code is answered with 1000.
-    failByDrop = False
-    echoCloseCodeReason = True
-    # Seconds for the client to answer a close. autobahn allows 1 and waits for anything from 0
-    # to 1, for the reason that Server gives, and so cuts off clients before they can read it.
-    closeHandshakeTimeout = 3
 
-    _origin: str | None = None
-    _ping_timer: asyncio.TimerHandle | None = None
-    _pong_timer: asyncio.TimerHandle | None = None
-    _flush_timer: asyncio.TimerHandle | None = None
-    _denial: dict[str, Any] | None = None
-    muted: bool
+class Daphne(SocketServer):
+    name = "daphne"
+    title = "Daphne"
+    requirements: ClassVar = {"daphne": "4.2.2"}
+    extra = None
+    merit = "it keeps every setting"
 
-    # Handshake
-
-    @property
-    def http_headers(self) -> dict[str, str]:
-        return self._http_headers
-
-    @http_headers.setter
-    def http_headers(self, headers: dict[str, str]) -> None:
-        # autobahn refuses some malformed origins by itself and with 400. Who may connect is the
-        # application's decision, and so are the log line and the signal that go with it. It also
-        # strips what Unicode calls a space, such as the byte A0, and so mends others.
-        headers.pop("origin", None)
-        origin = _ORIGIN_HEADER.search(self.http_request_data)
-        self._origin = origin[1].strip(b" \t").decode("latin-1") if origin else None
-        self._http_headers = headers
-
-    @property
-    def scheme(self) -> str:
-        secure = self._transport_details.is_secure
-        return "wss" if secure or getattr(self, "client_scheme", None) == "https" else "ws"
-
-    def onConnect(self, request: ConnectionRequest) -> Any:
-        if self._origin is not None:
-            request.headers["origin"] = self._origin
-        # autobahn parses the offers when the application has accepted, and may refuse then.
-        self.websocket_extensions: list[Any] = []
-        if not all(map(_TOKEN.fullmatch, self.websocket_protocols)):
-            # Daphne logs a traceback for what is not ASCII, and takes the rest.
-            raise ConnectionDeny(400, "A sub-protocol is not a token.")
-        return super().onConnect(request)
-
-    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
-        if code == 400 and responseHeaders:
-            # An unknown version. autobahn names the known ones, but with 400 (RFC 6455, 4.2.2).
-            code = 426
-        if not hasattr(self, "application_queue"):
-            # Else the application refused, and knows best what to log.
-            # autobahn quotes an address that it cannot parse.
-            told = reason.partition("?")[0]
-            logger.warning("Refused with %d: %.200a", code, told, extra=self._log_fields())
-        super().failHandshake(reason, code, responseHeaders)
-
-    def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
-        # autobahn writes the reason into the status line and sends no body.
-        headers = {name: [value] for name, value in responseHeaders or ()}
-        headers["Content-Type"] = ["text/plain; charset=utf-8"]
-        self._write_response(code, headers, f"{reason}\n".encode())
-
-    def serverAccept(
-        self, subprotocol: str | None = None, headers: Iterable[tuple[bytes, bytes]] = ()
-    ) -> None:
-        if not hasattr(self, "handshake_deferred"):
-            raise ValueError("This connection was accepted or refused before.")
-        if subprotocol is not None and subprotocol not in self.websocket_protocols:
-            # autobahn raises where nobody sees it, and the client waits in vain.
-            raise ValueError(
-                f"The client did not offer the sub-protocol {subprotocol!r}, but"
-                f" {self.websocket_protocols}."
+    def refusals(self, plan: Plan) -> Iterator[str]:
+        yield from super().refusals(plan)
+        if plan.workers > 1:
+            yield (
+                "Daphne has no workers. Start it several times, each with a --port or --uds of its"
+                " own, or use another server."
             )
-        # Daphne drops the headers of the accept.
-        super().serverAccept((subprotocol, _header_values(headers)))
+        if plan.options.per_message_deflate and not CAN_DEFLATE:
+            yield (
+                'WS_SUPPORT["PER_MESSAGE_DEFLATE"] needs autobahn 26 on Daphne, and with it Python'
+                " 3.11: older ones do not limit what a compressed message becomes."
+            )
 
-    def _deny(self, message: dict[str, Any]) -> None:
-        """The ASGI extension "WebSocket Denial Response", which Daphne lacks: 403 for all."""
-        if message["type"] == "websocket.http.response.start":
-            headers = _header_values(message.get("headers", ()))
-            self._denial = {"status": message["status"], "headers": headers, "body": b""}
-            return
-        if self._denial is None:
-            raise ValueError("websocket.http.response.body came before its start.")
-        self._denial["body"] += message.get("body", b"")
-        if not message.get("more_body", False):
-            del self.handshake_deferred
-            self._write_response(**self._denial)
-            self.wasNotCleanReason = "denied by the application"
-            self.dropConnection(abort=False)
-            self.server.protocol_disconnected(self)
+    def websocket_options(self, options: Options) -> dict[str, Any]:
+        return configuration(options)
 
-    def _write_response(self, status: int, headers: dict[str, list[str]], body: bytes) -> None:
-        phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
-        lines = [f"HTTP/1.1 {status} {phrase}", "Connection: close"]
-        if "content-length" not in map(str.lower, headers):
-            lines.append(f"Content-Length: {len(body)}")
-        lines += [f"{name}: {value}" for name, values in headers.items() for value in values]
-        self.sendData("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+    def serve(self, application: Any, plan: Plan, listener: socket.socket, stop: Stop) -> None:
+        ProductionServer(application, plan, listener, stop).run()
 
-    # Messages
 
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        # Daphne still delivers what arrives after the application closed.
-        if self.state == self.STATE_OPEN:
-            super().onMessage(payload, isBinary)
+class ProductionServer(Server):
+    """What `manage.py runasgi` starts."""
 
-    def handle_reply(self, message: dict[str, Any]) -> None:
-        kind = message["type"]
-        if kind == "websocket.send":
-            self._send(message.get("text"), message.get("bytes"))
-        elif kind == "websocket.accept":
-            self.serverAccept(message.get("subprotocol"), message.get("headers") or ())
-        elif kind == "websocket.close" and self.state != self.STATE_CONNECTING:
-            self._close(message.get("code"), message.get("reason"))
-        elif kind.startswith("websocket.http.response.") and self.state == self.STATE_CONNECTING:
-            self._deny(message)
-        else:
-            super().handle_reply(message)
-
-    def _send(self, text: str | None, payload: bytes | None) -> None:
-        if self.state == self.STATE_CONNECTING:
-            raise ValueError("Accept the connection before you send over it.")
-        if (text is None) == (payload is None):
-            raise ValueError("websocket.send needs either text or bytes.")
-        if self.state != self.STATE_OPEN:
-            # autobahn raises, and the traceback lands in the log whenever a client leaves while
-            # a message is on its way out. After the end Daphne drops messages as well.
-            return
-        # Not sendMessage(): it holds our own messages to the size limit for the client's. And not
-        # Daphne's serverSend(): Daphne drops empty messages.
-        if text is not None:
-            self.sendFrame(opcode=1, payload=text.encode())
-        else:
-            self.sendFrame(opcode=2, payload=bytes(payload or b""))
-
-    # Keep-alive
-
-    def onOpen(self) -> None:
-        super().onOpen()
-        self._ping_later()
-
-    def _ping_later(self) -> None:
-        if self.server.keep_alive_interval < inf:
-            self._ping_timer = self._call_later(self.server.keep_alive_interval, self._ping)
-
-    def _ping(self) -> None:
-        if self.state != self.STATE_OPEN:
-            return
-        # One at a time, as in the other servers.
-        if self._pong_timer is None:
-            self.sendPing(os.urandom(4))
-            if self.server.keep_alive_timeout:
-                self._pong_timer = self._call_later(self.server.keep_alive_timeout, self._drop)
-        self._ping_later()
-
-    def _call_later(self, seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
-        # Twisted runs on asyncio here.
-        return asyncio.get_running_loop().call_later(seconds, function)
-
-    def dataReceived(self, data: bytes) -> None:
-        # Whatever comes shows that the client is there: its pong may stand behind a large message.
-        if self._pong_timer is not None:
-            self._pong_timer.cancel()
-            self._pong_timer = None
-        if self.state == self.STATE_CONNECTING and hasattr(self, "handshake_deferred"):
-            # The application has not answered. autobahn would take this for a second handshake.
-            self.data += data
-            if len(self.data) > self.maxMessagePayloadSize:
-                self.dropConnection(abort=True)
-            return
-        super().dataReceived(data)
-
-    def _drop(self) -> None:
-        self._pong_timer = None
-        if self.state != self.STATE_OPEN:
-            return
-        logger.info(
-            "Dropped: no pong within %g seconds. To wait longer, raise"
-            ' WS_SUPPORT["KEEP_ALIVE_TIMEOUT"].',
-            self.server.keep_alive_timeout,
-            extra=self._log_fields(CloseCode.ABNORMAL_CLOSURE),
+    def __init__(self, application: Any, plan: Plan, listener: socket.socket, stop: Stop) -> None:
+        super().__init__(
+            application,
+            endpoints=["one that listens already"],
+            ready_callable=self._adopt_listener,
+            signal_handlers=False,  # Twisted's raise at the second signal.
+            application_close_timeout=plan.options.shutdown_timeout,
+            **configuration(plan.options),
         )
-        self.onAutoPingTimeout()
+        # Daphne wants some, but only as strings that Twisted makes listen by itself.
+        self.endpoints: list[str] = []
+        self._plan = plan
+        self._listener = listener
+        self._stop = stop
+        stop.on_signal(partial(reactor.callFromThread, self.stop))
 
-    # Closing
+    def _adopt_listener(self) -> None:
+        factory = self.http_factory
+        if self._plan.certfile is not None and self._plan.keyfile is not None:
+            tls: Any = _tls(Path(self._plan.certfile), Path(self._plan.keyfile))
+            factory = TLSMemoryBIOFactory(tls, False, factory)
+        port = reactor.adoptStreamPort(self._listener.fileno(), self._listener.family, factory)
+        self._listener.close()  # Twisted has a copy.
+        self.listen_success(port)
 
-    def _close(self, code: int | None, reason: str | None) -> None:
-        """Daphne hands over no reason, and autobahn raises for the codes from 1001 to 2999."""
-        code = 1000 if code is None else int(code)
-        if not may_be_sent(code):
-            raise ValueError(f"The close code {code} may not be sent (RFC 6455, section 7.4).")
-        self.sendCloseFrame(code, encode_truncate(reason, _MAX_REASON_SIZE) if reason else None)
-
-    def application_done(self, application: asyncio.Future[None]) -> None:
-        """Daphne leaves a connection open whose application has returned: nobody reads it."""
-        if application.cancelled() or application.exception() is not None:
-            return  # Daphne's application_checker deals with these.
-        if self.state == self.STATE_CONNECTING and hasattr(self, "handshake_deferred"):
-            self.serverReject()
-        elif self.state == self.STATE_OPEN:
-            self._close(1000, None)
-
-    def _max_message_size_exceeded(self, size: int, limit: int, reason: str) -> None:
-        # autobahn gives as the size of the message what it has seen of it.
-        self._fail_connection(
-            CloseCode.MESSAGE_TOO_BIG, f"A message may have at most {limit} bytes"
-        )
-
-    def _fail_connection(self, code: int = 1001, reason: str = "going away") -> None:
-        if self.state == self.STATE_OPEN:
-            advice = ""
-            if code == CloseCode.MESSAGE_TOO_BIG:
-                advice = ' To allow more, raise WS_SUPPORT["MAX_MESSAGE_SIZE"].'
-            logger.warning(
-                "Closed with %d: %s.%s", code, reason, advice, extra=self._log_fields(code)
-            )
-        super()._fail_connection(code, reason)
-
-    def onFrameData(self, payload: bytes) -> bool | None:
-        if self.failedByMe and self.current_frame.opcode > 7:
-            # autobahn collects the rest of a control frame that it found too large.
-            return None
-        return super().onFrameData(payload)  # type: ignore[no-any-return]
-
-    def _closeConnection(self, abort: bool = False) -> None:
-        # autobahn aborts when it takes a malformed close frame for the answer to its own, which
-        # says what was wrong: the client would never see it.
-        abort = abort and not self.wasClean
-        super()._closeConnection(abort)
-        if not abort:
-            # A client that does not read would keep Twisted waiting forever.
-            self._flush_timer = self._call_later(_FLUSH_TIMEOUT, self.transport.abortConnection)
-
-    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        for timer in (self._ping_timer, self._pong_timer, self._flush_timer):
-            if timer is not None:
-                timer.cancel()
-        if not hasattr(self, "server"):
-            # Refused before onConnect(). Daphne raises AttributeError, into Twisted's log.
-            return
-        # Daphne hands over None for a close without a code, and no reason.
-        told = (reason or "") if wasClean else ""
-        if self.closedByMe and self.localCloseCode is not None:
-            # The application learns why, also when the client did not answer the close.
-            code = self.localCloseCode
-            told = (self.localCloseReason or b"").decode()
-        if hasattr(self, "application_queue"):
-            self.application_queue.put_nowait(
-                {
-                    "type": "websocket.disconnect",
-                    "code": CloseCode.NO_STATUS_RECEIVED if code is None else code,
-                    "reason": told,
-                }
-            )
-            self.muted = True  # Daphne's own message would be the second.
-        super().onClose(wasClean, code, reason)
-
-    def _log_fields(self, code: int | None = None) -> dict[str, Any]:
-        """As `ws_support.logs.fields`, for connections that have no scope yet."""
-        address = getattr(self, "client_addr", None)
-        return {
-            # autobahn's own has the family in front: tcp4:127.0.0.1:4711.
-            "client": "{}:{}".format(*address) if address else self.peer.partition(":")[2],
-            "path": getattr(self, "http_request_path", None),
-            "origin": self._origin,
-            "code": code,
-            "duration": self.duration() if hasattr(self, "socket_opened") else None,
-        }
+    async def _end_applications(self) -> None:
+        await self._stop.say_goodbye()
+        # What is left: WebSockets of other applications, and requests.
+        self._close_websockets()
+        if running := self._running_applications():
+            await asyncio.wait(running, timeout=self._stop.left_for_the_server)
+        await super()._end_applications()
 
 
-def _header_values(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, list[str]]:
-    """ASGI's pairs of bytes as autobahn takes them.
-
-    Raises `ValueError` for a line break, which would let a value start a header of its own.
-    """
-    values: dict[str, list[str]] = {}
-    for name, value in headers:
-        if {10, 13} & {*name, *value}:
-            raise ValueError(f"The header {name!r} holds a line break.")
-        values.setdefault(name.decode("ascii"), []).append(value.decode("latin-1"))
-    return values
+def _tls(certfile: Path, keyfile: Path) -> CertificateOptions:
+    """The certificate and all that stand behind it in its file, with TLS 1.2 or newer."""
+    first, *others = map(
+        Certificate.loadPEM, re.findall(_CERTIFICATE, certfile.read_bytes(), re.DOTALL)
+    )
+    return CertificateOptions(
+        privateKey=KeyPair.load(keyfile.read_bytes(), crypto.FILETYPE_PEM).original,
+        certificate=first.original,
+        extraCertChain=[each.original for each in others],
+    )

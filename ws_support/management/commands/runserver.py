@@ -4,14 +4,16 @@ import atexit
 import os
 import sys
 import threading
+from dataclasses import replace
 from typing import Any, Final
 
 from daphne.management.commands.runserver import Command as DaphneCommand
 from twisted.internet import reactor
 from twisted.python.failure import Failure
 
-from ws_support.conf import Options, get_options
+from ws_support.conf import get_options
 from ws_support.servers.daphne import Server, configuration
+from ws_support.servers.summary import summary
 
 _GOODBYE_TIMEOUT: Final = 2
 """Seconds that applications may take to end: somebody waits for the reload."""
@@ -60,37 +62,8 @@ class Command(DaphneCommand):  # type: ignore[misc]
     def server_cls(self, **arguments: Any) -> DevelopmentServer:
         """The server, made when the system checks have passed: Daphne's command calls this."""
         options = get_options()
-        self._print(options)
+        size = self._from_command_line.get("websocket_max_message_size", options.max_message_size)
+        self.stdout.write(summary(replace(options, max_message_size=size), {}))
         return DevelopmentServer(
             **{**arguments, **configuration(options), **self._from_command_line}
-        )
-
-    def _print(self, options: Options) -> None:
-        if options.allowed_origins is None:
-            origins = f"the hosts of ALLOWED_HOSTS: {', '.join(options.allowed_hosts) or 'none'}"
-        else:
-            origins = ", ".join(options.allowed_origins) or "none"
-        if options.allowed_origin_regexes:
-            origins += " and ALLOWED_ORIGIN_REGEXES"
-        if not options.keep_alive_interval:
-            pings = "off"
-        elif options.keep_alive_timeout is None:
-            pings = f"a ping every {options.keep_alive_interval:g} s"
-        else:
-            pings = (
-                f"a ping every {options.keep_alive_interval:g} s, dropped when the pong takes"
-                f" more than {options.keep_alive_timeout:g} s"
-            )
-        heartbeat = (
-            "off"
-            if options.heartbeat_interval is None
-            else f"closed after {2 * options.heartbeat_interval:g} s without a message"
-        )
-        size = self._from_command_line.get("websocket_max_message_size", options.max_message_size)
-        self.stdout.write(
-            "WebSockets (WS_SUPPORT):\n"
-            f"  origins    {origins}\n"
-            f"  keep-alive {pings}\n"
-            f"  heartbeat  {heartbeat}\n"
-            f"  messages   up to {size} bytes\n"
         )

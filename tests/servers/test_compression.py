@@ -1,0 +1,171 @@
+"""`PER_MESSAGE_DEFLATE`, on the servers that can compress (RFC 7692)."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+
+from tests.harness import BOUND, serving
+from ws_support.servers.daphne_protocol import CAN_DEFLATE
+
+TEXT, BINARY, CLOSE = 1, 2, 8
+RSV1 = 0x40
+SERVERS = ["uvicorn", "hypercorn", *(["daphne"] if CAN_DEFLATE else [])]
+OFFER = b"permessage-deflate"
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request, tmp_path_factory):
+    log_file = tmp_path_factory.mktemp(request.param) / "server.log"
+    settings = {"PER_MESSAGE_DEFLATE": True, "KEEP_ALIVE_INTERVAL": None}
+    with serving(log_file, asgi_server=request.param, WS_SUPPORT=settings) as server:
+        yield server
+
+
+def offering(server, *offers: bytes):
+    """A raw client with these offers, and what the server says of them."""
+    client = server.raw()
+    headers = [(b"Origin", server.origin.encode())]
+    headers += [(b"Sec-WebSocket-Extensions", offer) for offer in offers]
+    status, head = client.handshake(headers=headers)
+    assert status == 101
+    lines = [line.decode() for line in head.split(b"\r\n")]
+    answers = [
+        line.partition(": ")[2] for line in lines if line.lower().startswith("sec-websocket-ext")
+    ]
+    return client, answers
+
+
+def deflated(data: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-12)
+    return (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def send_compressed(client, opcode: int, data: bytes) -> None:
+    frame = bytearray(client.frame_of(opcode, data))
+    frame[0] |= RSV1
+    client.socket.sendall(frame)
+
+
+@pytest.mark.parametrize("message", ["", b"", "text", b"binary" * 1000, "x" * 2**20, bytes(2**20)])
+def test_a_message_comes_back_compressed(server, message):
+    with server.connect() as socket:
+        assert [each.name for each in socket.protocol.extensions] == ["permessage-deflate"]
+        for _ in range(3):
+            socket.send(message)
+            assert socket.recv(BOUND) == message
+
+
+def test_what_is_sent_is_smaller(server):
+    with offering(server, OFFER)[0] as client:
+        message = b'{"price": 1234.5, "name": "something"}' * 50
+        send_compressed(client, TEXT, deflated(message))
+        _, payload = client.frame()
+        assert len(payload) < len(message) / 5
+        assert zlib.decompressobj(wbits=-15).decompress(payload + b"\0\0\xff\xff") == message
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        ClientPerMessageDeflateFactory(client_no_context_takeover=True),
+        ClientPerMessageDeflateFactory(server_no_context_takeover=True),
+        ClientPerMessageDeflateFactory(server_max_window_bits=10, client_max_window_bits=10),
+        ClientPerMessageDeflateFactory(client_max_window_bits=True),
+    ],
+)
+def test_what_a_client_asks_for_is_kept(server, factory):
+    with server.connect(extensions=[factory]) as socket:
+        assert [each.name for each in socket.protocol.extensions] == ["permessage-deflate"]
+        for number in range(5):
+            message = f"{number} " * 1000
+            socket.send(message)
+            assert socket.recv(BOUND) == message
+
+
+def test_a_client_that_offers_nothing_gets_nothing(server):
+    with server.connect(compression=None) as socket:
+        assert socket.protocol.extensions == []
+        socket.send("plain")
+        assert socket.recv(BOUND) == "plain"
+
+
+def test_a_message_that_becomes_too_large_closes_with_1009(server):
+    """A bomb: a megabyte of zeros is a kilobyte."""
+    bomb = deflated(bytes(50 * 2**20))
+    assert len(bomb) < 2**20
+    with offering(server, OFFER)[0] as client:
+        send_compressed(client, BINARY, bomb)
+        opcode, payload = client.frame()
+        assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", 1009))
+
+
+def test_what_cannot_be_decompressed_ends_the_connection_without_a_traceback(server):
+    with offering(server, OFFER)[0] as client:
+        send_compressed(client, TEXT, b"\xff" * 10)
+        frame = client.frame()
+        assert frame is None or frame[0] == CLOSE
+    assert "Traceback" not in server.log()
+
+
+# Daphne
+
+
+@pytest.fixture(scope="module")
+def runserver(tmp_path_factory):
+    if not CAN_DEFLATE:
+        pytest.skip("needs autobahn 26, which limits decompression")
+    log_file = tmp_path_factory.mktemp("daphne") / "runserver.log"
+    with serving(log_file, WS_SUPPORT={"PER_MESSAGE_DEFLATE": True}) as runserver:
+        yield runserver
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        b"permessage-deflate; client_no_context_takeover; client_no_context_takeover",
+        b"permessage-deflate; server_max_window_bits=99",
+        b"permessage-deflate; unknown",
+        b"permessage-bzip2",
+        b"x-webkit-deflate-frame",
+        b"; ; =",
+    ],
+)
+def test_an_odd_offer_is_declined_and_the_next_one_taken(runserver, offer):
+    client, answers = offering(runserver, offer)
+    client.socket.close()
+    assert answers == []
+    client, answers = offering(runserver, offer + b", permessage-deflate")
+    client.socket.close()
+    assert len(answers) == 1
+
+
+def test_a_client_is_asked_for_a_window_of_4_kib(runserver):
+    client, [answer] = offering(runserver, OFFER + b"; client_max_window_bits")
+    client.socket.close()
+    assert answer == "permessage-deflate; client_max_window_bits=12"
+
+
+def test_runserver_compresses_as_well(runserver):
+    assert "compression for clients that offer it" in runserver.log()
+    with runserver.connect() as socket:
+        assert [each.name for each in socket.protocol.extensions] == ["permessage-deflate"]
+
+
+def test_a_message_of_the_consumer_is_no_matter_of_the_limit(runserver):
+    with runserver.connect("/commands") as socket:
+        socket.send('{"do": "send large", "size": 3000000}')
+        assert socket.recv(BOUND) == "x" * 3_000_000
+
+
+def test_an_oversized_message_names_the_setting(runserver):
+    with runserver.connect("/logged") as socket:
+        socket.send("x" * (2**20 + 1))
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(BOUND)
+    assert closed.value.rcvd.reason == "A message may have at most 1048576 bytes"
+    runserver.wait_for_log('To allow more, raise WS_SUPPORT["MAX_MESSAGE_SIZE"].')

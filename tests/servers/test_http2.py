@@ -1,0 +1,461 @@
+"""WebSockets over HTTP/2 (RFC 8441), which of the servers Hypercorn has."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket as sockets
+import ssl
+import struct
+import time
+import uuid
+from typing import Any
+
+import h2.events
+import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+
+from tests.browser.conftest import browser  # noqa: F401
+from tests.harness import BOUND, RawClient, memory, serving
+
+TEXT, CLOSE, PING = 1, 8, 9
+
+
+@pytest.fixture(scope="module")
+def arguments(certificates):
+    return ("--ssl-certfile", certificates.chain, "--ssl-keyfile", certificates.key)
+
+
+@pytest.fixture(scope="module")
+def server(arguments, tmp_path_factory):
+    log_file = tmp_path_factory.mktemp("http2") / "server.log"
+    with serving(log_file, asgi_server="hypercorn", arguments=arguments) as server:
+        yield server
+
+
+@pytest.fixture
+def path():
+    return f"/ends/{uuid.uuid4().hex}"
+
+
+def codes_of_disconnect(server, path: str) -> list[int]:
+    """The codes with which `disconnect()` was called, when it is through."""
+    server.wait_for_event("disconnect() done", path)
+    return [event["code"] for event in server.events("disconnect()", path)]
+
+
+def do(command: str, **arguments: object) -> str:
+    return json.dumps({"do": command, **arguments})
+
+
+# In a page. Chromium takes the HTTP/2 connection that brought the page.
+
+OPEN = """url => {
+    const socket = new WebSocket(url);
+    const seen = [];
+    const waiting = [];
+    const see = (event) => waiting.length ? waiting.shift()(event) : seen.push(event);
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => see("open");
+    socket.onerror = () => see("error");
+    socket.onclose = ({code, reason, wasClean}) => see([code, reason, wasClean]);
+    socket.onmessage = ({data}) => see(
+        typeof data == "string" ? data : [...new Uint8Array(data)]
+    );
+    socket.next = (bound) => new Promise((resolve, reject) => {
+        setTimeout(() => reject(new Error("nothing came")), bound);
+        seen.length ? resolve(seen.shift()) : waiting.push(resolve);
+    });
+    return socket;
+}"""
+
+
+@pytest.fixture
+def page(browser):  # noqa: F811
+    with browser.new_context(ignore_https_errors=True) as context:
+        yield context.new_page()
+
+
+class PageSocket:
+    """A WebSocket that a page of the server opens."""
+
+    def __init__(self, page, server, path: str) -> None:
+        if page.url == "about:blank":
+            page.goto(f"https://localhost:{server.port}/scope")
+        url = f"wss://localhost:{server.port}{path}"
+        self._socket = page.evaluate_handle(OPEN, url)
+
+    def next(self) -> Any:
+        """`"open"`, `"error"`, a message, or what a close event has: code, reason, wasClean."""
+        return self._socket.evaluate("(socket, bound) => socket.next(bound)", BOUND * 1000)
+
+    def send(self, text: str) -> None:
+        self._socket.evaluate("(socket, text) => socket.send(text)", text)
+
+    def send_bytes(self, data: bytes) -> None:
+        self._socket.evaluate("(socket, data) => socket.send(new Uint8Array(data))", [*data])
+
+    def close(self, code: int, reason: str) -> None:
+        self._socket.evaluate("(socket, end) => socket.close(...end)", [code, reason])
+
+    def scope(self, *keys: str) -> dict[str, Any]:
+        self.send(do("scope", keys=keys))
+        return json.loads(self.next())
+
+
+@pytest.mark.browser
+def test_a_page_that_came_over_http_2_gets_its_socket_over_it(server, page):
+    socket = PageSocket(page, server, "/commands")
+    assert socket.next() == "open"
+    assert socket.scope("http_version", "scheme", "type") == {
+        "http_version": "2",
+        "scheme": "wss",
+        "type": "websocket",
+    }
+
+
+@pytest.mark.browser
+def test_a_page_gets_its_messages_back(server, page):
+    socket = PageSocket(page, server, "/ws")
+    assert socket.next() == "open"
+    for text in ("hé", "", "x" * 300_000):
+        socket.send(text)
+        assert socket.next() == text
+    socket.send_bytes(b"\x00\x01\xff")
+    assert socket.next() == [0, 1, 255]
+
+
+@pytest.mark.browser
+def test_two_sockets_share_the_connection(server, page):
+    one, other = PageSocket(page, server, "/commands"), PageSocket(page, server, "/commands")
+    assert [one.next(), other.next()] == ["open", "open"]
+    assert one.scope("client", "http_version") == other.scope("client", "http_version")
+    one.close(1000, "")
+    assert one.next() == [1000, "", True]
+    assert other.scope("http_version") == {"http_version": "2"}
+
+
+@pytest.mark.browser
+def test_a_page_closes(server, page, path):
+    socket = PageSocket(page, server, path)
+    assert socket.next() == "open"
+    socket.close(3001, "bye")
+    assert socket.next() == [3001, "bye", True]
+    # Hypercorn 0.18 reports every close of the client as 1006.
+    assert codes_of_disconnect(server, path) == [1006]
+
+
+@pytest.mark.browser
+def test_the_consumer_closes(server, page, path):
+    socket = PageSocket(page, server, path)
+    assert socket.next() == "open"
+    socket.send(do("close", code=4001, reason="because"))
+    assert socket.next() == [4001, "because", True]
+    assert codes_of_disconnect(server, path) == [4001]
+
+
+@pytest.mark.browser
+def test_a_foreign_page_is_refused(serve, arguments, page):
+    settings = {"ALLOWED_ORIGINS": ["https://client.com"]}
+    server = serve(asgi_server="hypercorn", arguments=arguments, WS_SUPPORT=settings)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    socket = PageSocket(page, server, "/ws")
+    assert [socket.next(), socket.next()] == ["error", [1006, "", False]]
+    assert any("Unexpected response code: 403" in text for text in said)
+    event = server.wait_for_event("rejected", "/ws")
+    assert (event["origin"], event["rule"]) == (f"https://localhost:{server.port}", "not allowed")
+
+
+@pytest.mark.browser
+def test_a_page_hears_that_the_server_stops(serve, arguments, page):
+    server = serve(asgi_server="hypercorn", arguments=arguments)
+    paths = ["/ends/1", "/ends/2"]
+    one, other = (PageSocket(page, server, path) for path in paths)
+    assert [one.next(), other.next()] == ["open", "open"]
+    start = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    goodbye = [1001, "The server is stopping", True]
+    assert [one.next(), other.next()] == [goodbye, goodbye]
+    assert server.process.wait(BOUND) == 0
+    assert time.monotonic() - start < 5
+    assert [codes_of_disconnect(server, path) for path in paths] == [[1001], [1001]]
+    assert "Traceback" not in server.log()
+
+
+# Frame by frame: what a page does not show, or never does.
+
+
+class Http2:
+    """A connection of a client that says itself what it sends."""
+
+    def __init__(self, server, certificates) -> None:
+        context = certificates.context()
+        context.set_alpn_protocols(["h2"])
+        tcp = sockets.create_connection((server.host, server.port), BOUND)
+        self.socket = context.wrap_socket(tcp, server_hostname="localhost")
+        assert self.socket.selected_alpn_protocol() == "h2"
+        self.authority = f"localhost:{server.port}"
+        self.protocol = H2Connection(H2Configuration(header_encoding="utf-8"))
+        self.protocol.initiate_connection()
+        self.is_lost = False
+        self._streams: dict[int, Stream] = {}
+
+    def __enter__(self) -> Http2:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def connect(self, path: str, origin: str | None = None) -> Stream:
+        """A WebSocket whose handshake is answered."""
+        stream_id = self.protocol.get_next_available_stream_id()
+        stream = self._streams[stream_id] = Stream(self, stream_id)
+        headers = [
+            (":method", "CONNECT"),
+            (":protocol", "websocket"),
+            (":scheme", "https"),
+            (":path", path),
+            (":authority", self.authority),
+            ("sec-websocket-version", "13"),
+            ("origin", origin or f"https://{self.authority}"),
+        ]
+        self.protocol.send_headers(stream_id, headers)
+        self.flush()
+        deadline = time.monotonic() + BOUND
+        while stream.status is None:
+            assert not stream.is_over
+            assert not self.is_lost
+            self.read(deadline)
+        return stream
+
+    def get(self, path: str, times: int) -> None:
+        """Ask for this path so many times at once, and wait for the answers."""
+        streams = []
+        for _ in range(times):
+            stream_id = self.protocol.get_next_available_stream_id()
+            self._streams[stream_id] = stream = Stream(self, stream_id)
+            streams.append(stream)
+            headers = [
+                (":method", "GET"),
+                (":scheme", "https"),
+                (":path", path),
+                (":authority", self.authority),
+            ]
+            self.protocol.send_headers(stream_id, headers, end_stream=True)
+        self.flush()
+        deadline = time.monotonic() + BOUND
+        while not all(stream.is_over for stream in streams):
+            assert not self.is_lost
+            self.read(deadline)
+
+    def lose(self, way: str) -> None:
+        if way == "reset":
+            self.socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    def flush(self) -> None:
+        self.socket.sendall(self.protocol.data_to_send())
+
+    def read(self, deadline: float) -> None:
+        self.socket.settimeout(max(deadline - time.monotonic(), 0.001))
+        try:
+            data = self.socket.recv(65536)
+        except (ConnectionError, ssl.SSLError):
+            data = b""
+        if not data:
+            self.is_lost = True
+            return
+        for event in self.protocol.receive_data(data):
+            if stream := self._streams.get(getattr(event, "stream_id", None)):
+                stream.see(event)
+        self.flush()
+
+
+class Stream(RawClient):
+    """One WebSocket of such a connection."""
+
+    def __init__(self, connection: Http2, stream_id: int) -> None:
+        self.connection = connection
+        self.socket = self  # `send_frame()` writes to it.
+        self.stream_id = stream_id
+        self.status: int | None = None
+        self.is_over = False
+        self._buffer = b""
+
+    def see(self, event: object) -> None:
+        match event:
+            case h2.events.ResponseReceived():
+                self.status = int(dict(event.headers)[":status"])
+            case h2.events.DataReceived():
+                self._buffer += event.data
+                self.connection.protocol.acknowledge_received_data(
+                    event.flow_controlled_length, self.stream_id
+                )
+            case h2.events.StreamEnded() | h2.events.StreamReset():
+                self.is_over = True
+
+    def sendall(self, data: bytes) -> None:
+        self.connection.protocol.send_data(self.stream_id, data)
+        self.connection.flush()
+
+    def say(self, text: str) -> None:
+        self.send_frame(TEXT, text.encode())
+
+    def heard(self) -> tuple[int, bytes] | None:
+        """The next frame that is no ping: Hypercorn sends one at once."""
+        while (frame := self.frame()) is not None and frame[0] == PING:
+            pass
+        return frame
+
+    def echoes(self, text: str) -> bool:
+        self.say(text)
+        return self.heard() == (TEXT, text.encode())
+
+    def count_frames(self) -> int:
+        """How many have come that were not asked for yet."""
+        count = 0
+        while (frame := self._parse()) is not None:
+            count += frame[0] != PING
+        return count
+
+    def reset(self) -> None:
+        self.connection.protocol.reset_stream(self.stream_id, ErrorCodes.CANCEL)
+        self.connection.flush()
+
+    def end(self) -> None:
+        self.connection.protocol.end_stream(self.stream_id)
+        self.connection.flush()
+
+    def _fill(self, deadline: float | None = None) -> bool:
+        deadline = deadline or time.monotonic() + BOUND
+        length = len(self._buffer)
+        while len(self._buffer) == length and not (self.is_over or self.connection.is_lost):
+            self.connection.read(deadline)
+        return len(self._buffer) > length
+
+
+@pytest.fixture
+def client(server, certificates):
+    with Http2(server, certificates) as client:
+        yield client
+
+
+def test_an_extended_connect_gets_a_socket(client):
+    assert client.connect("/ws").echoes("hé")
+    assert client.protocol.remote_settings.enable_connect_protocol == 1
+
+
+def test_a_foreign_origin_is_refused_on_its_stream_alone(server, client):
+    other = client.connect("/ws")
+    assert client.connect("/ws", origin="https://foreign.example").status == 403
+    assert other.echoes("still here")
+    server.wait_for_log("Origin 'https://foreign.example', path '/ws'")
+
+
+def test_the_client_resets_the_stream(server, client, path):
+    other = client.connect("/ws")
+    client.connect(path).reset()
+    assert codes_of_disconnect(server, path) == [1006]
+    assert other.echoes("still here")
+
+
+def test_the_client_resets_the_stream_while_its_handler_is_busy(server, client, path):
+    stream = client.connect(path)
+    stream.say(do("wait", seconds=60))
+    server.wait_for_event("waiting", path)
+    stream.reset()
+    server.wait_for_event("cancelled", path)
+    assert codes_of_disconnect(server, path) == [1006]
+
+
+def test_the_client_resets_the_stream_while_the_consumer_sends(server, client, path):
+    stream = client.connect(f"{path}?background")
+    assert stream.heard() == (TEXT, b"tick")
+    stream.reset()
+    server.wait_for_event("background ended", path)
+    assert codes_of_disconnect(server, path) == [1006]
+
+
+@pytest.mark.parametrize("way", ["orderly", "reset"])
+def test_the_connection_is_lost_with_all_its_sockets(server, client, path, way):
+    paths = [f"{path}-{number}" for number in range(3)]
+    _, busy, _ = (client.connect(each) for each in paths)
+    busy.say(do("wait", seconds=60))
+    server.wait_for_event("waiting", paths[1])
+    client.lose(way)
+    assert [codes_of_disconnect(server, each) for each in paths] == [[1006], [1006], [1006]]
+    assert len(server.events("cancelled", paths[1])) == 1
+
+
+def test_a_client_that_never_answers_holds_up_no_stop(serve, arguments, certificates):
+    server = serve(asgi_server="hypercorn", arguments=arguments)
+    with Http2(server, certificates) as client:
+        stream = client.connect("/ends/1")
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert stream.heard() == (CLOSE, struct.pack("!H", 1001) + b"The server is stopping")
+        assert server.process.wait(BOUND) == 0, server.log()
+        assert time.monotonic() - start < 5
+    assert codes_of_disconnect(server, "/ends/1") == [1001]
+
+
+def test_a_client_that_reads_nothing_costs_less_than_10_mb(serve, arguments, certificates):
+    server = serve(asgi_server="hypercorn", arguments=arguments)
+    with Http2(server, certificates) as client:
+        assert client.connect("/ws").echoes("x" * 10_000)
+        before = memory(server.process.pid)
+        client.connect("/spring")
+        time.sleep(2)  # It cost 1 GB a second.
+        assert memory(server.process.pid) - before < 10 * 10**6
+
+
+def test_requests_beside_it_do_not_end_a_websocket(client):
+    stream = client.connect("/ws")
+    for _ in range(21):
+        client.get("/scope", times=50)  # Hypercorn ends a connection after 1,000.
+    assert stream.echoes("still here")
+
+
+# What Hypercorn 0.18 does otherwise than over HTTP/1.1, or than one would wish.
+
+
+def test_frames_for_a_stream_that_has_ended_cost_no_other(server, client, path):
+    stream, other = client.connect(path), client.connect("/ws")
+    stream.say(do("close", code=4001))
+    assert stream.heard() == (CLOSE, struct.pack("!H", 4001))
+    assert codes_of_disconnect(server, path) == [4001]
+    server.wait_for_event("disconnected", path)
+    # As the client answers, whose answer takes a while: KeyError in H2Protocol._handle_events().
+    stream.send_frame(CLOSE, struct.pack("!H", 4001))
+    assert other.echoes("still here")
+
+
+def test_a_stream_that_the_client_ends_without_a_close_frame_goes_on(server, client, path):
+    stream, other = client.connect(f"{path}?background"), client.connect("/ws")
+    stream.end()
+    assert other.echoes("has ended")
+    for _ in range(3):
+        assert stream.heard() == (TEXT, b"tick")
+    assert server.events("disconnect()", path) == []
+
+
+def test_a_busy_consumer_holds_up_the_other_sockets_of_its_connection(client):
+    busy, other = client.connect("/busy"), client.connect("/ws")
+    for _ in range(16):
+        busy.say("0.2")
+    assert other.echoes("late")
+    # One is being handled and ten wait for the consumer; with more unread, nothing else is read.
+    assert busy.count_frames() >= 3
+
+
+def test_socket_io_takes_no_websocket(serve, arguments, certificates):
+    """python-engineio 4.15 looks for the header `Upgrade`, which there is none of in HTTP/2."""
+    application = "tests.project.socketio.application"
+    server = serve(asgi_server="hypercorn", arguments=arguments, ASGI_APPLICATION=application)
+    with Http2(server, certificates) as client:
+        assert client.connect("/socket.io/?EIO=4&transport=websocket").status == 403
+        assert client.connect("/ws").echoes("takes one")
+    server.wait_for_log("Invalid websocket upgrade")

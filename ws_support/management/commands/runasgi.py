@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import argparse
+import ssl
+from contextlib import suppress
+from typing import Any, Final
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from ws_support import conf
+from ws_support.middleware.forwarded import UNIX, ForwardedHeaders
+from ws_support.servers import SERVERS, get_server
+from ws_support.servers.base import ASGIServer, Plan
+from ws_support.servers.listening import AddressError
+from ws_support.servers.summary import summary
+
+_LOOPBACK: Final = f"127.0.0.1,::1,{UNIX}"
+
+
+class Command(BaseCommand):
+    help = "Serves ASGI_APPLICATION in production, with the options of WS_SUPPORT."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--server", choices=list(SERVERS), help="default: the best one that is installed"
+        )
+        parser.add_argument(
+            "--ws",
+            choices=[name for each in map(get_server, SERVERS) for name in each.protocols],
+            help="what takes WebSocket frames apart on Uvicorn, default: the fastest installed",
+        )
+        parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
+        parser.add_argument("--port", type=_port, default=8000, help="default: %(default)s")
+        parser.add_argument("--uds", metavar="PATH", help="a Unix socket instead of host and port")
+        parser.add_argument(
+            "--workers", type=_count, default=1, metavar="N", help="processes, default: 1"
+        )
+        parser.add_argument(
+            "--ssl-certfile", metavar="FILE", help="PEM, with the chain: serve https and wss"
+        )
+        parser.add_argument(
+            "--ssl-keyfile", metavar="FILE", help="PEM, default: in the file of the certificate"
+        )
+        parser.add_argument(
+            "--proxy-headers",
+            nargs="?",
+            const=_LOOPBACK,
+            default="",
+            metavar="ADDRESSES",
+            help=(
+                "believe X-Forwarded-For and X-Forwarded-Proto from these addresses and networks,"
+                f' with commas between; "{UNIX}" is whoever comes by a Unix socket, "*" everybody;'
+                f" without ADDRESSES: {_LOOPBACK}"
+            ),
+        )
+
+    def handle(self, *args: Any, **given: Any) -> None:
+        plan = _plan(given)
+        name = given["server"] or _server_with(plan.protocol)
+        server = _named(name, plan) if name else self._best(plan)
+        processes = f", {plan.workers} processes" if plan.workers > 1 else ""
+        self.stdout.write(f"{server.title} {server.version} at {plan.address}{processes}")
+        self.stdout.write(summary(plan.options, _lines(server, plan)))
+        # Else it stays in here while the server runs, when the output is no terminal.
+        self.stdout.flush()
+        _allow_many_connections()
+        try:
+            server.run(plan)
+        except AddressError as error:
+            raise CommandError(f"Cannot listen at {plan.address}: {error}.") from error
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from error
+
+    def _best(self, plan: Plan) -> ASGIServer:
+        """The first that is installed and can do what is asked for."""
+        installed = [server for server in map(get_server, SERVERS) if server.missing() is None]
+        reasons: list[str] = []
+        for server in installed:
+            refusals = list(server.refusals(plan))
+            if not refusals:
+                names = ", ".join(each.name for each in installed)
+                self.stdout.write(
+                    f"Of the servers that are installed ({names}), {server.name} is the best for"
+                    f" this: {server.merit}. For another: --server."
+                )
+                return server
+            reasons += refusals
+        raise CommandError("\n".join([*reasons, get_server(next(iter(SERVERS))).advice]))
+
+
+def _plan(given: dict[str, Any]) -> Plan:
+    if conf.asgi_application() is None:
+        raise CommandError(
+            "ASGI_APPLICATION is not set. Write in your settings:"
+            ' ASGI_APPLICATION = "mysite.asgi.application"'
+        )
+    certfile, keyfile = given["ssl_certfile"], given["ssl_keyfile"]
+    if keyfile and not certfile:
+        raise CommandError("--ssl-keyfile is given, and --ssl-certfile is not.")
+    if certfile:
+        if given["uds"]:
+            raise CommandError("--uds and --ssl-certfile: a Unix socket is served without TLS.")
+        keyfile = keyfile or certfile
+        _check_certificate(certfile, keyfile)
+    trusted = tuple(filter(None, given["proxy_headers"].split(",")))
+    try:
+        ForwardedHeaders(None, trusted)
+    except ImproperlyConfigured as error:
+        raise CommandError(f"--proxy-headers: {error}") from error
+    return Plan(
+        options=conf.get_options(),
+        host=given["host"],
+        port=given["port"],
+        uds=given["uds"],
+        workers=given["workers"],
+        protocol=given["ws"],
+        certfile=certfile,
+        keyfile=keyfile,
+        trusted_proxies=trusted,
+    )
+
+
+def _server_with(protocol: str | None) -> str | None:
+    """The one that `--ws` speaks of."""
+    return next((name for name in SERVERS if protocol in get_server(name).protocols), None)
+
+
+def _named(name: str, plan: Plan) -> ASGIServer:
+    server = get_server(name)
+    if missing := server.missing():
+        raise CommandError(missing)
+    if refusals := list(server.refusals(plan)):
+        raise CommandError("\n".join(refusals))
+    return server
+
+
+def _lines(server: ASGIServer, plan: Plan) -> dict[str, str]:
+    lines = {
+        **server.differences(plan),
+        "stopping": f"within {plan.options.shutdown_timeout:g} s",
+    }
+    if plan.trusted_proxies:
+        lines["proxies"] = f"X-Forwarded-* is believed from {', '.join(plan.trusted_proxies)}"
+    if options := server.websocket_options(plan.options):
+        lines[server.name] = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    return lines
+
+
+def _check_certificate(certfile: str, keyfile: str) -> None:
+    """Raises `CommandError` for what every server would refuse, each in its own way."""
+    try:
+        # A password would be asked for at the terminal.
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            certfile, keyfile, password=lambda: ""
+        )
+    except OSError as error:
+        raise CommandError(
+            f"--ssl-certfile {certfile} and --ssl-keyfile {keyfile} cannot be used: {error}"
+        ) from error
+
+
+def _allow_many_connections() -> None:
+    """Each connection is an open file, of which many systems allow 1,024 unless asked for more."""
+    with suppress(ImportError):  # Windows
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # macOS allows less than it says.
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _port(text: str) -> int:
+    return _number(text, 1, 65535)
+
+
+def _count(text: str) -> int:
+    return _number(text, 1, 1024)
+
+
+def _number(text: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
+    return int(text)

@@ -1,0 +1,117 @@
+"""Who is in front: the client's address and scheme, as a proxy reports them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any, Final
+
+from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
+from django.core.exceptions import ImproperlyConfigured
+
+UNIX: Final = "unix"
+"""In a list of trusted proxies: whoever connects by a Unix socket."""
+
+_SECURE: Final = {"http": False, "ws": False, "https": True, "wss": True}
+
+
+class ForwardedHeaders:
+    """Puts what trusted proxies write into `X-Forwarded-For` and `X-Forwarded-Proto` into `scope`.
+
+    `trusted` holds the addresses and networks of proxies (`"127.0.0.1"`, `"10.0.0.0/8"`, `"::1"`),
+    `"unix"` for whoever connects by a Unix socket, or `"*"` for everybody. Raises
+    `ImproperlyConfigured` for anything else.
+
+    Whoever connects can write what they like into these headers, so a header counts only as far as
+    the trust goes: `scope["client"]` becomes the last address that is not a trusted proxy's, and
+    `scope["scheme"]` what the proxy that connected says. From others, and when malformed, headers
+    change nothing. The port is the client's where the proxy says it, else 0.
+
+    The headers themselves stay as they are.
+    """
+
+    def __init__(self, application: Any, trusted: Iterable[str]) -> None:
+        self.application = application
+        entries = [entry.strip() for entry in trusted]
+        self._everybody = "*" in entries
+        self._unix = UNIX in entries
+        self._networks = [_network(entry) for entry in entries if entry not in {"*", UNIX}]
+
+    async def __call__(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        if scope["type"] != "lifespan":
+            self.apply(scope)
+        await self.application(scope, receive, send)
+
+    def apply(self, scope: Any) -> None:
+        """Change the scope of a request or a WebSocket."""
+        peer = scope.get("client")
+        # Servers differ in what they say of Unix sockets: None, or a pair without an address.
+        address = _address(peer[0]) if peer else None
+        if not self._trusts(address):
+            return
+        hops: list[str] = []
+        scheme = ""
+        for name, value in scope["headers"]:
+            if name == b"x-forwarded-for":
+                hops += value.decode("latin-1").split(",")
+            elif name == b"x-forwarded-proto":
+                scheme = value.decode("latin-1").rpartition(",")[2].strip().lower()
+        client = self._client(reversed(hops))
+        if client is not None:
+            scope["client"] = client
+        if scheme in _SECURE:
+            plain = "ws" if scope["type"] == "websocket" else "http"
+            scope["scheme"] = f"{plain}s" if _SECURE[scheme] else plain
+
+    def _client(self, hops: Iterator[str]) -> tuple[str, int] | None:
+        """The first of these that is nobody we trust, or the last one that can be read."""
+        client = None
+        for hop in hops:
+            host, port = _host_and_port(hop.strip())
+            address = _address(host)
+            if address is None:
+                break
+            client = str(address), port
+            if not self._trusts(address):
+                break
+        return client
+
+    def _trusts(self, address: IPv4Address | IPv6Address | None) -> bool:
+        if self._everybody:
+            return True
+        if address is None:
+            return self._unix
+        return any(address in network for network in self._networks)
+
+
+def _network(entry: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(entry)
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            f"A trusted proxy is {entry!r}, which is not an address: {error}. Write addresses or"
+            f' networks such as 127.0.0.1 or 10.0.0.0/8, "{UNIX}" for Unix sockets, or "*".'
+        ) from None
+
+
+def _address(host: object) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(host)  # type: ignore[arg-type]  # Raises for what is none.
+    except ValueError:
+        return None
+    # A socket for both families reports 127.0.0.1 as ::ffff:127.0.0.1.
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _host_and_port(hop: str) -> tuple[str, int]:
+    """`1.2.3.4`, `1.2.3.4:5678`, `2001:db8::1` or `[2001:db8::1]:5678`."""
+    if hop.startswith("["):
+        host, _, rest = hop[1:].partition("]")
+        port = rest.removeprefix(":")
+    elif hop.count(":") == 1:
+        host, _, port = hop.partition(":")
+    else:
+        host, port = hop, ""
+    return host, int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0

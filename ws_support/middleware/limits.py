@@ -1,0 +1,68 @@
+"""How much: the size of messages, on servers that do not limit it themselves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable
+from typing import Any
+
+from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
+
+from ws_support import logs
+from ws_support.closing import CloseCode
+
+logger = logging.getLogger("ws_support.limits")
+
+
+class MessageSizeLimit:
+    """Closes with 1009 when a message has more than `max_size` bytes.
+
+    The server has received all of it by then: this keeps the message from the application, and
+    does not keep the server from spending memory on it. Costs one coroutine a message.
+    """
+
+    def __init__(self, application: Any, max_size: int) -> None:
+        self.application = application
+        self._max_size = max_size
+        # A character has four bytes at most: what is no longer than this need not be encoded.
+        self._surely_fits = max_size // 4
+
+    async def __call__(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        await self.limited(scope, receive, send)
+
+    def limited(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> Awaitable[None]:
+        """The same without a coroutine of its own, which would be gone through whenever a message
+        arrives."""
+        if scope["type"] != "websocket":
+            return self.application(scope, receive, send)  # type: ignore[no-any-return]
+
+        async def receive_limited() -> Any:
+            message = await receive()
+            if message["type"] == "websocket.receive" and self._is_too_large(message):
+                return await self._close(scope, send)
+            return message
+
+        return self.application(scope, receive_limited, send)  # type: ignore[no-any-return]
+
+    def _is_too_large(self, message: Any) -> bool:
+        text = message.get("text")
+        if text is None:
+            return len(message["bytes"]) > self._max_size
+        if len(text) <= self._surely_fits:
+            return False
+        return (len(text) if text.isascii() else len(text.encode())) > self._max_size
+
+    async def _close(self, scope: Any, send: Any) -> Any:
+        code = CloseCode.MESSAGE_TOO_BIG
+        reason = f"A message may have at most {self._max_size} bytes"
+        logger.warning(
+            'Closed with 1009: %s. To allow more, raise WS_SUPPORT["MAX_MESSAGE_SIZE"].',
+            reason,
+            extra=logs.fields(scope, code=code),
+        )
+        await send({"type": "websocket.close", "code": int(code), "reason": reason})
+        return {"type": "websocket.disconnect", "code": int(code), "reason": reason}

@@ -1,0 +1,81 @@
+"""Flow control for Daphne: what the application has not read, and what the client has not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+MAX_MESSAGES: Final = 32
+MAX_SIZE: Final = 64 * 1024
+"""Messages, or characters and bytes of them, that may wait for the application."""
+
+
+class ReceiveQueue(asyncio.Queue[dict[str, Any]]):
+    """The client's messages, on their way to the application.
+
+    It takes whatever comes, and says when that is too much: `is_full`. When the application has
+    received all of it, `on_empty` is called in the next turn of the event loop, so that a client
+    that floods its application holds up nobody else's.
+    """
+
+    def __init__(self, on_empty: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_empty = on_empty
+        self._unread = 0
+        self._was_full = False
+
+    @property
+    def is_full(self) -> bool:
+        return self.qsize() >= MAX_MESSAGES or self._unread >= MAX_SIZE
+
+    # What asyncio's own queues override.
+
+    def _put(self, message: dict[str, Any]) -> None:
+        super()._put(message)
+        self._unread += _size(message)
+        if self.is_full:
+            self._was_full = True
+
+    def _get(self) -> dict[str, Any]:
+        message = super()._get()
+        self._unread -= _size(message)
+        if self._was_full and self.empty():
+            self._was_full = False
+            asyncio.get_running_loop().call_soon(self._on_empty)
+        return message
+
+
+def _size(message: dict[str, Any]) -> int:
+    return len(message.get("bytes") or message.get("text") or "")
+
+
+class Outbox:
+    """Whether the client reads what is sent: the producer that a Twisted transport asks to pause
+    while its buffer holds more than 64 KiB."""
+
+    def __init__(self, on_writable: Callable[[], None]) -> None:
+        self._on_writable = on_writable
+        self._room: asyncio.Future[None] | None = None
+
+    @property
+    def is_full(self) -> bool:
+        return self._room is not None
+
+    async def room(self) -> None:
+        """Wait until the client has read, or has gone."""
+        while self._room is not None:
+            await asyncio.shield(self._room)
+
+    def pauseProducing(self) -> None:
+        if self._room is None:
+            self._room = asyncio.get_running_loop().create_future()
+
+    def resumeProducing(self) -> None:
+        self.stopProducing()
+        self._on_writable()
+
+    def stopProducing(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            room.set_result(None)

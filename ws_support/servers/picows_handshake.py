@@ -1,0 +1,163 @@
+"""The opening handshake (RFC 6455, section 4), as bytes in and bytes out."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha1
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_VERSION: Final = b"13"
+
+_NO_NAME: Final = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]|\A\Z")
+"""What a header's name or a sub-protocol must not have (RFC 9110, section 5.6.2)."""
+
+_NO_VALUE: Final = re.compile(rb"[\0\r\n]")
+"""What would end a header's value (RFC 9110, section 5.5)."""
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class Refused(Exception):
+    """A request that is no opening handshake that can be accepted."""
+
+    def __init__(self, status: HTTPStatus, reason: str, headers: Headers = ()) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+
+
+@dataclass(frozen=True)
+class Request:
+    method: bytes
+    target: bytes
+    """The path and the query, as they were sent."""
+
+    headers: list[tuple[bytes, bytes]]
+    """With names in lower case, in the order in which they were sent."""
+
+    @classmethod
+    def parse(cls, head: bytes) -> Request:
+        """A head whose syntax somebody has looked at already, without the empty line at its end."""
+        first, *lines = head.split(b"\r\n")
+        method, target, _ = first.split(b" ", 2)
+        headers = [
+            (name.lower(), value.strip(b" \t"))
+            for name, _, value in (line.partition(b":") for line in lines)
+        ]
+        return cls(method, target, headers)
+
+    @property
+    def path(self) -> str:
+        """Percent-decoded, which is UTF-8; what is none becomes U+FFFD, as Django does it."""
+        return unquote_to_bytes(self.raw_path).decode("utf-8", "replace")
+
+    @property
+    def raw_path(self) -> bytes:
+        return self.target.partition(b"?")[0]
+
+    @property
+    def query_string(self) -> bytes:
+        return self.target.partition(b"?")[2]
+
+    @property
+    def subprotocols(self) -> list[str]:
+        """What the client offers, of several headers one after the other (section 11.3.4)."""
+        offers = (
+            token.strip(b" \t")
+            for value in self.values(b"sec-websocket-protocol")
+            for token in value.split(b",")
+        )
+        return [offer.decode("latin-1") for offer in offers if offer]
+
+    def values(self, name: bytes) -> list[bytes]:
+        return [value for each, value in self.headers if each == name]
+
+    def key(self) -> bytes:
+        """The key, when all is as section 4.2.1 asks for.
+
+        That it asks for an upgrade to a WebSocket was looked at before. Raises `Refused`.
+        """
+        if self.method != b"GET":
+            raise Refused(
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                "A WebSocket is opened with GET.",
+                [(b"allow", b"GET")],
+            )
+        if self.values(b"transfer-encoding") or any(
+            value.strip(b"0") for value in self.values(b"content-length")
+        ):
+            raise Refused(
+                HTTPStatus.BAD_REQUEST, "A request that opens a WebSocket has no content."
+            )
+        if len(self.values(b"host")) != 1:
+            raise Refused(HTTPStatus.BAD_REQUEST, "There has to be one Host header.")
+        if self.values(b"sec-websocket-version") != [_VERSION]:
+            raise Refused(
+                HTTPStatus.UPGRADE_REQUIRED,
+                "Version 13 of the WebSocket protocol is spoken here (RFC 6455).",
+                [(b"sec-websocket-version", _VERSION), (b"upgrade", b"websocket")],
+            )
+        keys = self.values(b"sec-websocket-key")
+        if len(keys) != 1 or not _is_key(keys[0]):
+            raise Refused(
+                HTTPStatus.BAD_REQUEST,
+                "There has to be one Sec-WebSocket-Key header, of 16 bytes in Base64.",
+            )
+        if any(_NO_NAME.search(offer.encode("latin-1")) for offer in self.subprotocols):
+            raise Refused(
+                HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Protocol has to be a list of tokens."
+            )
+        return keys[0]
+
+
+def _is_key(value: bytes) -> bool:
+    try:
+        return len(value) == 24 and len(b64decode(value, validate=True)) == 16
+    except binascii.Error:
+        return False
+
+
+def accept(key: bytes, subprotocol: str | None, headers: Headers) -> bytes:
+    """The response that accepts. Raises `ValueError` for what cannot be sent."""
+    proof = b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
+    lines = [
+        b"HTTP/1.1 101 Switching Protocols",
+        b"upgrade: websocket",
+        b"connection: Upgrade",
+        b"sec-websocket-accept: " + proof,
+    ]
+    if subprotocol is not None:
+        name = subprotocol.encode("latin-1", "replace")
+        if _NO_NAME.search(name):
+            raise ValueError(f"websocket.accept: the subprotocol {subprotocol!r} is no token.")
+        lines.append(b"sec-websocket-protocol: " + name)
+    return _head(lines, headers)
+
+
+def response(status: int, headers: Headers) -> bytes:
+    """The head of a response after which the connection is closed.
+
+    Raises `ValueError` for what cannot be sent.
+    """
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    lines = [f"HTTP/1.1 {status} {phrase}".encode("ascii"), b"connection: close"]
+    return _head(lines, (each for each in headers if each[0].lower() != b"connection"))
+
+
+def _head(lines: list[bytes], headers: Headers) -> bytes:
+    for name, value in headers:
+        if _NO_NAME.search(name) or _NO_VALUE.search(value):
+            raise ValueError(f"The header {name!r}: {value!r} cannot be sent.")
+        lines.append(b"%b: %b" % (name, value))
+    return b"\r\n".join([*lines, b"", b""])

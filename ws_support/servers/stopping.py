@@ -1,0 +1,96 @@
+"""Stopping a server's process: in good order at the first signal, at once at the second."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from time import monotonic
+from types import FrameType
+from typing import Final
+
+from ws_support import farewell
+
+logger = logging.getLogger("ws_support.servers")
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+_FOR_GOODBYES: Final = 0.8
+_FOR_THE_SERVER: Final = 0.9
+"""How much of the time has passed when WebSockets that have not ended by themselves are given up,
+and when the server cancels whatever it still waits for. They have the rest to clean up."""
+
+
+class Stop:
+    """The one stop of this process, `timeout` seconds long from the first signal on.
+
+    When it takes longer, the process is ended as it is. A second signal ends it at once, unless
+    `is_worker`: a terminal and systemd send a signal to each process, and the main process sends
+    another; it is the main process that decides then.
+    """
+
+    def __init__(self, timeout: float, *, is_worker: bool = False) -> None:
+        self._timeout = timeout
+        self._is_worker = is_worker
+        self._begun_at: float | None = None
+        self._begin: Callable[[], object] = lambda: None
+
+    def on_signal(self, begin: Callable[[], object]) -> None:
+        """Call `begin` at the first SIGINT or SIGTERM, in the main thread, between two steps of
+        whatever runs there."""
+        self._begin = begin
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+
+    def begin(self) -> None:
+        """Stop, as at the first signal."""
+        self._begun_at = monotonic()
+        watchdog = threading.Timer(self._timeout, self._end)
+        watchdog.daemon = True
+        watchdog.start()
+        self._begin()
+
+    @property
+    def left_for_the_server(self) -> float:
+        """Seconds that the server may wait for what is still running, before it cancels it."""
+        return self._left_until(_FOR_THE_SERVER)
+
+    async def say_goodbye(self) -> None:
+        """Close every WebSocket and wait until its `disconnect()` has run.
+
+        Those that take most of the time are cancelled then.
+        """
+        here = farewell.here
+        here.dismiss_all()
+        if await here.is_empty(self._left_until(_FOR_GOODBYES)):
+            return
+        logger.error(
+            "%d WebSocket consumers have not ended within %g s and are cancelled. To give them"
+            ' more time, raise WS_SUPPORT["SHUTDOWN_TIMEOUT"].',
+            len(here),
+            _FOR_GOODBYES * self._timeout,
+        )
+        here.cancel_all()
+        await here.is_empty(self.left_for_the_server)
+
+    def _left_until(self, part: float) -> float:
+        if self._begun_at is None:
+            return part * self._timeout
+        return max(self._begun_at + part * self._timeout - monotonic(), 0.01)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self._begun_at is None:
+            self.begin()
+        elif not self._is_worker:
+            os._exit(128 + number)
+
+    def _end(self) -> None:  # pragma: no cover  # Nothing is saved of a process that it ends.
+        logger.error(
+            "The server has not ended within %g s and is killed, with %d WebSocket consumers. To"
+            ' give it more time, raise WS_SUPPORT["SHUTDOWN_TIMEOUT"].',
+            self._timeout,
+            len(farewell.here),
+        )
+        os._exit(0)

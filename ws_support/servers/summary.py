@@ -1,0 +1,51 @@
+"""What `runserver` and `runasgi` print of the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ws_support.conf import Options
+
+
+def summary(options: Options, differences: Mapping[str, str]) -> str:
+    """The settings in lines for people. `differences` replaces lines, or adds some."""
+    lines = {
+        "origins": _origins(options),
+        "keep-alive": _keep_alive(options),
+        "heartbeat": _heartbeat(options),
+        "messages": f"up to {options.max_message_size} bytes",
+        "compression": "for clients that offer it" if options.per_message_deflate else "off",
+        **differences,
+    }
+    width = max(map(len, lines))
+    text = "".join(f"  {name:{width}} {line}\n" for name, line in lines.items())
+    return f"WebSockets (WS_SUPPORT):\n{text}"
+
+
+def ping_interval(options: Options) -> str:
+    return (
+        f"a ping every {options.keep_alive_interval:g} s" if options.keep_alive_interval else "off"
+    )
+
+
+def _origins(options: Options) -> str:
+    if options.allowed_origins is None:
+        origins = f"the hosts of ALLOWED_HOSTS: {', '.join(options.allowed_hosts) or 'none'}"
+    else:
+        origins = ", ".join(options.allowed_origins) or "none"
+    return f"{origins} and ALLOWED_ORIGIN_REGEXES" if options.allowed_origin_regexes else origins
+
+
+def _keep_alive(options: Options) -> str:
+    if not options.keep_alive_interval or options.keep_alive_timeout is None:
+        return ping_interval(options)
+    return (
+        f"{ping_interval(options)}, dropped when the pong takes more than"
+        f" {options.keep_alive_timeout:g} s"
+    )
+
+
+def _heartbeat(options: Options) -> str:
+    if options.heartbeat_interval is None:
+        return "off"
+    return f"closed after {2 * options.heartbeat_interval:g} s without a message"

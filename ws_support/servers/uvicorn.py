@@ -1,0 +1,167 @@
+"""Uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any, ClassVar, Final
+
+from ws_support.conf import Options
+from ws_support.servers.base import Plan, how_to_install, lack
+from ws_support.servers.listening import BACKLOG
+from ws_support.servers.stopping import Stop
+from ws_support.servers.workers import SocketServer
+
+_LAST_WORDS: Final = 1.0
+"""Seconds for what was sent last to reach its clients."""
+
+
+_PICOWS: Final = "picows"
+_SANSIO: Final = "websockets-sansio"
+
+_REQUIREMENTS: Final = {
+    _PICOWS: {"picows": "2.3"},
+    _SANSIO: {"websockets": "15"},  # Sends pings from Uvicorn 0.45 on.
+}
+"""As those of a server, besides."""
+
+_KNOWN_PICOWS: Final = "2.3."
+"""How it behaves inside is what `picows_parser.py` rests on."""
+
+
+class Uvicorn(SocketServer):
+    name = "uvicorn"
+    title = "Uvicorn"
+    requirements: ClassVar = {"uvicorn": "0.45"}
+    extra = "fast"
+    merit = "the fastest, and it keeps every setting"
+    protocols = (_PICOWS, _SANSIO)
+
+    def missing(self) -> str | None:
+        return super().missing() or (_lack_of_sansio() if _lack_of_picows() else None)
+
+    def refusals(self, plan: Plan) -> Iterator[str]:
+        yield from super().refusals(plan)
+        if plan.protocol == _PICOWS and plan.options.per_message_deflate:
+            yield (
+                "picows does not compress WebSocket messages. Set"
+                f' WS_SUPPORT["PER_MESSAGE_DEFLATE"] to False, or use --ws {_SANSIO}.'
+            )
+        is_sansio = _protocol(plan) == _SANSIO
+        if lacking := _lack_of_sansio() if is_sansio else _lack_of_picows():
+            yield lacking
+
+    def differences(self, plan: Plan) -> dict[str, str]:
+        if _protocol(plan) == _PICOWS:
+            line = f"{_PICOWS} {version(_PICOWS)}; for Uvicorn's own: --ws {_SANSIO}"
+        elif _lack_of_picows():
+            line = f"{_SANSIO}. To be faster: {how_to_install('fast')}"
+        elif plan.protocol is None:
+            line = f"{_SANSIO}, since picows does not compress"
+        else:
+            line = _SANSIO
+        return {"frames": line}
+
+    def websocket_options(self, options: Options) -> dict[str, Any]:
+        return {
+            "ws_ping_interval": options.keep_alive_interval or None,
+            "ws_ping_timeout": options.keep_alive_timeout,
+            "ws_max_size": options.max_message_size,
+            "ws_per_message_deflate": options.per_message_deflate,
+        }
+
+    def serve(self, application: Any, plan: Plan, listener: socket.socket, stop: Stop) -> None:
+        import uvicorn
+
+        if _protocol(plan) == _PICOWS:
+            from ws_support.servers.picows import PicowsProtocol as Protocol
+        else:
+            from ws_support.servers.uvicorn_protocol import Protocol  # type: ignore[assignment]
+
+        class Server(uvicorn.Server):
+            @contextmanager
+            def capture_signals(self) -> Iterator[None]:
+                # Uvicorn's own raises the signal again when all is done, and so exits with -15.
+                stop.on_signal(self.begin_to_stop)
+                yield
+
+            def begin_to_stop(self) -> None:
+                self.should_exit = True
+
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                for server in self.servers:
+                    server.close()
+                for each in sockets or ():
+                    each.close()
+                await stop.say_goodbye()
+                # A fraction is fine, too: asyncio.wait_for() gets it.
+                self.config.timeout_graceful_shutdown = stop.left_for_the_server  # type: ignore[assignment]
+                cutting = asyncio.create_task(self.cut_off_silent_ones())
+                await super().shutdown(sockets)
+                cutting.cancel()
+
+            async def cut_off_silent_ones(self) -> None:
+                """asyncio waits 30 s for the end of TLS, of which a client that is gone says
+                nothing, and Uvicorn waits for asyncio."""
+                await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
+                await asyncio.sleep(_LAST_WORDS)
+                transports = [each.transport for each in self.server_state.connections]
+                for transport in [each for each in transports if each.get_extra_info("ssl_object")]:
+                    transport.abort()
+
+        logging.getLogger("uvicorn.error").addFilter(_log_in_one_line)
+        config = uvicorn.Config(
+            application,
+            interface="asgi3",
+            http=_http_protocol(),
+            ws=Protocol,
+            log_config=None,  # Django's LOGGING decides.
+            access_log=False,
+            proxy_headers=False,  # ForwardedHeaders does that on every server.
+            backlog=BACKLOG,
+            ssl_certfile=plan.certfile,
+            ssl_keyfile=plan.keyfile,
+            **self.websocket_options(plan.options),
+        )
+        Server(config).run(sockets=[listener])
+
+
+def _protocol(plan: Plan) -> str:
+    """What takes frames apart: what was asked for, or the fastest that can do what is wanted."""
+    if plan.protocol is not None:
+        return plan.protocol
+    return _SANSIO if plan.options.per_message_deflate or _lack_of_picows() else _PICOWS
+
+
+def _lack_of_picows() -> str | None:
+    advice = how_to_install("fast")
+    if missing := lack(f"--ws {_PICOWS}", _REQUIREMENTS[_PICOWS], advice):
+        return missing
+    found = version(_PICOWS)
+    if found.startswith(_KNOWN_PICOWS):
+        return None
+    return f"--ws {_PICOWS} knows picows {_KNOWN_PICOWS}x, and {found} is installed. {advice}"
+
+
+def _lack_of_sansio() -> str | None:
+    return lack(f"--ws {_SANSIO}", _REQUIREMENTS[_SANSIO], how_to_install("uvicorn"))
+
+
+def _http_protocol() -> Any:
+    try:
+        from ws_support.servers.uvicorn_http import HTTPProtocol
+    except ImportError:  # No httptools.
+        return "auto"
+    return HTTPProtocol
+
+
+def _log_in_one_line(record: logging.LogRecord) -> bool:
+    """A filter for what a client can cause: text that is no UTF-8 (Uvicorn 0.54)."""
+    if record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError):
+        record.msg, record.args = "%s %.500r", (record.getMessage(), record.exc_info[1])
+        record.exc_info = None
+    return True

@@ -1,0 +1,95 @@
+"""Uvicorn's side of a WebSocket (0.54), without what one client can do to the others."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+_PIECE: Final = 2**16
+"""Bytes that are taken apart in one go."""
+
+_TURN: Final = 0.002
+"""Seconds after which others have their turn."""
+
+
+class Protocol(WebSocketsSansIOProtocol):
+    """Keeps the last pong instead of all, and takes long reads apart piece by piece.
+
+    Uvicorn keeps its answers to pings until they are read: 25 MB a second for a client that floods
+    it with them and reads nothing. The last ping is the one that has to be answered (RFC 6455,
+    section 5.5.3).
+
+    It reads 256 KiB at a time, which may be 37,000 messages, and nobody else is served before they
+    are taken apart and answered.
+    """
+
+    late_pong = b""
+    unread: memoryview | None = None
+    """What was read and is not taken apart yet. Nothing more comes meanwhile."""
+
+    def data_received(self, data: bytes) -> None:
+        if len(data) <= _PIECE:
+            super().data_received(data)
+        else:
+            self.unread = memoryview(data)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        end = self.loop.time() + _TURN
+        while self.unread and not self.transport.is_closing():
+            piece, self.unread = self.unread[:_PIECE], self.unread[_PIECE:]
+            super().data_received(piece)  # type: ignore[arg-type]
+            if self.unread and self.loop.time() > end:
+                self._hold()
+                return
+        self._let_go()
+
+    def _hold(self) -> None:
+        if not isinstance(self.transport, _Held):
+            self.transport.pause_reading()
+            self.transport = _Held(self.transport, self._go_on_soon)  # type: ignore[assignment]
+        if not self.read_paused:
+            self._go_on_soon()
+        # Else when the application has received what is there, and reading is resumed.
+
+    def _go_on_soon(self) -> None:
+        self.loop.call_soon(self._go_on)
+
+    def _let_go(self) -> None:
+        self.unread = None
+        if isinstance(self.transport, _Held):
+            self.transport = self.transport.transport
+            if not self.read_paused:
+                self.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._let_go()
+        super().connection_lost(exc)
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        elif pongs := self.conn.data_to_send():
+            # The first ping of a read finds the answers to all.
+            self.late_pong = pongs[-1]
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        pong, self.late_pong = self.late_pong, b""
+        if pong and not self.close_sent:
+            self.transport.write(pong)
+
+
+class _Held:
+    """A transport that does not read, since what it has read is not taken apart yet."""
+
+    def __init__(self, transport: Any, resume_reading: Any) -> None:
+        self.transport = transport
+        self.resume_reading = resume_reading
+
+    def pause_reading(self) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
