@@ -71,7 +71,7 @@ class Server:
         lines = self.log().rpartition("\n")[0].splitlines()
         lines = [line for line in lines if line.startswith('{"event"')]
         events = (json.loads(line) for line in lines)
-        return [each for each in events if each["event"] == name and path in (None, each["path"])]
+        return [each for each in events if each["event"] == name and path in (None, each.get("path"))]
 
     def wait_for_event(self, name: str, path: str, count: int = 1) -> dict[str, Any]:
         """The `count`th event of this kind, when it has come."""
@@ -117,12 +117,13 @@ def serving(
     asgi_server: str | None = None,
     host: str = "127.0.0.1",
     listens_at: Path | None = None,
+    waits: bool = True,
     **settings: Any,
 ) -> Iterator[Server]:
     """A server for `tests.project` with these settings, started and stopped.
 
     `asgi_server` is one that `runasgi` starts, instead of `command`. `listens_at` is the Unix
-    socket that the arguments name.
+    socket that the arguments name. Unless it `waits`, the server may not be listening yet.
     """
     if asgi_server is not None:
         command = "runasgi"
@@ -149,6 +150,7 @@ def serving(
         host=host,
         port=port,
         listens_at=listens_at,
+        waits=waits,
         cwd=cwd,
         environment=environment,
         # A terminal's Ctrl-C goes to a group of processes.
@@ -167,6 +169,7 @@ def running(
     environment: dict[str, str],
     host: str = "127.0.0.1",
     listens_at: Path | None = None,
+    waits: bool = True,
     cwd: Path = ROOT,
     start_new_session: bool = False,
     name: str = "",
@@ -184,7 +187,8 @@ def running(
         )
     server = Server(process, host, port, log_file, name)
     try:
-        wait_until_listening(server, listens_at)
+        if waits:
+            wait_until_listening(server, listens_at)
         yield server
     finally:
         server.stop()

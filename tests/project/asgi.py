@@ -363,3 +363,5 @@ application = ProtocolTypeRouter(
         ),
     }
 )
+
+log("loaded", pid=os.getpid())

@@ -71,6 +71,16 @@ def workers_of(server) -> list[int]:
     return [int(pid) for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+def workers_with(event: str, server, count: int = 1) -> list[int]:
+    """Both workers, when each has logged this event so often."""
+    for _ in until(f"event {event} of two workers", server.log):
+        workers = workers_of(server)
+        counts = Counter(each["pid"] for each in server.events(event))
+        if len(workers) == 2 and all(counts[pid] >= count for pid in workers):
+            return workers
+    raise AssertionError
+
+
 @pytest.mark.slow
 def test_everybody_of_2000_hears_1001_and_each_disconnect_runs(serve, name):
     server = serve(asgi_server=name)
@@ -253,11 +263,27 @@ def test_a_signal_to_every_process_at_once_is_one_signal(serve, name):
     server = serve(asgi_server=name, arguments=("--workers", "2"))
     with ExitStack() as stack:
         clients = connected(stack, server, "/ends", 40)
-        for pid in [server.process.pid, *workers_of(server)]:
+        for pid in [server.process.pid, *workers_with("loaded", server)]:
             os.kill(pid, signal.SIGINT)
         assert Counter(map(frame_of, clients)) == {GOODBYE: 40}
         ended(server)
     assert len(server.events("disconnect() done")) == 40
+    assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("name", WITH_WORKERS, indirect=True)
+def test_ctrl_c_while_workers_load_their_application_ends_them_quietly(serve, name):
+    server = serve(
+        asgi_server=name,
+        arguments=("--workers", "2"),
+        ASGI_APPLICATION="tests.project.slow.application",
+        waits=False,
+    )
+    for pid in workers_with("loading", server):
+        os.kill(pid, signal.SIGINT)
+    workers_with("loading", server, len(server.events("loading")) + 2)
+    server.process.send_signal(signal.SIGINT)
+    ended(server)
     assert "Traceback" not in server.log()
 
 

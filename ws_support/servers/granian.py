@@ -102,6 +102,8 @@ _LOGGING: Final = {
 
 def _load(plan: Plan) -> Any:
     """The application, in a worker, which imports this module to find it."""
+    # Until Granian handles it. What Ctrl-C means, the main process decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     limit = MessageSizeLimit(load(plan), plan.options.max_message_size)
 
     def application(scope: Any, receive: Any, send: Any) -> Any:
