@@ -40,8 +40,8 @@ class NoHandler(ValueError):
 class Connection:
     """Runs the handlers of one connection: one at a time, in the order in which messages came.
 
-    While the client is the only one to listen to, the task that the server made receives and
-    handles its messages, with nothing in between. When there is more to listen to, a channel layer,
+    While the client is the only one to listen to, the task that runs this receives and handles its
+    messages, with nothing in between. When there is more to listen to, a channel layer,
     or a client that may leave while its handler takes long, messages are read into an inbox by one
     task for each source, which is not one for each message.
 
