@@ -19,7 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ws_support.asgi import WebSocketSupport
-from ws_support.consumers import AsyncJsonWebsocketConsumer, AsyncWebsocketConsumer
+from ws_support.consumers import (
+    AsyncJsonWebsocketConsumer,
+    AsyncWebsocketConsumer,
+    EchoConsumer,
+)
 from ws_support.middleware.heartbeat import Heartbeat
 
 BOUND = 10
@@ -76,6 +80,21 @@ class Peer:
         await asyncio.wait_for(asyncio.shield(self.task), BOUND)
 
 
+class Counted:
+    """A middleware that puts its own around `send` and leaves `receive` as it is."""
+
+    def __init__(self, application):
+        self.application = application
+        self.kinds = []
+
+    async def __call__(self, scope, receive, send):
+        async def counted(message):
+            self.kinds.append(message["type"])
+            await send(message)
+
+        await self.application(scope, receive, counted)
+
+
 @asynccontextmanager
 async def connected(application, **scope):
     peer = Peer(application, **scope)
@@ -86,6 +105,15 @@ async def connected(application, **scope):
     finally:
         peer.task.cancel()
         await asyncio.gather(peer.task, return_exceptions=True)
+
+
+async def test_what_a_middleware_puts_around_send_sees_every_message():
+    counted = Counted(EchoConsumer.as_asgi())
+    async with connected(WebSocketSupport(counted, allowed_origins=["*"])) as peer:
+        peer.says("one", "two")
+        assert await peer.texts(2) == ["one", "two"]
+    assert counted.kinds[:3] == ["websocket.accept", "websocket.send", "websocket.send"]
+
 
 
 async def eventually(condition):

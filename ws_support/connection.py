@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from time import monotonic
 from typing import Any, Final
 
@@ -31,6 +31,9 @@ _STOP_TIMEOUT: Final = 5.0
 
 _LAST_TIMEOUT: Final = 10.0
 """Seconds for the end of a connection that the server has cancelled."""
+
+
+_UNSET: Final = object()
 
 
 class NoHandler(ValueError):
@@ -85,6 +88,7 @@ class Connection:
         self._receive = receive
         self._send = self._send_data = send
         self._cancel_on_disconnect = cancel_on_disconnect
+        self._context: Context | None = None
         self._sources: tuple[asyncio.Task[None], ...] = ()
         self._inbox: Inbox | None = None
         self._background: set[asyncio.Task[Any]] | None = None
@@ -161,7 +165,10 @@ class Connection:
         self._lookout = lookout = Lookout.of_this_loop()
         watch = self._watch = Watch.behind(self._receive)
         if watch is not None:
-            self._receive, self._send_data = watch.make_way(self)
+            self._receive, send = watch.make_way(self)
+            # Unless a middleware in between has put its own around.
+            if self._send == watch.send:
+                self._send_data = send
         for source in sources:
             self._start_source(self._listen(source, self.read_ahead()))
         busy = lookout.busy
@@ -217,6 +224,13 @@ class Connection:
             error = raised
         await self._conclude(handle, error)
 
+    def adopt_context(self) -> None:
+        """After the end, and where the task was made that was `run()`: what handlers have set in
+        context variables is so here, too, as if there had been one task."""
+        for variable, value in (self._context or {}).items():
+            if variable.get(_UNSET) is not value:
+                variable.set(value)
+
     # The sources, when there is more than the client to listen to.
 
     def read_ahead(self) -> Inbox:
@@ -228,7 +242,9 @@ class Connection:
         return self._inbox
 
     def _start_source(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = self._context.run(asyncio.create_task, coroutine)
+        task = self._context.run(  # type: ignore[union-attr]  # `run()` has set it.
+            asyncio.create_task, coroutine
+        )
         task.add_done_callback(self._source_done)
         self._sources = (*self._sources, task)
 
@@ -411,6 +427,7 @@ class Connection:
         finally:
             if limit is not None:
                 limit.cancel()
+            self._context = copy_context()
         if error is not None:
             try:
                 raise error

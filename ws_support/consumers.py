@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
+from functools import partial, wraps
 from inspect import isawaitable
 from typing import Any
 
@@ -51,9 +51,28 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
     first, and `disconnect()` comes after that."""
 
     __connection: Connection | None = None
-    __base_send: Callable[[Any], Awaitable[None]]
+    __replaced_send: Callable[[Any], Awaitable[None]] | None = None
     __send_data: Callable[[Any], Awaitable[None]]
     __databases: OldConnections | None = None
+
+    @classmethod
+    def as_asgi(cls, **initkwargs: Any) -> Any:
+        """As in Channels: an ASGI application that makes a consumer for each connection."""
+
+        application = super().as_asgi(**initkwargs)
+        if cls.__call__ is not AsyncWebsocketConsumer.__call__:
+            return application
+
+        # One coroutine instead of two, which would be kept for as long as the connection lasts.
+        @wraps(application)
+        async def with_one(scope: Any, receive: Any, send: Any) -> None:
+            consumer = cls(**initkwargs)
+            try:
+                await consumer.__task(scope, receive, send)
+            finally:
+                consumer.__adopt_context()
+
+        return with_one
 
     async def __call__(
         self,
@@ -61,23 +80,33 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
         receive: Callable[[], Awaitable[Any]],
         send: Callable[[Any], Awaitable[None]],
     ) -> None:
+        try:
+            await self.__task(scope, receive, send)
+        finally:
+            self.__adopt_context()
+
+    def __task(self, scope: Any, receive: Any, send: Any) -> asyncio.Task[None]:
+        # In the server's task, each message would go through the coroutines of all middleware in
+        # front of this.
+        return asyncio.create_task(self.__run(scope, receive, send), name=scope["path"])
+
+    def __adopt_context(self) -> None:
+        if self.__connection is not None:
+            self.__connection.adopt_context()
+
+    def __run(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
         self.scope = scope
         connection = Connection(
             scope, receive, send, cancel_on_disconnect=self.cancel_on_disconnect
         )
         self.__connection = connection
-        self.base_send = connection.send
         self.__send_data = connection.send_data
         alias: str | None = self.channel_layer_alias
         layer = None if alias is None else get_channel_layer(alias)
         self.channel_layer = layer  # type: ignore[assignment]
         if layer is None:
-            run = connection.run(self.dispatch, handle_data=self.__data_handler())
-        else:
-            run = self.__run_with_layer(connection, layer)
-        # In the server's task, each message would go through the coroutines of all middleware in
-        # front of this.
-        await asyncio.create_task(run)
+            return connection.run(self.dispatch, handle_data=self.__data_handler())
+        return self.__run_with_layer(connection, layer)
 
     async def __run_with_layer(self, connection: Connection, layer: BaseChannelLayer) -> None:
         self.channel_name = await layer.new_channel()
@@ -87,11 +116,11 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
     @property
     def base_send(self) -> Callable[[Any], Awaitable[None]]:
         """What messages are sent with, as in Channels. May be replaced by what does more."""
-        return self.__base_send
+        return self.__replaced_send or self.__connection.send  # type: ignore[union-attr]
 
     @base_send.setter
     def base_send(self, send: Callable[[Any], Awaitable[None]]) -> None:
-        self.__base_send = self.__send_data = send
+        self.__replaced_send = self.__send_data = send
 
     def __data_handler(self) -> Callable[[Any], Awaitable[None]]:
         """`dispatch`, or what does the same with less when neither it nor what it calls for a
