@@ -71,7 +71,8 @@ class Server:
         lines = self.log().rpartition("\n")[0].splitlines()
         lines = [line for line in lines if line.startswith('{"event"')]
         events = (json.loads(line) for line in lines)
-        return [each for each in events if each["event"] == name and path in (None, each.get("path"))]
+        found = [each for each in events if each["event"] == name]
+        return [each for each in found if path in (None, each.get("path"))]
 
     def wait_for_event(self, name: str, path: str, count: int = 1) -> dict[str, Any]:
         """The `count`th event of this kind, when it has come."""

@@ -6,5 +6,4 @@ from django.urls import path
 
 from ws_support.consumers import EchoConsumer
 
-# URLRouter takes ASGI applications where Django's resolver takes views.
-websocket_urlpatterns = [path("ws", EchoConsumer.as_asgi())]  # type: ignore[arg-type]
+websocket_urlpatterns = [path("ws", EchoConsumer.as_asgi())]
