@@ -115,7 +115,6 @@ async def test_what_a_middleware_puts_around_send_sees_every_message():
     assert counted.kinds[:3] == ["websocket.accept", "websocket.send", "websocket.send"]
 
 
-
 async def eventually(condition):
     deadline = time.monotonic() + BOUND
     while not condition():

@@ -52,6 +52,18 @@ class ClientGone(OSError):
     """A message was sent to a client that has gone (an `OSError`, as ASGI 2.4 asks for)."""
 
 
+class ConnectionClosed(ClientGone):
+    """The connection has ended: with `code` (int, 1006 for one that was lost) and `reason` (str)
+    of whoever closed first."""
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(
+            f"The connection was closed with {code}" + (f": {reason}" if reason else "")
+        )
+        self.code = code
+        self.reason = reason
+
+
 class InvalidMessage(ValueError):
     """A client sent what the application cannot read.
 

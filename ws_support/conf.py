@@ -64,6 +64,9 @@ class Options:
     per_message_deflate: bool = False
     """Compress messages for clients that offer it (RFC 7692)."""
 
+    broadcast_queue: int = 64
+    """Messages that wait for a subscriber; one more closes its connection with 1013."""
+
     shutdown_timeout: float = 10
     """Seconds from the signal to stop until the server has ended."""
 
@@ -305,5 +308,6 @@ _VALIDATORS: Final[dict[str, Callable[[object], Iterator[Problem]]]] = {
     "HEARTBEAT_REPLY": _text,
     "MAX_MESSAGE_SIZE": _number("a whole number of bytes above 0", integer=True),
     "PER_MESSAGE_DEFLATE": _boolean,
+    "BROADCAST_QUEUE": _number("a whole number of messages above 0", integer=True),
     "SHUTDOWN_TIMEOUT": _number("a number of seconds above 0"),
 }

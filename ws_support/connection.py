@@ -13,10 +13,14 @@ from typing import Any, Final
 from channels.exceptions import StopConsumer
 
 from ws_support import logs
+from ws_support.away import Pauses, is_away, log_away
 from ws_support.closing import ClientGone, CloseCode, InvalidMessage
+from ws_support.conf import get_options
+from ws_support.hub import Hub
 from ws_support.inbox import Inbox
 from ws_support.lookout import Lookout
 from ws_support.middleware.heartbeat import Watch
+from ws_support.subscriber import Subscriber, takes_steps
 from ws_support.tasks import cancelled_by_others
 
 logger = logging.getLogger("ws_support.connection")
@@ -72,6 +76,7 @@ class Connection:
         "_send",
         "_send_data",
         "_sources",
+        "_subscriber",
         "_task",
         "_watch",
     )
@@ -92,6 +97,7 @@ class Connection:
         self._sources: tuple[asyncio.Task[None], ...] = ()
         self._inbox: Inbox | None = None
         self._background: set[asyncio.Task[Any]] | None = None
+        self._subscriber: Subscriber | None = None
 
         self._has_begun = False
         self._is_accepted = False
@@ -144,6 +150,39 @@ class Connection:
         self._background.add(task)
         task.add_done_callback(self._background_done)
         return task
+
+    # What comes from topics.
+
+    async def subscribe(self, topic: str) -> None:
+        """From the return on, what is published goes to the client; until it is accepted, it
+        waits."""
+        if self._is_over:
+            raise RuntimeError("subscribe() was called after the connection had ended.")
+        if self._subscriber is None:
+            self._subscriber = Subscriber(self, get_options().broadcast_queue)
+            if self._is_accepted:
+                self._subscriber.begin()
+        await Hub.of_this_loop().subscribe(topic, self._subscriber)
+
+    async def unsubscribe(self, topic: str) -> None:
+        if self._subscriber is not None:
+            await Hub.of_this_loop().unsubscribe(topic, self._subscriber)
+
+    @property
+    def is_open(self) -> bool:
+        return self._is_open
+
+    @property
+    def is_over(self) -> bool:
+        return self._is_over
+
+    @property
+    def takes_steps(self) -> bool:
+        return takes_steps(self._send_data)
+
+    def fail(self, error: Exception) -> None:
+        """End it for an error of the server's, which is raised to it."""
+        self._interrupt(error)
 
     # What happens to messages.
 
@@ -210,7 +249,7 @@ class Connection:
                 try:
                     await handler(message)
                 except Exception as raised:
-                    if not _is_client_gone(raised):
+                    if not is_client_gone(raised):
                         raise
                 finally:
                     del busy[self]
@@ -258,14 +297,24 @@ class Connection:
             inbox.put(message, len(message.get("bytes") or message.get("text") or ""))
             if message["type"] == "websocket.disconnect":
                 self._left = message
+                self._has_ended(message)
                 return
             if inbox.is_full:
                 await inbox.room()
 
     @staticmethod
     async def _listen(source: Callable[[], Awaitable[Any]], inbox: Inbox) -> None:
+        pauses = Pauses()
         while True:
-            inbox.put(await source())
+            try:
+                message = await source()
+            except Exception as error:
+                if not is_away(error):
+                    raise
+                log_away(error)
+                await asyncio.sleep(pauses.next())
+                continue
+            inbox.put(message)
             if inbox.is_full:
                 await inbox.room()
 
@@ -281,10 +330,11 @@ class Connection:
         return not self._inbox.is_full
 
     def give_up(self, code: int, reason: str) -> None:
-        """End the connection of a client that is silent, for the heartbeat."""
+        """End the connection of a client that is silent, or does not read."""
         self._is_open = False
         self._last_words = {"type": "websocket.close", "code": int(code), "reason": reason}
         end = _disconnect(code, reason)
+        self._has_ended(end)
         if self._inbox is None or self._cancel_on_disconnect:
             self._interrupt(end)
         else:
@@ -316,7 +366,7 @@ class Connection:
     def _background_done(self, task: asyncio.Task[Any]) -> None:
         self._background.discard(task)  # type: ignore[union-attr]  # `start_background` made it.
         error = None if task.cancelled() else task.exception()
-        if error is None or _is_client_gone(error):
+        if error is None or is_client_gone(error):
             return
         is_first = self._end is None and not self._is_over
         logger.error(
@@ -329,6 +379,9 @@ class Connection:
             exc_info=None if is_first else error,
         )
         self._interrupt(error)
+
+    def _has_ended(self, end: Message) -> None:
+        """Called when an end is known while a handler may be running; for subclasses."""
 
     async def _send_other(self, message: Message) -> None:
         kind = message["type"]
@@ -356,6 +409,8 @@ class Connection:
             if isinstance(error, OSError):
                 raise ClientGone(*error.args) from error
             raise
+        if self._subscriber is not None:
+            self._subscriber.begin()
 
     async def _close(self, message: Message) -> None:
         self._is_open = False
@@ -369,6 +424,7 @@ class Connection:
             message.get("reason") or "",
         )
         self._last_words = message
+        self._has_ended(end)
         if asyncio.current_task() is self._task:
             self._end = self._end or end
         elif self in self._lookout.busy:
@@ -468,6 +524,8 @@ class Connection:
             except Exception as unsaid:
                 # Servers differ in what they raise when the connection has ended meanwhile.
                 logger.debug("Not sent: %r", unsaid, extra=logs.fields(self._scope))
+        if self._subscriber is not None:
+            await Hub.of_this_loop().leave_all(self._subscriber)
         await self._stop(*(self._background or ()))
         if self._has_begun or last is self._end:
             with suppress(StopConsumer):
@@ -500,9 +558,9 @@ def _disconnect(code: int, reason: str = "") -> Message:
     return {"type": "websocket.disconnect", "code": int(code), "reason": reason}
 
 
-def _is_client_gone(error: BaseException) -> bool:
+def is_client_gone(error: BaseException) -> bool:
     """Whether `error`, or all that it groups, says that the client has gone."""
     grouped = getattr(error, "exceptions", None)
     if grouped:
-        return all(map(_is_client_gone, grouped))
+        return all(map(is_client_gone, grouped))
     return isinstance(error, ClientGone)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial, wraps
 from inspect import isawaitable
 from typing import Any
@@ -26,6 +26,7 @@ from channels.layers import BaseChannelLayer, get_channel_layer
 from ws_support.closing import ClientGone, CloseCode, InvalidMessage
 from ws_support.connection import Connection, NoHandler
 from ws_support.database import OldConnections
+from ws_support.topics import checked_topic
 
 
 class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
@@ -50,10 +51,22 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
     """Whether the client's leaving cancels handlers. `False`: whatever it sent before is handled
     first, and `disconnect()` comes after that."""
 
+    subscriptions: Sequence[str] = ()
+    """Topics to subscribe to before `connect()` is called. What is broadcast meanwhile follows the
+    accept."""
+
     __connection: Connection | None = None
     __replaced_send: Callable[[Any], Awaitable[None]] | None = None
     __send_data: Callable[[Any], Awaitable[None]]
     __databases: OldConnections | None = None
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if isinstance(cls.subscriptions, str):
+            raise TypeError(
+                f"{cls.__qualname__}.subscriptions is a string: write a list of topics,"
+                f" [{cls.subscriptions!r}]."
+            )
 
     @classmethod
     def as_asgi(cls, **initkwargs: Any) -> Any:
@@ -172,16 +185,36 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
             )
         if self.__connection is None:
             coroutine.close()
+        return self.__begun("start_background").start_background(coroutine, name)
+
+    async def subscribe(self, topic: str) -> None:
+        """Get what is broadcast under `topic` from the return on, as it is and past `receive()`,
+        until `unsubscribe()` or the end of the connection, before `disconnect()` is called.
+
+        Returns also when the channel layer is away: the subscription holds once it is back. Raises
+        `TypeError` for anything but a string, and `RuntimeError` when the connection has not begun
+        or has ended.
+        """
+        await self.__begun("subscribe").subscribe(checked_topic(topic))
+
+    async def unsubscribe(self, topic: str) -> None:
+        """The opposite; of no effect without a subscription."""
+        await self.__begun("unsubscribe").unsubscribe(checked_topic(topic))
+
+    def __begun(self, method: str) -> Connection:
+        if self.__connection is None:
             raise RuntimeError(
-                "start_background() was called before there is a connection: call it in connect()"
-                " or later."
+                f"{method}() was called before there is a connection: call it in connect() or"
+                " later."
             )
-        return self.__connection.start_background(coroutine, name)
+        return self.__connection
 
     # As in Channels, and with the name of the method when it is no coroutine function.
 
     async def websocket_connect(self, message: WebSocketConnectEvent) -> None:
         await self.__for_each_group("group_add")
+        for topic in self.subscriptions:
+            await self.subscribe(topic)
         try:
             awaitable = self.connect()
             if awaitable is None:

@@ -15,6 +15,7 @@ from django.urls import path
 
 django_application = get_asgi_application()
 
+from tests.project import live  # noqa: E402
 from tests.project.ends import Ends, EndsWithLayer, Finishes  # noqa: E402
 from tests.project.events import log  # noqa: E402
 from tests.project.http import Http  # noqa: E402
@@ -356,6 +357,13 @@ application = ProtocolTypeRouter(
                         path("ends-with-layer/<str:test>", EndsWithLayer.as_asgi()),
                         path("finishes/<str:test>", Finishes.as_asgi()),
                         path("silent/<str:test>", Heartbeat(Ends.as_asgi(), interval=0.5)),
+                        path("live/echo/<str:name>", live.echo),
+                        path("live/obedient/<str:name>", live.obedient),
+                        path("live/handed-over/<str:name>", live.handed_over),
+                        path("live/left-alone/<str:name>", live.left_alone),
+                        path("live/subscribed/<path:topic>", live.subscribed),
+                        path("topics/<path:topic>", live.Subscriber.as_asgi()),
+                        path("prices", live.Prices.as_asgi()),
                         path("nested/", URLRouter([path("ws", EchoConsumer.as_asgi())])),
                     ]
                 )

@@ -291,7 +291,13 @@ class Watch:
             await self._report_refusal(403)
         elif message["type"] == "websocket.http.response.start":
             await self._report_refusal(message["status"])
-        await self._send(message)
+        try:
+            await self._send(message)
+        except asyncio.CancelledError:
+            if message["type"] == "websocket.close":
+                # The client does not read, and was given up.
+                self._end(message.get("code") or 1000, message.get("reason") or "")
+            raise
         # Not before: the server may refuse the message, and the connection goes on.
         if message["type"] == "websocket.close":
             self._end(message.get("code") or 1000, message.get("reason") or "")

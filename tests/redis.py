@@ -1,0 +1,64 @@
+"""A real Redis on a port of its own, which goes away and comes back."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.harness import BOUND, free_port, until
+
+CORE = "channels_redis.core.RedisChannelLayer"
+PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
+
+
+class Redis:
+    """Keeps nothing on the disk: who starts it again finds it empty."""
+
+    def __init__(self, program: str, directory: Path) -> None:
+        self._program = program
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+
+    def layers(self, backend: str = CORE, **config: Any) -> dict[str, Any]:
+        """For `CHANNEL_LAYERS`."""
+        config = {"hosts": [f"redis://127.0.0.1:{self.port}"], **config}
+        return {"default": {"BACKEND": backend, "CONFIG": config}}
+
+    def start(self) -> None:
+        with (self._directory / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""],
+                cwd=self._directory,
+                stdout=log,
+            )
+        for _ in until("Redis"):
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                continue
+            return
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(BOUND)
+            self._process = None
+
+    def pause(self) -> None:
+        """It stays connected and answers nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def ask(self, *words: str) -> str:
+        """One command, and what it answers, as Redis writes it."""
+        command = "".join([f"*{len(words)}\r\n", *(f"${len(w)}\r\n{w}\r\n" for w in words)])
+        with socket.create_connection(("127.0.0.1", self.port), BOUND) as connection:
+            connection.sendall(command.encode())
+            connection.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: connection.recv(65536), b"")).decode()

@@ -1,0 +1,68 @@
+"""One message to every subscriber, on every machine.
+
+    await broadcast("prices", "EUR 1.08")
+    await broadcast_json("prices", {"EUR": 1.08})
+
+From an async view, a consumer, a task or a management command; from synchronous code with
+`async_to_sync(broadcast)(...)`. Subscribers are consumers with `subscriptions`, or after
+`subscribe()`, and `WebSocket` objects.
+
+It goes through the channel layer `default`: to all processes that use the same, or, with the one
+that is in memory and without any, to this process. Delivery is at most once: what is broadcast
+while the layer is away is lost, as is what goes to a client that is not connected.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ws_support.hub import Hub, Statistics, statistics
+from ws_support.link import LayerError
+from ws_support.topics import checked_topic, message_of
+
+__all__ = ["BroadcastError", "Statistics", "broadcast", "broadcast_json", "statistics"]
+
+
+class BroadcastError(Exception):
+    """The channel layer could not be reached, or did not take a message: nobody, or not everybody,
+    gets it."""
+
+
+async def broadcast(topic: str, message: str | bytes) -> None:
+    """Send `message` to all who have subscribed to `topic`.
+
+    Returns when the channel layer has taken it, or, without one between processes, when it was
+    handed to the subscribers of this process. No client is waited for. Messages of one task, one
+    after the other under the same topic, arrive in that order.
+
+    Raises `BroadcastError` when the layer does not take it within 5 s, `TypeError` and `ValueError`
+    for what is no topic or no message.
+    """
+    topic, content = checked_topic(topic), message_of(message)
+    try:
+        await Hub.of_this_loop().publish(topic, content)
+    except LayerError as error:
+        raise _broadcast_error(topic, error) from error
+
+
+async def broadcast_json(topic: str, value: Any) -> None:
+    """The same with `value` as JSON: encoded once, and sent as text."""
+    await broadcast(topic, json.dumps(value))
+
+
+async def count_takers(topic: str, message: str | bytes, wait: float = 1) -> int | None:
+    """`broadcast()`; how many processes with subscribers say within `wait` seconds that they have
+    taken it. `None` without a channel layer between processes."""
+    topic, content = checked_topic(topic), message_of(message)
+    try:
+        return await Hub.of_this_loop().count_takers(topic, content, wait)
+    except LayerError as error:
+        raise _broadcast_error(topic, error) from error
+
+
+def _broadcast_error(topic: str, error: LayerError) -> BroadcastError:
+    return BroadcastError(
+        f"The broadcast under {topic!r:.100} was not taken by the channel layer"
+        f' (CHANNEL_LAYERS["default"]): {error}.'
+    )

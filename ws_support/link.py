@@ -1,0 +1,282 @@
+"""What is published, between processes: through a channel layer that may go away and come back."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import re
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from itertools import count
+from time import monotonic
+from typing import Any, Final, TypeVar
+
+logger = logging.getLogger("ws_support.broadcast")
+
+Result = TypeVar("Result")
+
+TIMEOUT: Final = 5.0
+"""Seconds that one call of the channel layer may take: Redis may be there and not answer."""
+
+_PROBE_EVERY: Final = 3.0
+"""Seconds between two looks at whether messages still come round."""
+
+_RETRY_EVERY: Final = 1.0
+"""The same while they do not."""
+
+_RENEW_EVERY: Final = 300.0
+"""Seconds between two renewals of all memberships, at the most."""
+
+_REMEMBERED: Final = 1024
+"""Messages that are remembered, since Redis may hand one out twice."""
+
+_PUBLISHED: Final = "ws_support.published"
+_TAKEN: Final = "ws_support.taken"
+_PROBE: Final = "ws_support.probe"
+
+
+class LayerError(Exception):
+    """The channel layer does not do what it was asked for."""
+
+
+class Link:
+    """A channel in `layer`, which is in one group for each topic that was joined.
+
+    `_memberships` is what the layer ought to know. It is told with each `join()` and `leave()`,
+    again when it was away (a Redis that is started anew has forgotten all), and every few minutes,
+    since memberships expire. Whether it is there is found out by a message that goes round, to this
+    process alone: redis-py may connect again without a word.
+
+    It exists while there are topics. What is published needs none of it.
+    """
+
+    def __init__(self, layer: Any, deliver: Callable[[str, Any], None]) -> None:
+        self._layer = layer
+        self._deliver = deliver
+        self._memberships: dict[str, _Membership] = {}
+        self._probe = _Membership(f"ws_support-probe.{uuid.uuid4().hex}")
+        self._channel: str | None = None
+        self._channel_lock = asyncio.Lock()
+        self._is_lost = False
+        self._look = asyncio.Event()
+        self._came_round: asyncio.Future[None] | None = None
+        self._remembered: dict[str, None] = {}
+        self._reader = asyncio.create_task(self._read())
+        self._tender = asyncio.create_task(self._tend())
+
+    async def join(self, topic: str) -> None:
+        """Returns when what is published comes here, or will once the layer is back."""
+        membership = self._memberships.get(topic)
+        if membership is None:
+            membership = self._memberships[topic] = _Membership(group_of(topic))
+        membership.is_wanted = True
+        await self._try_to_settle(membership)
+
+    async def leave(self, topic: str) -> None:
+        membership = self._memberships[topic]
+        membership.is_wanted = False
+        await self._try_to_settle(membership)
+        if not membership.is_wanted and self._memberships.get(topic) is membership:
+            del self._memberships[topic]
+
+    async def close(self) -> None:
+        """Leave all, and end."""
+        await _cancelled(self._tender)
+        for membership in (self._probe, *self._memberships.values()):
+            membership.is_wanted = False
+            await self._try_to_settle(membership)
+        await _cancelled(self._reader)
+
+    async def _try_to_settle(self, membership: _Membership) -> None:
+        if not self._is_lost:
+            try:
+                await self._settle(membership)
+            except LayerError as error:
+                self._lose(error)
+
+    async def _settle(self, membership: _Membership, *, again: bool = False) -> None:
+        """Tell the layer what is so of one group, if it does not know, or `again`."""
+        async with membership.lock:
+            wanted = await self._get_channel() if membership.is_wanted else None
+            known = membership.channel
+            if known not in (None, wanted):
+                await _within(self._layer.group_discard(membership.group, known))
+                known = membership.channel = None
+            if wanted is not None and (known is None or again):
+                await _within(self._layer.group_add(membership.group, wanted))
+                membership.channel = wanted
+
+    async def _get_channel(self) -> str:
+        async with self._channel_lock:
+            if self._channel is not None:
+                return self._channel
+            channel: str = await _within(self._layer.new_channel())
+            self._channel = channel
+            return channel
+
+    # What comes.
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                await self._read_until_error()
+            except Exception as error:  # noqa: PERF203  # Not for each message.
+                self._lose(error)
+                await asyncio.sleep(_RETRY_EVERY)
+
+    async def _read_until_error(self) -> None:
+        channel = await self._get_channel()
+        while True:
+            await self._take(await self._layer.receive(channel))
+
+    async def _take(self, message: dict[str, Any]) -> None:
+        kind = message.get("type")
+        if kind == _PROBE:
+            if self._came_round is not None and not self._came_round.done():
+                self._came_round.set_result(None)
+            return
+        if kind != _PUBLISHED or message["id"] in self._remembered:
+            return
+        self._remembered[message["id"]] = None
+        if len(self._remembered) > _REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
+        form = "text" if "text" in message else "bytes"
+        self._deliver(message["topic"], {"type": "websocket.send", form: message[form]})
+        if "reply_to" in message:
+            await _within(self._layer.send(message["reply_to"], {"type": _TAKEN}))
+
+    # Whether it comes.
+
+    async def _tend(self) -> None:
+        expiry = getattr(self._layer, "group_expiry", None) or _RENEW_EVERY
+        renew_every = min(expiry / 3, _RENEW_EVERY)
+        renewed_at = monotonic()
+        self._probe.is_wanted = True
+        while True:
+            with suppress(asyncio.TimeoutError):
+                every = _RETRY_EVERY if self._is_lost else _PROBE_EVERY
+                await asyncio.wait_for(self._look.wait(), every)
+            self._look.clear()
+            try:
+                if self._is_lost or monotonic() - renewed_at > renew_every:
+                    for membership in (self._probe, *self._memberships.values()):
+                        await self._settle(membership, again=True)
+                    renewed_at = monotonic()
+                await self._send_round()
+            except LayerError as error:
+                self._lose(error)
+            else:
+                self._find()
+
+    async def _send_round(self) -> None:
+        await self._settle(self._probe)
+        self._came_round = asyncio.get_running_loop().create_future()
+        await send_to_group(self._layer, self._probe.group, {"type": _PROBE})
+        try:
+            await _within(self._came_round)
+        except LayerError:
+            # It takes messages and gives none: forgotten memberships, or a connection that hangs.
+            await _cancelled(self._reader)
+            self._channel = None
+            self._reader = asyncio.create_task(self._read())
+            raise LayerError("messages do not come back from it") from None
+
+    def _lose(self, error: Exception) -> None:
+        if not self._is_lost:
+            self._is_lost = True
+            self._look.set()
+            logger.error(
+                "The channel layer is away: %s. What is broadcast is lost until it is back;"
+                " connections stay open.",
+                error,
+            )
+
+    def _find(self) -> None:
+        if self._is_lost:
+            self._is_lost = False
+            logger.warning(
+                "The channel layer is back, with all that was subscribed to here (topics: %d).",
+                len(self._memberships),
+            )
+
+
+class _Membership:
+    """In one group: whether that is wanted, and the channel that the layer knows."""
+
+    __slots__ = ("channel", "group", "is_wanted", "lock")
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+        self.is_wanted = False
+        self.channel: str | None = None
+        self.lock = asyncio.Lock()
+
+
+# What is published.
+
+
+async def publish(layer: Any, topic: str, message: dict[str, Any], **more: Any) -> None:
+    """Hand `message`, a `websocket.send`, to every process that has joined `topic`.
+
+    Raises `LayerError` when the layer has not taken it within `TIMEOUT`.
+    """
+    id_ = f"{_PROCESS}.{os.getpid()}.{next(_numbers)}"
+    envelope = {**message, **more, "type": _PUBLISHED, "topic": topic, "id": id_}
+    await send_to_group(layer, group_of(topic), envelope)
+
+
+async def count_takers(layer: Any, topic: str, message: dict[str, Any], wait: float) -> int:
+    """`publish()`; how many processes say within `wait` seconds that they have taken it."""
+    channel = await _within(layer.new_channel())
+    takers = 0
+
+    async def listen() -> None:
+        nonlocal takers
+        while True:
+            await layer.receive(channel)
+            takers += 1
+
+    listener = asyncio.create_task(listen())
+    try:
+        await publish(layer, topic, message, reply_to=channel)
+        await asyncio.wait([listener], timeout=wait)
+    finally:
+        await _cancelled(listener)
+    return takers
+
+
+async def send_to_group(layer: Any, group: str, message: dict[str, Any]) -> None:
+    await _within(layer.group_send(group, message))
+
+
+def group_of(topic: str) -> str:
+    """The name of the group: layers take letters, digits and three signs, up to 99 of them."""
+    if _PLAIN.fullmatch(topic):
+        return f"ws_support.{topic}"
+    digest = hashlib.sha256(topic.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"ws_support-sha256.{digest}"
+
+
+async def _within(awaitable: Awaitable[Result]) -> Result:
+    """Raises `LayerError` for whatever the layer raises, and when it takes too long."""
+    try:
+        return await asyncio.wait_for(awaitable, TIMEOUT)
+    except asyncio.TimeoutError:
+        raise LayerError(f"no answer within {TIMEOUT:g} s") from None
+    except Exception as error:
+        raise LayerError(f"{type(error).__name__}: {error}") from error
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel it, and wait until it has ended: for a while, since Redis may not answer."""
+    task.cancel()
+    await asyncio.wait([task], timeout=TIMEOUT)
+
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_PROCESS: Final = uuid.uuid4().hex
+"""With the process identifier, since processes that were forked have the same."""
+_numbers: Final = count()

@@ -1,0 +1,163 @@
+"""One connection as topics see it: what is published goes to it, and nobody waits for that."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
+from inspect import iscoroutine
+from types import coroutine
+from typing import Any, Final, Protocol
+
+from ws_support.closing import CloseCode
+
+logger = logging.getLogger("ws_support.broadcast")
+
+_SERVERS: Final = frozenset({"daphne", "granian", "hypercorn", "uvicorn", "ws_support"})
+"""Packages whose `send()` does not ask in which task it runs."""
+
+
+class Connection(Protocol):
+    """Where it goes."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this side has not closed it."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can be run in the background any more."""
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether a step of `send_data()` may be taken in a task of somebody else's."""
+
+    def send_data(self, message: Any) -> Awaitable[None]:
+        """Send a `websocket.send`."""
+
+    def start_background(
+        self, coroutine: Coroutine[Any, Any, Any], name: str | None
+    ) -> asyncio.Task[Any]:
+        """Run something until the connection ends."""
+
+    def fail(self, error: Exception) -> None:
+        """End it for an error of the server's."""
+
+    def give_up(self, code: int, reason: str) -> None:
+        """End it, whether the client reads that or not."""
+
+
+class Subscriber:
+    """Sends what it is given in order, at once where that is possible, and keeps what is not.
+
+    A message to a client that keeps up takes no task and no queue: the first step of the server's
+    `send()`, which is the only one then, is taken right here. When there is a second step, the
+    client is behind: a task takes it, and what comes meanwhile waits, up to `limit` messages. With
+    one more, the connection is closed with 1013.
+    """
+
+    __slots__ = ("_connection", "_is_dropped", "_limit", "_queue", "_takes_steps", "topics")
+
+    def __init__(self, connection: Connection, limit: int) -> None:
+        self._connection = connection
+        self._limit = limit
+        self._takes_steps = connection.takes_steps
+        self._is_dropped = False
+        # What waits, while something is in front of it: at first, the handshake.
+        self._queue: deque[Any] | None = deque()
+        self.topics: set[str] = set()
+
+    def begin(self) -> None:
+        """From now on, send: the connection is accepted."""
+        waiting, self._queue = self._queue, None
+        if waiting:
+            self._send_later(waiting.popleft(), waiting)
+
+    def push(self, message: Any) -> bool:
+        """Send `message`; `False` when that was one too many, for the first time."""
+        if self._queue is not None:
+            if len(self._queue) >= self._limit:
+                return self._is_dropped
+            self._queue.append(message)
+        elif self._takes_steps:
+            self._send_now(message)
+        else:
+            self._send_later(message, deque())
+        return True
+
+    def drop(self, topic: str) -> None:
+        """Close the connection of a client that is too slow."""
+        self._is_dropped = True
+        logger.warning(
+            "Closed with 1013: %d messages were waiting for a client that does not read them, topic"
+            ' %.100a. To keep more, raise WS_SUPPORT["BROADCAST_QUEUE"].',
+            self._limit,
+            topic,
+        )
+        self._connection.give_up(CloseCode.TRY_AGAIN_LATER, "Too slow for what is broadcast")
+
+    def _send_now(self, message: Any) -> None:
+        awaitable = self._connection.send_data(message)
+        steps = awaitable if iscoroutine(awaitable) else _awaited(awaitable)
+        try:
+            waits_for = steps.send(None)
+        except StopIteration:
+            return
+        except OSError:
+            return  # The client has gone, as its connection is about to hear.
+        except Exception as error:
+            self._connection.fail(error)
+            return
+        self._pump(_awaited(_rest_of(steps, waits_for)), deque())
+
+    def _send_later(self, message: Any, waiting: deque[Any]) -> None:
+        self._pump(_awaited(self._connection.send_data(message)), waiting)
+
+    def _pump(self, first: Coroutine[Any, Any, None], waiting: deque[Any]) -> None:
+        if self._connection.is_over:
+            first.close()
+            return
+        self._queue = waiting
+        self._connection.start_background(self._send_all(first, waiting), "broadcast")
+
+    async def _send_all(self, first: Coroutine[Any, Any, None], waiting: deque[Any]) -> None:
+        try:
+            await first
+            while waiting:
+                await self._connection.send_data(waiting.popleft())
+        except Exception:
+            # Servers differ in what they raise when it was closed while this was waiting.
+            if self._connection.is_open:
+                raise
+        self._queue = None
+
+
+def takes_steps(send: Callable[[Any], Awaitable[None]]) -> bool:
+    """Whether `send` is a server's own. What a middleware has put around it may, for example, set
+    a timeout for the task in which it runs."""
+    while isinstance(send, partial):
+        send = send.func
+    owner = type(getattr(send, "__self__", None))
+    return owner.__module__.partition(".")[0] in _SERVERS
+
+
+async def _awaited(awaitable: Awaitable[None]) -> None:
+    await awaitable
+
+
+@coroutine
+def _rest_of(steps: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """What is left to await of a coroutine that has taken its first step, and waits."""
+    while True:
+        try:
+            yield waits_for
+        except BaseException as error:
+            step: Callable[[], Any] = partial(steps.throw, error)
+        else:
+            step = partial(steps.send, None)
+        try:
+            waits_for = step()
+        except StopIteration:
+            return

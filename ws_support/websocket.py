@@ -1,0 +1,451 @@
+"""A connection as an object, for handlers that are functions and for services that outlive them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial, wraps
+from inspect import iscoroutinefunction
+from typing import Any, Final
+
+from channels.exceptions import StopConsumer
+
+from ws_support.closing import (
+    ClientGone,
+    CloseCode,
+    ConnectionClosed,
+    InvalidMessage,
+    may_be_sent,
+)
+from ws_support.connection import Connection, is_client_gone
+from ws_support.topics import checked_topic, message_of
+
+__all__ = ["ConnectionClosed", "WebSocket", "websocket_view"]
+
+Handler = Callable[..., Awaitable[None]]
+
+_MAX_REASON: Final = 123
+"""Bytes of a close frame that are left for the reason (RFC 6455, section 5.5)."""
+
+_END_TIMEOUT: Final = 1.0
+"""Seconds until the server says why a connection has ended, after it has refused a message."""
+
+
+def websocket_view(handler: Handler | None = None, *, cancel_on_disconnect: bool = True) -> Any:
+    """An ASGI application for `path()` from `async def handler(websocket, **url_kwargs)`.
+
+        @websocket_view
+        async def chat(websocket, room):
+            await websocket.accept()
+            async for message in websocket:
+                await websocket.send(f"{room}: {message}")
+
+        urlpatterns = [path("chat/<str:room>", chat)]
+
+    When the handler returns, the connection is closed with 1000; when it raises, with 1011, and the
+    exception is raised to the server. Without `accept()`, the handshake is refused with 403. A
+    `ConnectionClosed` that it does not catch is no error.
+
+    When the client leaves, a handler that waits for something else than its `WebSocket` is
+    cancelled within a second. With `cancel_on_disconnect=False` it goes on.
+
+    Raises `TypeError` for anything but a coroutine function.
+    """
+    if handler is None:
+        return partial(websocket_view, cancel_on_disconnect=cancel_on_disconnect)
+    if not iscoroutinefunction(handler):
+        name = getattr(handler, "__qualname__", repr(handler))
+        raise TypeError(f"{name} has to be a coroutine function: write `async def {name}`.")
+
+    @wraps(handler)
+    async def application(
+        scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+    ) -> None:
+        if scope["type"] != "websocket":
+            raise ValueError(
+                f"{handler.__qualname__} is for WebSockets, and was called for {scope['type']!r}:"
+                ' its route belongs under "websocket" in asgi.py.'
+            )
+        connection = _Connection(scope, receive, send, cancel_on_disconnect=cancel_on_disconnect)
+        connection.websocket = websocket = WebSocket(connection, scope)
+        await connection.run(partial(_handle, handler, websocket))
+
+    return application
+
+
+class WebSocket:
+    """One connection. May be used by any task of its event loop, before and after its end.
+
+    Messages are sent whole, and those of one task in their order. From the end on, `send()` and
+    `receive()` raise `ConnectionClosed`, on every server and whoever has ended it. Any number of
+    tasks may send, one at a time may receive.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_close_code",
+        "_close_reason",
+        "_closed",
+        "_connection",
+        "_is_accepted",
+        "_is_ours",
+        "_is_receiving",
+        "_sending",
+        "scope",
+    )
+
+    def __init__(self, connection: _Connection, scope: Any) -> None:
+        self.scope: Mapping[str, Any] = scope
+        """What ASGI says of the connection, and what middleware has added."""
+        self._connection = connection
+        self._is_accepted = False
+        self._is_receiving = False
+        self._sending = asyncio.Lock()
+        self._close_code: int | None = None
+        self._close_reason: str | None = None
+        # Whether it was ended here, so that what is unread is of no interest.
+        self._is_ours = False
+        self._closed: asyncio.Event | None = None
+
+    def __repr__(self) -> str:
+        state = f"closed with {self._close_code}" if self.closed else "open"
+        return f"<WebSocket {self.scope['path']!r:.100}, {state}>"
+
+    @property
+    def user(self) -> Any:
+        """The user that `AuthMiddlewareStack` has found.
+
+        Raises `RuntimeError` without that middleware.
+        """
+        try:
+            return self.scope["user"]
+        except KeyError:
+            raise RuntimeError(
+                "There is no user: put AuthMiddlewareStack around the URLRouter in asgi.py."
+            ) from None
+
+    @property
+    def url_kwargs(self) -> dict[str, Any]:
+        """What the route has found in the path; the handler gets it as keyword arguments."""
+        return dict(self.scope.get("url_route", {}).get("kwargs", {}))
+
+    @property
+    def subprotocols(self) -> list[str]:
+        """Those that the client offers, in its order."""
+        return list(self.scope["subprotocols"])
+
+    @property
+    def closed(self) -> bool:
+        """Whether either side has closed it, or it was lost. What the client has sent before may
+        still be received."""
+        return self._close_code is not None
+
+    @property
+    def close_code(self) -> int | None:
+        """That of whoever closed first; 1005 without one, 1006 for a lost connection or a refused
+        handshake. `None` while it is open."""
+        return self._close_code
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason with it, which may be empty; `None` while it is open."""
+        return self._close_reason
+
+    # The handshake.
+
+    async def accept(
+        self,
+        subprotocol: str | None = None,
+        headers: Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]] | None = None,
+    ) -> None:
+        """Answer the handshake: with one of the `subprotocols`, and with `headers` of your own.
+
+        Raises `RuntimeError` when it has been answered, `ValueError` for a sub-protocol that the
+        client did not offer (RFC 6455, section 4.2.2), and `ConnectionClosed`.
+        """
+        self._check_open()
+        if self._is_accepted:
+            raise RuntimeError("accept() was called twice: call it once, before everything else.")
+        if subprotocol is not None and subprotocol not in self.subprotocols:
+            raise ValueError(
+                f"The client did not offer the sub-protocol {subprotocol!r:.100}, but"
+                f" {self.subprotocols!r:.200}: accept one of these, or None."
+            )
+        message = {
+            "type": "websocket.accept",
+            "subprotocol": subprotocol,
+            "headers": _encoded(headers),
+        }
+        self._is_accepted = True
+        try:
+            await self._connection.send(message)
+        except ClientGone:
+            raise await self._why_closed() from None
+        except Exception:
+            self._is_accepted = False
+            raise
+
+    async def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Close it; before `accept()`, refuse the handshake with 403. After the end, do nothing.
+
+        Raises `ValueError` for a code that may not be sent, or a reason of more than 123 bytes.
+        """
+        if not may_be_sent(code):
+            raise ValueError(
+                f"A connection cannot be closed with {code!r:.100}: use 1000 or a code from 3000 to"
+                " 4999."
+            )
+        if len(reason.encode()) > _MAX_REASON:
+            raise ValueError(
+                f"The reason has {len(reason.encode())} bytes, and {_MAX_REASON} are the most:"
+                f" {reason!r:.60}..."
+            )
+        if self.closed:
+            return
+        self._is_ours = True
+        message = {"type": "websocket.close", "code": int(code), "reason": reason}
+        with suppress(ClientGone):
+            await self._connection.send(message)
+
+    async def wait_closed(self) -> None:
+        """Wait until it is `closed`.
+
+        Messages that nobody receives meanwhile are kept, up to 64 of them; then the client has to
+        wait, and its end may go unnoticed. A handler that wants none of them reads on instead:
+        `async for _ in websocket: pass`.
+        """
+        if not self.closed:
+            if self._closed is None:
+                self._closed = asyncio.Event()
+            await self._closed.wait()
+        if asyncio.current_task() is self._connection.task:
+            self._connection.was_told()
+
+    # Messages.
+
+    async def receive(self) -> str | bytes:
+        """The next message, `str` for text and `bytes` for binary.
+
+        Raises `ConnectionClosed` after the last, and `RuntimeError` before `accept()` or when
+        another task is receiving.
+        """
+        self._check_accepted("receive")
+        if self._is_receiving:
+            raise RuntimeError(
+                "Two tasks receive from the same WebSocket: let one receive, and hand on what came."
+            )
+        if self._is_ours:
+            raise self._end_of_messages()
+        self._is_receiving = True
+        try:
+            message = await self._connection.next_message()
+        finally:
+            self._is_receiving = False
+        if message is None or self._is_ours:
+            raise self._end_of_messages()
+        text: str | None = message.get("text")
+        return message["bytes"] if text is None else text
+
+    async def receive_text(self) -> str:
+        """The next message, which has to be text: else the client is told 1003, and
+        `InvalidMessage` is raised."""
+        message = await self.receive()
+        if not isinstance(message, str):
+            raise _wrong_kind("text", "binary")
+        return message
+
+    async def receive_bytes(self) -> bytes:
+        """The next message, which has to be binary, as with `receive_text()`."""
+        message = await self.receive()
+        if isinstance(message, str):
+            raise _wrong_kind("binary", "text")
+        return message
+
+    async def receive_json(self) -> Any:
+        """The next message, which has to be JSON in text: else the client is told 1003 or 1007,
+        and `InvalidMessage`, a `ValueError`, is raised."""
+        text = await self.receive_text()
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InvalidMessage(
+                f"The message is not valid JSON: {error}",
+                CloseCode.INVALID_DATA,
+                "The message is not valid JSON",
+            ) from error
+
+    def __aiter__(self) -> WebSocket:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        """The messages until the end, whatever it is: `close_code` says."""
+        try:
+            return await self.receive()
+        except ConnectionClosed:
+            raise StopAsyncIteration from None
+
+    async def send(self, message: str | bytes) -> None:
+        """Send text or binary. Waits while the client is behind with reading.
+
+        Raises `ConnectionClosed`, `RuntimeError` before `accept()`, and `TypeError` or `ValueError`
+        for what cannot be sent.
+        """
+        content = message_of(message)
+        self._check_accepted("send")
+        self._check_open()
+        try:
+            async with self._sending:
+                await self._connection.send_data(content)
+        except OSError:
+            raise await self._why_closed() from None
+        except Exception:
+            # Servers differ in what they raise when it was closed while this was waiting.
+            self._check_open()
+            raise
+
+    async def send_json(self, value: Any) -> None:
+        """Send `value` as JSON, in text."""
+        await self.send(json.dumps(value))
+
+    # Topics.
+
+    async def subscribe(self, topic: str) -> None:
+        """Send the client what is broadcast under `topic`, from the return on and until
+        `unsubscribe()` or the end; before `accept()`, it waits for that."""
+        self._check_open()
+        await self._connection.subscribe(checked_topic(topic))
+
+    async def unsubscribe(self, topic: str) -> None:
+        """The opposite; of no effect without a subscription."""
+        await self._connection.unsubscribe(checked_topic(topic))
+
+    # Within.
+
+    def _check_accepted(self, method: str) -> None:
+        if not self._is_accepted:
+            self._check_open()
+            raise RuntimeError(
+                f"{method}() was called before accept(): first `await websocket.accept()`."
+            )
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise self._how_closed()
+
+    def _how_closed(self) -> ConnectionClosed:
+        return ConnectionClosed(
+            self._close_code or CloseCode.ABNORMAL_CLOSURE, self._close_reason or ""
+        )
+
+    def _end_of_messages(self) -> ConnectionClosed:
+        self._connection.was_told()
+        return ConnectionClosed(
+            self._close_code or CloseCode.ABNORMAL_CLOSURE, self._close_reason or ""
+        )
+
+    async def _why_closed(self) -> ConnectionClosed:
+        """The server says that the connection has ended; why, it says to whoever receives."""
+        try:
+            await asyncio.wait_for(self.wait_closed(), _END_TIMEOUT)
+        except asyncio.TimeoutError:
+            self._end(CloseCode.ABNORMAL_CLOSURE, "")
+        return ConnectionClosed(
+            self._close_code or CloseCode.ABNORMAL_CLOSURE, self._close_reason or ""
+        )
+
+    def _end(self, code: int, reason: str) -> None:
+        if self._close_code is None:
+            self._close_code = int(code)
+            self._close_reason = reason
+            if self._closed is not None:
+                self._closed.set()
+
+
+class _Connection(Connection):
+    """The connection of a `WebSocket`: all its messages are for the one handler."""
+
+    __slots__ = ("websocket",)
+
+    websocket: WebSocket
+
+    @property
+    def task(self) -> asyncio.Task[Any]:
+        return self._task
+
+    async def next_message(self) -> dict[str, Any] | None:
+        """What the client sends, and `None` after the last."""
+        inbox = self.read_ahead()
+        if self.websocket.closed and not len(inbox):
+            return None
+        message = await inbox.get()
+        return message if message["type"] == "websocket.receive" else None
+
+    def was_told(self) -> None:
+        """The handler knows of the end: it has the time it wants for what it does then."""
+        self._cancel_on_disconnect = False
+
+    def give_up(self, code: int, reason: str) -> None:
+        self._is_open = False
+        self._last_words = {"type": "websocket.close", "code": int(code), "reason": reason}
+        self.websocket._is_ours = True
+        end = {"type": "websocket.disconnect", "code": int(code), "reason": reason}
+        self._has_ended(end)
+        self._left = end
+
+    def _has_ended(self, end: dict[str, Any]) -> None:
+        code = end.get("code")
+        self.websocket._end(
+            CloseCode.NO_STATUS_RECEIVED if code is None else code, end.get("reason") or ""
+        )
+        self._end = self._end or end
+        if end is not self._left:
+            # It did not come from the client: whoever waits for a message has to hear of it.
+            self.read_ahead().put(end)
+
+
+async def _handle(handler: Handler, websocket: WebSocket, message: dict[str, Any]) -> None:
+    """Handle `websocket.connect`, and with it all that follows."""
+    if message["type"] != "websocket.connect":
+        return
+    websocket._connection.read_ahead()
+    try:
+        await handler(websocket, **websocket.url_kwargs)
+    except InvalidMessage as error:
+        websocket._end(error.code, error.reason)
+        raise
+    except asyncio.CancelledError:
+        websocket._end(CloseCode.GOING_AWAY, "")
+        raise
+    except Exception as error:
+        if not websocket.closed or not is_client_gone(error):
+            websocket._end(CloseCode.INTERNAL_ERROR, "")
+            if is_client_gone(error):
+                # Of another connection: what a handler hears from its own, it may let pass.
+                raise RuntimeError(
+                    "A ConnectionClosed of another WebSocket was not caught."
+                ) from error
+            raise
+    await websocket.close()
+    raise StopConsumer
+
+
+def _encoded(
+    headers: Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]] | None,
+) -> list[tuple[bytes, bytes]]:
+    """As ASGI has them."""
+    pairs: Any = headers.items() if isinstance(headers, Mapping) else headers or ()
+    return [(_bytes(name).lower(), _bytes(value)) for name, value in pairs]
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text.encode("latin-1") if isinstance(text, str) else text
+
+
+def _wrong_kind(wanted: str, got: str) -> InvalidMessage:
+    return InvalidMessage(
+        f"The message is {got} where {wanted} was expected.",
+        CloseCode.UNSUPPORTED_DATA,
+        f"Only {wanted} is understood here",
+    )
