@@ -1,6 +1,7 @@
 """The demo: what a fresh project needs for WebSockets, and nothing else.
 
-No database, no migrations, no Redis. `manage.py runserver` and open the page.
+No database, no migrations. `manage.py runserver` and open the page. Redis only for several
+processes.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ INSTALLED_APPS = [
     "daphne",
     "django.contrib.staticfiles",
     "channels",
+    "example_project",  # the template and the static files of /live
 ]
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 
@@ -34,6 +37,17 @@ ROOT_URLCONF = "example_project.urls"
 ASGI_APPLICATION = "example_project.asgi.application"
 
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
+
+# What is broadcast reaches every process that uses the same Redis; without one, this process.
+if os.environ.get("REDIS_URL"):
+    CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "channels_redis.core.RedisChannelLayer",
+            "CONFIG": {"hosts": [os.environ["REDIS_URL"]]},
+        }
+    }
+else:
+    CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 
 STATIC_URL = "static/"
 TIME_ZONE = "UTC"

@@ -2,4 +2,10 @@ from __future__ import annotations
 
 from django.urls import include, path
 
-urlpatterns = [path("", include("ws_support.urls"))]
+from example_project import live
+
+urlpatterns = [
+    path("", include("ws_support.urls")),
+    path("live", live.page, name="live"),
+    path("live/send", live.send, name="live-send"),
+]

@@ -45,6 +45,7 @@ class Redis:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         if self._process is not None:
             self._process.send_signal(number)
+            self._process.send_signal(signal.SIGCONT)  # It may be paused.
             self._process.wait(BOUND)
             self._process = None
 

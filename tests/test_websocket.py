@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from functools import partial
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -21,8 +22,7 @@ def server(request, tmp_path_factory):
 
 def ending(socket):
     with pytest.raises(ConnectionClosed) as closed:
-        while True:
-            socket.recv(BOUND)
+        list(iter(partial(socket.recv, BOUND), None))
     return closed.value.rcvd.code, closed.value.rcvd.reason
 
 

@@ -18,8 +18,17 @@ _logged_at: float | None = None
 def is_away(error: Exception) -> bool:
     """Whether `error` says that the layer cannot be reached. redis-py has exceptions of its own,
     with the names of Python's."""
-    names = {base.__name__ for base in type(error).__mro__}
-    return not names.isdisjoint({"OSError", "ConnectionError", "TimeoutError"})
+    return not _names(error).isdisjoint({"OSError", "ConnectionError", "TimeoutError"})
+
+
+def is_idle(error: Exception, seconds: float) -> bool:
+    """Whether `error`, after so many seconds, says no more than that nothing came: redis-py 8 waits
+    5 s for an answer by default, as long as channels_redis 4.3 lets Redis wait for a message."""
+    return "TimeoutError" in _names(error) and seconds > 1
+
+
+def _names(error: Exception) -> set[str]:
+    return {base.__name__ for base in type(error).__mro__}
 
 
 def log_away(error: Exception) -> None:

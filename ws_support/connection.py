@@ -13,7 +13,7 @@ from typing import Any, Final
 from channels.exceptions import StopConsumer
 
 from ws_support import logs
-from ws_support.away import Pauses, is_away, log_away
+from ws_support.away import Pauses, is_away, is_idle, log_away
 from ws_support.closing import ClientGone, CloseCode, InvalidMessage
 from ws_support.conf import get_options
 from ws_support.hub import Hub
@@ -306,13 +306,15 @@ class Connection:
     async def _listen(source: Callable[[], Awaitable[Any]], inbox: Inbox) -> None:
         pauses = Pauses()
         while True:
+            began_at = monotonic()
             try:
                 message = await source()
             except Exception as error:
                 if not is_away(error):
                     raise
-                log_away(error)
-                await asyncio.sleep(pauses.next())
+                if not is_idle(error, monotonic() - began_at):
+                    log_away(error)
+                    await asyncio.sleep(pauses.next())
                 continue
             inbox.put(message)
             if inbox.is_full:

@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 from channels import DEFAULT_CHANNEL_LAYER
 from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_layer
 
-from ws_support.link import Link, count_takers, publish
-from ws_support.subscriber import Subscriber
+from ws_support.link import MOMENT, Link, count_takers, publish
+from ws_support.subscriber import FILLING, FULL, Subscriber
 
 
 @dataclass
@@ -99,12 +99,22 @@ class Hub:
         for topic in tuple(subscriber.topics):
             await self.unsubscribe(topic, subscriber)
 
-    def deliver(self, topic: str, message: Any) -> None:
-        """Send `message`, a `websocket.send`, to all who have subscribed here."""
+    def deliver(self, topic: str, message: Any) -> bool:
+        """Send `message`, a `websocket.send`, to all who have subscribed here.
+
+        Whether the next one should wait for a moment: what is published in one go could fill queues
+        of clients that are not slow, before the event loop, or a server that sends in threads of
+        its own, has had its turn.
+        """
+        is_filling = False
         for subscriber in tuple(self._topics.get(topic, ())):
-            if not subscriber.push(message):
+            state = subscriber.push(message)
+            if state == FILLING:
+                is_filling = True
+            elif state == FULL:
                 Hub.dropped += 1
                 subscriber.drop(topic)
+        return is_filling
 
     async def publish(self, topic: str, message: Any) -> None:
         """Deliver `message` wherever somebody has subscribed.
@@ -115,14 +125,15 @@ class Hub:
             await publish(self._layer, topic, message)
             return
         here = asyncio.get_running_loop()
+        is_filling = False
         for loop, hub in list(_hubs.items()):
             if loop is here:
-                hub.deliver(topic, message)
+                is_filling = hub.deliver(topic, message)
             else:
                 with suppress(RuntimeError):  # That loop has been closed.
                     loop.call_soon_threadsafe(hub.deliver, topic, message)
         # Who publishes without end gives the others their turn.
-        await asyncio.sleep(0)
+        await asyncio.sleep(MOMENT if is_filling else 0)
 
     async def count_takers(self, topic: str, message: Any, wait: float) -> int | None:
         """`publish()`; how many processes say within `wait` seconds that they have taken it.

@@ -30,6 +30,10 @@ _RETRY_EVERY: Final = 1.0
 _RENEW_EVERY: Final = 300.0
 """Seconds between two renewals of all memberships, at the most."""
 
+MOMENT: Final = 0.001
+"""Seconds between two messages while queues are filling. A client that stalls delays the others by
+32 of them, once: then its queue is full."""
+
 _REMEMBERED: Final = 1024
 """Messages that are remembered, since Redis may hand one out twice."""
 
@@ -53,11 +57,12 @@ class Link:
     It exists while there are topics. What is published needs none of it.
     """
 
-    def __init__(self, layer: Any, deliver: Callable[[str, Any], None]) -> None:
+    def __init__(self, layer: Any, deliver: Callable[[str, Any], bool]) -> None:
         self._layer = layer
         self._deliver = deliver
         self._memberships: dict[str, _Membership] = {}
         self._probe = _Membership(f"ws_support-probe.{uuid.uuid4().hex}")
+        self._probe.is_wanted = True
         self._channel: str | None = None
         self._channel_lock = asyncio.Lock()
         self._is_lost = False
@@ -73,6 +78,8 @@ class Link:
         if membership is None:
             membership = self._memberships[topic] = _Membership(group_of(topic))
         membership.is_wanted = True
+        # First, since whatever Redis has forgotten of this process, the probe has to be among it.
+        await self._try_to_settle(self._probe)
         await self._try_to_settle(membership)
 
     async def leave(self, topic: str) -> None:
@@ -144,7 +151,11 @@ class Link:
         if len(self._remembered) > _REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
         form = "text" if "text" in message else "bytes"
-        self._deliver(message["topic"], {"type": "websocket.send", form: message[form]})
+        is_filling = self._deliver(
+            message["topic"], {"type": "websocket.send", form: message[form]}
+        )
+        if is_filling:
+            await asyncio.sleep(MOMENT)
         if "reply_to" in message:
             await _within(self._layer.send(message["reply_to"], {"type": _TAKEN}))
 
@@ -154,7 +165,6 @@ class Link:
         expiry = getattr(self._layer, "group_expiry", None) or _RENEW_EVERY
         renew_every = min(expiry / 3, _RENEW_EVERY)
         renewed_at = monotonic()
-        self._probe.is_wanted = True
         while True:
             with suppress(asyncio.TimeoutError):
                 every = _RETRY_EVERY if self._is_lost else _PROBE_EVERY

@@ -19,6 +19,10 @@ _SERVERS: Final = frozenset({"daphne", "granian", "hypercorn", "uvicorn", "ws_su
 """Packages whose `send()` does not ask in which task it runs."""
 
 
+FILLING: Final = 1
+FULL: Final = 2
+
+
 class Connection(Protocol):
     """Where it goes."""
 
@@ -75,17 +79,20 @@ class Subscriber:
         if waiting:
             self._send_later(waiting.popleft(), waiting)
 
-    def push(self, message: Any) -> bool:
-        """Send `message`; `False` when that was one too many, for the first time."""
-        if self._queue is not None:
-            if len(self._queue) >= self._limit:
-                return self._is_dropped
-            self._queue.append(message)
-        elif self._takes_steps:
+    def push(self, message: Any) -> int:
+        """Send `message`. `FILLING` when half of what may wait does, and `FULL` when this was one
+        too many, once; otherwise 0."""
+        waiting = self._queue
+        if waiting is not None:
+            if len(waiting) >= self._limit:
+                return 0 if self._is_dropped else FULL
+            waiting.append(message)
+            return FILLING if 2 * len(waiting) >= self._limit else 0
+        if self._takes_steps:
             self._send_now(message)
         else:
             self._send_later(message, deque())
-        return True
+        return 0
 
     def drop(self, topic: str) -> None:
         """Close the connection of a client that is too slow."""
@@ -127,6 +134,8 @@ class Subscriber:
             await first
             while waiting:
                 await self._connection.send_data(waiting.popleft())
+        except OSError:
+            waiting.clear()  # The client has gone, as its connection is about to hear.
         except Exception:
             # Servers differ in what they raise when it was closed while this was waiting.
             if self._connection.is_open:

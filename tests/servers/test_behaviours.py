@@ -33,6 +33,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "A missing pong": {"hypercorn": "stays", "granian": "stays"},
     "Compression that is off": {"hypercorn": True},
     "A flood of pings": {"granian": "grows"},
+    "A client that is closed and reads nothing": {"hypercorn": "stays", "granian": "stays"},
 }
 """Where servers differ from what is asserted for the others: the rows of `docs/servers.md`."""
 

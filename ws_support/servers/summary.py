@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from channels.layers import get_channel_layer
+
 from ws_support.conf import Options
+from ws_support.hub import is_between_processes
 
 
 def summary(options: Options, differences: Mapping[str, str]) -> str:
@@ -15,6 +18,7 @@ def summary(options: Options, differences: Mapping[str, str]) -> str:
         "heartbeat": _heartbeat(options),
         "messages": f"up to {options.max_message_size} bytes",
         "compression": "for clients that offer it" if options.per_message_deflate else "off",
+        "broadcasts": broadcasts(workers=1),
         **differences,
     }
     width = max(map(len, lines))
@@ -26,6 +30,14 @@ def ping_interval(options: Options) -> str:
     return (
         f"a ping every {options.keep_alive_interval:g} s" if options.keep_alive_interval else "off"
     )
+
+
+def broadcasts(workers: int) -> str:
+    """Where `broadcast()` goes."""
+    if is_between_processes():
+        return f"through {type(get_channel_layer()).__qualname__} to every process that uses it"
+    where = "this process" if workers == 1 else f"each of the {workers} processes by itself"
+    return f"within {where}: CHANNEL_LAYERS has no layer between processes"
 
 
 def _origins(options: Options) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import TimerHandle
 from typing import Any, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -11,6 +12,10 @@ _PIECE: Final = 2**16
 
 _TURN: Final = 0.002
 """Seconds after which others have their turn."""
+
+
+_LAST_TIMEOUT: Final = 10.0
+"""Seconds that a client has for reading what was sent before its connection was closed."""
 
 
 class Protocol(WebSocketsSansIOProtocol):
@@ -25,6 +30,7 @@ class Protocol(WebSocketsSansIOProtocol):
     """
 
     late_pong = b""
+    last_timer: TimerHandle | None = None
     unread: memoryview | None = None
     """What was read and is not taken apart yet. Nothing more comes meanwhile."""
 
@@ -63,7 +69,15 @@ class Protocol(WebSocketsSansIOProtocol):
             if not self.read_paused:
                 self.transport.resume_reading()
 
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        # What is unsent goes first, and a client that does not read would keep it for ever.
+        if self.transport.get_write_buffer_size():
+            self.last_timer = self.loop.call_later(_LAST_TIMEOUT, self.transport.abort)
+
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.last_timer is not None:
+            self.last_timer.cancel()
         self._let_go()
         super().connection_lost(exc)
 

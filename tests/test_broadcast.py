@@ -1,0 +1,356 @@
+"""`broadcast()` within one process, on every server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from asgiref.sync import async_to_sync
+from channels.layers import BaseChannelLayer
+from django.test import override_settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.harness import ASGI_SERVERS, BOUND, serving, until
+from tests.servers.test_behaviours import expected
+from tests.test_connection import Peer, connected
+from ws_support.broadcast import broadcast, broadcast_json, statistics
+from ws_support.consumers import AsyncWebsocketConsumer
+from ws_support.link import group_of
+from ws_support.websocket import websocket_view
+
+
+@pytest.fixture(scope="module", params=ASGI_SERVERS)
+def server(request, tmp_path_factory):
+    log_file = tmp_path_factory.mktemp(request.param) / "server.log"
+    with serving(log_file, asgi_server=request.param, WS_SUPPORT={"BROADCAST_QUEUE": 8}) as server:
+        yield server
+
+
+def tell(socket, what, **command):
+    socket.send(json.dumps({"do": what, **command}))
+
+
+def subscribed(stack, server, topic, path="topics"):
+    socket = stack.enter_context(server.connect(f"/{path}/{topic}"))
+    assert socket.recv(BOUND).startswith("ready ")
+    return socket
+
+
+def test_every_subscriber_gets_a_message_and_nobody_else(server):
+    with ExitStack() as stack:
+        one, two = (subscribed(stack, server, "all") for _ in range(2))
+        three = subscribed(stack, server, "all", "live/subscribed")
+        other = subscribed(stack, server, "another")
+        tell(one, "broadcast", topic="all", text="héllo")
+        assert {one.recv(BOUND), one.recv(BOUND)} == {"héllo", "broadcast"}
+        assert two.recv(BOUND) == three.recv(BOUND) == "héllo"
+        tell(other, "echo", text="first of all")
+        assert other.recv(BOUND) == "first of all"
+
+
+def test_a_value_arrives_as_json(server):
+    with ExitStack() as stack:
+        one = subscribed(stack, server, "json")
+        tell(one, "broadcast json", topic="json", value={"é": [1, None]})
+        assert json.loads(one.recv(BOUND)) == {"é": [1, None]}
+
+
+def test_messages_of_one_publisher_keep_their_order(server):
+    with ExitStack() as stack:
+        publisher = subscribed(stack, server, "publisher")
+        readers = [subscribed(stack, server, "order") for _ in range(3)]
+        tell(publisher, "broadcast many", topic="order", count=200, pause=0.001)
+        for reader in readers:
+            assert [reader.recv(BOUND) for _ in range(200)] == [f"{n} " for n in range(200)]
+
+
+@pytest.mark.parametrize("path", ["topics", "live/subscribed"])
+def test_who_has_unsubscribed_gets_no_more(server, path):
+    with ExitStack() as stack:
+        publisher = subscribed(stack, server, "publisher")
+        one = subscribed(stack, server, "left", path)
+        if path == "topics":
+            tell(one, "unsubscribe", topic="left")
+        else:
+            one.send("unsubscribe")
+        assert one.recv(BOUND) == "unsubscribed"
+        tell(publisher, "broadcast", topic="left", text="not for you")
+        assert publisher.recv(BOUND) == "broadcast"
+        one.send('{"do": "echo", "text": "next"}')
+        assert "next" in one.recv(BOUND)
+
+
+def test_subscriptions_of_the_class_are_subscribed_to(server):
+    with ExitStack() as stack:
+        publisher = subscribed(stack, server, "publisher")
+        one = stack.enter_context(server.connect("/prices"))
+        tell(publisher, "broadcast", topic="prices", text="1.08")
+        assert one.recv(BOUND) == "1.08"
+
+
+@pytest.mark.slow
+def test_a_subscriber_that_does_not_read_is_closed_with_1013_and_the_others_notice_nothing(server):
+    path = f"/topics/slow-{server.name}"
+    topic = path.removeprefix("/topics/")
+    with ExitStack() as stack:
+        publisher = subscribed(stack, server, "publisher")
+        dropped = asked(publisher)["dropped"]
+        stalled = stack.enter_context(server.raw())
+        assert stalled.handshake(path)[0] == 101
+        reader = subscribed(stack, server, topic)
+        count = 0
+        for _ in until("the end of the stalled one", server.log):
+            tell(publisher, "broadcast many", topic=topic, count=20, size=100_000)
+            for _ in range(20):
+                # In order, and soon.
+                assert int(reader.recv(BOUND).split()[0]) == count % 20
+                count += 1
+            assert publisher.recv(BOUND) == "done"
+            if server.events("disconnect()", path):
+                break
+        assert server.events("disconnect()", path)[0]["code"] == 1013
+        assert server.wait_for_event("disconnected", path)["code"] == 1013
+        assert asked(publisher)["dropped"] == dropped + 1
+        assert 'WS_SUPPORT["BROADCAST_QUEUE"]' in server.log()
+        if expected(server, "A client that is closed and reads nothing", "is dropped") == "stays":
+            return
+        port = stalled.socket.getsockname()[1]
+        for _ in until("the end of its connection", server.log):
+            if port not in peers_of(server):
+                break
+
+
+def peers_of(server):
+    """The ports of the clients that the server is connected to."""
+    connections = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return {
+        int(peer.partition(":")[2], 16)
+        for _, address, peer, state, *_ in connections
+        if int(address.partition(":")[2], 16) == server.port and state == "01"
+    }
+
+
+def asked(socket):
+    tell(socket, "statistics")
+    return json.loads(socket.recv(BOUND))
+
+
+def test_subscriptions_end_with_their_connection(server):
+    with ExitStack() as stack:
+        publisher = subscribed(stack, server, "publisher")
+        before = asked(publisher)["subscriptions"]
+        one = subscribed(stack, server, "short", "live/subscribed")
+        lost = stack.enter_context(server.raw())
+        assert lost.handshake("/topics/lost")[0] == 101
+        for _ in until("three more", server.log):
+            if asked(publisher)["subscriptions"] == before + 2:
+                break
+        one.close()
+        lost.socket.close()
+        for _ in until("none of them", server.log):
+            if asked(publisher)["subscriptions"] == before:
+                break
+
+
+def test_nothing_of_this_leaves_a_traceback(server):
+    assert "Traceback" not in server.log()
+
+
+# In one process, by ASGI messages.
+
+
+class Subscriber(AsyncWebsocketConsumer):
+    channel_layer_alias = None
+    subscriptions = ["topic"]
+
+
+async def received(peer):
+    message = await peer.next()
+    return message.get("text") or message.get("bytes")
+
+
+async def test_text_and_binary_arrive_as_they_are():
+    async with connected(Subscriber.as_asgi()) as peer:
+        for message in ["text", b"binary", bytearray(b"array"), memoryview(b"view")]:
+            await broadcast("topic", message)
+            assert await received(peer) == (message if isinstance(message, str) else bytes(message))
+
+
+async def test_what_is_broadcast_during_the_handshake_follows_the_accept():
+    class Slow(Subscriber):
+        async def connect(self):
+            await broadcast("topic", "one")
+            await broadcast("topic", "two")
+            await self.accept()
+
+    async with connected(Slow.as_asgi()) as peer:
+        assert [await received(peer), await received(peer)] == ["one", "two"]
+        await broadcast("topic", "three")
+        assert await received(peer) == "three"
+
+
+async def test_a_queue_that_is_full_before_the_accept_refuses_the_handshake():
+    class Slow(Subscriber):
+        async def connect(self):
+            for _ in range(65):
+                await broadcast("topic", "message")
+            await asyncio.sleep(BOUND)
+
+    peer = Peer(Slow.as_asgi())
+    peer.incoming.put_nowait({"type": "websocket.connect"})
+    assert (await peer.next())["type"] == "websocket.close"
+    await peer.end()
+
+
+async def test_one_connection_may_subscribe_to_many_topics_and_twice_is_once():
+    class Many(Subscriber):
+        subscriptions = ["one", "two", "two"]
+
+    async with connected(Many.as_asgi()) as peer:
+        await broadcast("two", "2")
+        await broadcast("one", "1")
+        assert [await received(peer), await received(peer)] == ["2", "1"]
+        assert peer.outgoing.empty()
+
+
+async def test_a_client_that_has_gone_is_no_error():
+    async with connected(Subscriber.as_asgi()) as peer:
+        peer.error = OSError("gone")
+        await broadcast("topic", "lost")
+        peer.leaves()
+        await peer.end()
+
+
+async def test_an_error_of_the_server_is_raised_to_it():
+    async with connected(Subscriber.as_asgi()) as peer:
+        peer.error = RuntimeError("out of order")
+        await broadcast("topic", "lost")
+        with pytest.raises(RuntimeError, match="out of order"):
+            await peer.end()
+
+
+async def test_middleware_around_send_runs_in_a_task_of_its_connection():
+    tasks = []
+
+    def watched(application):
+        async def with_task(scope, receive, send):
+            async def noting(message):
+                tasks.append(asyncio.current_task())
+                await asyncio.sleep(0)
+                await send(message)
+
+            await application(scope, receive, noting)
+
+        return with_task
+
+    async with connected(watched(Subscriber.as_asgi())) as peer:
+        await broadcast("topic", "one")
+        await broadcast("topic", "two")
+        assert [await received(peer), await received(peer)] == ["one", "two"]
+    assert asyncio.current_task() not in tasks
+
+
+async def test_a_message_reaches_subscribers_in_the_loop_of_another_thread():
+    async with connected(Subscriber.as_asgi()) as peer:
+        thread = threading.Thread(target=async_to_sync(broadcast), args=("topic", "from outside"))
+        thread.start()
+        assert await received(peer) == "from outside"
+        thread.join(BOUND)
+
+
+async def test_ten_thousand_subscriptions_leave_nothing_behind():
+    tasks = len(asyncio.all_tasks())
+
+    @websocket_view
+    async def restless(websocket):
+        await websocket.accept()
+        for number in range(5000):
+            await websocket.subscribe(f"topic {number % 7}")
+            await websocket.unsubscribe(f"topic {number % 7}")
+
+    for _ in range(2):
+        peer = Peer(restless)
+        peer.incoming.put_nowait({"type": "websocket.connect"})
+        await peer.end()
+    assert len(asyncio.all_tasks()) - 1 <= tasks
+    assert (statistics().topics, statistics().subscriptions) == (0, 0)
+
+
+async def test_subscribing_before_there_is_a_connection_says_when_to():
+    with pytest.raises(RuntimeError, match=r"call it in connect\(\) or later"):
+        await Subscriber().subscribe("topic")
+
+
+async def test_subscribing_after_the_end_is_an_error():
+    consumer = Subscriber()
+    async with connected(consumer) as peer:
+        peer.leaves()
+        await peer.end()
+    with pytest.raises(RuntimeError, match="after the connection had ended"):
+        await consumer.subscribe("topic")
+
+
+def test_a_string_in_place_of_a_list_of_topics_is_an_error_of_the_class():
+    with pytest.raises(TypeError, match=r"write a list of topics, \['prices'\]"):
+        type("Prices", (AsyncWebsocketConsumer,), {"subscriptions": "prices"})
+
+
+@pytest.mark.parametrize("topic", [None, b"topic", 1])
+async def test_a_topic_is_a_string(topic):
+    with pytest.raises(TypeError, match="A topic is a string"):
+        await broadcast(topic, "message")
+
+
+@pytest.mark.parametrize("message", [None, 1, {"a": 1}])
+async def test_a_message_is_text_or_binary(message):
+    with pytest.raises(TypeError, match=r"text \(str\) or binary"):
+        await broadcast("topic", message)
+
+
+@pytest.mark.parametrize(("topic", "message"), [("\ud800", "text"), ("topic", "\udfff")])
+async def test_half_a_surrogate_pair_cannot_be_sent(topic, message):
+    with pytest.raises(ValueError, match="half of a surrogate pair"):
+        await broadcast(topic, message)
+
+
+async def test_a_value_that_is_no_json_is_an_error():
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        await broadcast_json("topic", object())
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), unique=True, min_size=2))
+def test_any_string_is_a_topic_with_a_group_of_its_own(topics):
+    groups = {group_of(topic) for topic in topics}
+    assert len(groups) == len(topics)
+    for group in groups:
+        assert BaseChannelLayer().require_valid_group_name(group)
+
+
+@pytest.mark.parametrize("topic", ["", "é𝄞", "\x00", "x" * 10_000, "a b/c?d=e"])
+async def test_topics_are_not_restricted(topic):
+    class Any(AsyncWebsocketConsumer):
+        channel_layer_alias = None
+        subscriptions = [topic]
+
+    async with connected(Any.as_asgi()) as peer:
+        await broadcast(topic, "message")
+        assert await received(peer) == "message"
+
+
+@override_settings(WS_SUPPORT={"BROADCAST_QUEUE": 2})
+async def test_the_length_of_the_queue_is_a_setting(caplog):
+    class Slow(Subscriber):
+        async def connect(self):
+            for _ in range(3):
+                await broadcast("topic", "message")
+
+    peer = Peer(Slow.as_asgi())
+    peer.incoming.put_nowait({"type": "websocket.connect"})
+    await peer.end()
+    assert re.search(r"1013: 2 messages were waiting.*'topic'", caplog.text)
