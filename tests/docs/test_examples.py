@@ -1,0 +1,165 @@
+"""The examples in the documentation, as a project that a server runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import ExitStack
+from urllib.request import urlopen
+
+import pytest
+
+from tests.harness import BOUND, ROOT
+from tests.test_redis import broadcast_from_the_shell, redis, redis_program  # noqa: F401
+
+_SETTINGS = "from tests.project.settings import *\nROOT_URLCONF = 'mysite.urls'\n"
+_ASGI = """
+import os
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.core.asgi import get_asgi_application
+from django.urls import path
+http = get_asgi_application()
+from ws_support.asgi import WebSocketSupport
+{imports}
+application = ProtocolTypeRouter(
+    {{"http": http, "websocket": WebSocketSupport(URLRouter([{routes}]))}}
+)
+"""
+
+
+@pytest.fixture
+def project(tmp_path, serve):
+    """The modules of a page, with what it leaves to the reader, served."""
+
+    def start(page: str, **files: str):
+        directory = tmp_path / "mysite"
+        directory.mkdir()
+        examples = examples_of(page)
+        settings = files.pop("settings", "")
+        files["settings"] = _SETTINGS + settings
+        files.setdefault("urls", "urlpatterns = []")
+        files["__init__"] = ""
+        for name, text in {**files, **examples}.items():
+            if name == "settings" and name in examples:
+                text = _SETTINGS + text + settings
+            (directory / f"{name}.py").write_text(text)
+        return serve(
+            asgi_server="uvicorn",
+            environment={
+                "PYTHONPATH": f"{tmp_path}:{ROOT}",
+                "DJANGO_SETTINGS_MODULE": "mysite.settings",
+            },
+            ASGI_APPLICATION="mysite.asgi.application",
+        )
+
+    return start
+
+
+def examples_of(page: str) -> dict[str, str]:
+    """Each block of Python on a page, by the module that its first line names."""
+    text = (ROOT / "docs" / page).read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    examples = {}
+    for block in blocks:
+        name = re.match(r"# mysite/(\w+)\.py\n", block)
+        assert name, f"{page} has an example without a name, which is not tested:\n{block}"
+        examples[name[1]] = block
+    return examples
+
+
+def test_a_service_writes_to_the_sockets_that_were_handed_to_it(project):
+    server = project(
+        "background.md",
+        views=(
+            "from django.http import HttpResponse\n"
+            "from mysite.prices import feed\n"
+            "async def publish(request):\n"
+            "    await feed.publish(1.08)\n"
+            "    return HttpResponse(str(len(feed.sockets)))\n"
+        ),
+        urls=(
+            "from django.urls import path\n"
+            "from mysite.views import publish\n"
+            "urlpatterns = [path('publish', publish)]\n"
+        ),
+    )
+    with ExitStack() as stack:
+        one, two = (stack.enter_context(server.connect("/prices/EUR")) for _ in range(2))
+        assert one.recv(BOUND) == two.recv(BOUND) == "prices in EUR"
+        assert publish(server) == "2"
+        assert json.loads(one.recv(BOUND)) == json.loads(two.recv(BOUND)) == {"price": 1.08}
+        two.close()
+        publish(server)
+        assert publish(server) == "1"
+    assert "Traceback" not in server.log()
+
+
+def publish(server) -> str:
+    with urlopen(f"{server.origin}/publish", timeout=BOUND) as response:
+        return response.read().decode()
+
+
+def test_a_handler_talks_to_its_client(project):
+    server = project("background.md")
+    with server.connect("/chat/red", subprotocols=["v1"]) as socket:
+        assert socket.subprotocol == "v1"
+        socket.send("hello")
+        assert socket.recv(BOUND) == "red: hello"
+        socket.close(4000)
+    server.wait_for_log("ended with 4000")
+
+
+@pytest.fixture
+def broadcasting(project):
+    return project(
+        "broadcast.md",
+        asgi=_ASGI.format(
+            imports="from mysite.prices import Prices\nfrom mysite.rooms import Room",
+            routes=("path('prices', Prices.as_asgi()), path('rooms/<str:room>', Room.as_asgi())"),
+        ),
+        urls=(
+            "from django.urls import path\n"
+            "from mysite.views import from_synchronous_code, new_price\n"
+            "urlpatterns = [path('new', new_price), path('sync', from_synchronous_code)]\n"
+        ),
+    )
+
+
+def test_views_broadcast_to_everybody(broadcasting):
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(broadcasting.connect("/prices")) for _ in range(3)]
+        urlopen(f"{broadcasting.origin}/new", timeout=BOUND).close()
+        assert {socket.recv(BOUND) for socket in sockets} == {'{"EUR": 1.08}'}
+        urlopen(f"{broadcasting.origin}/sync", timeout=BOUND).close()
+        assert {socket.recv(BOUND) for socket in sockets} == {"closed for today"}
+
+
+def test_a_room_is_a_topic(broadcasting):
+    with ExitStack() as stack:
+        one, two = (stack.enter_context(broadcasting.connect("/rooms/red")) for _ in range(2))
+        other = stack.enter_context(broadcasting.connect("/rooms/blue"))
+        one.send("hello")
+        assert one.recv(BOUND) == two.recv(BOUND) == "hello"
+        two.send("/leave")
+        two.send("bye")
+        assert one.recv(BOUND) == "bye"
+        other.send("alone")
+        assert other.recv(BOUND) == "alone"
+
+
+def test_the_settings_for_redis_reach_other_processes(project, redis):  # noqa: F811
+    address = f"redis://127.0.0.1:{redis.port}"
+    server = project(
+        "scaling.md",
+        settings=f"\nCHANNEL_LAYERS['default']['CONFIG']['hosts'][0]['address'] = '{address}'\n",
+        asgi=_ASGI.format(
+            imports="from tests.project import live",
+            routes="path('topics/<path:topic>', live.Subscriber.as_asgi())",
+        ),
+    )
+    assert "broadcasts  through RedisChannelLayer to every process that uses it" in server.log()
+    with server.connect("/topics/prices") as socket:
+        assert socket.recv(BOUND).startswith("ready")
+        done = broadcast_from_the_shell(redis.layers(), "prices", '{"EUR": 1.08}', "--json")
+        assert done.stdout == "1 process took it.\n"
+        assert socket.recv(BOUND) == '{"EUR": 1.08}'
