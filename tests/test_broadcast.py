@@ -219,16 +219,24 @@ async def test_one_connection_may_subscribe_to_many_topics_and_twice_is_once():
         assert peer.outgoing.empty()
 
 
-async def test_a_client_that_has_gone_is_no_error():
-    async with connected(Subscriber.as_asgi()) as peer:
+class KnownPeer(Peer):
+    """A server whose `send()` is known to ask nobody which task it runs in."""
+
+    __module__ = "uvicorn.protocols"
+
+
+@pytest.mark.parametrize("kind", [Peer, KnownPeer])
+async def test_a_client_that_has_gone_is_no_error(kind):
+    async with connected(Subscriber.as_asgi(), kind) as peer:
         peer.error = OSError("gone")
         await broadcast("topic", "lost")
         peer.leaves()
         await peer.end()
 
 
-async def test_an_error_of_the_server_is_raised_to_it():
-    async with connected(Subscriber.as_asgi()) as peer:
+@pytest.mark.parametrize("kind", [Peer, KnownPeer])
+async def test_an_error_of_the_server_is_raised_to_it(kind):
+    async with connected(Subscriber.as_asgi(), kind) as peer:
         peer.error = RuntimeError("out of order")
         await broadcast("topic", "lost")
         with pytest.raises(RuntimeError, match="out of order"):
@@ -254,6 +262,95 @@ async def test_middleware_around_send_runs_in_a_task_of_its_connection():
         await broadcast("topic", "two")
         assert [await received(peer), await received(peer)] == ["one", "two"]
     assert asyncio.current_task() not in tasks
+
+
+@pytest.mark.parametrize("kind", [Peer, KnownPeer])
+async def test_what_waits_for_a_client_that_is_behind_follows_in_order(kind):
+    class Blocking(kind):
+        __module__ = kind.__module__
+        ready = None
+
+        async def send(self, message):
+            while self.ready is not None and not self.ready.done():
+                await asyncio.wait([self.ready])
+            await super().send(message)
+
+    async with connected(Subscriber.as_asgi(), Blocking) as peer:
+        peer.ready = asyncio.get_running_loop().create_future()
+        for number in range(10):
+            await broadcast("topic", str(number))
+        assert peer.outgoing.empty()
+        peer.ready.set_result(None)
+        assert await peer.texts(10) == [str(number) for number in range(10)]
+        await broadcast("topic", "at once")
+        assert await peer.texts(1) == ["at once"]
+
+
+@pytest.mark.parametrize("kind", [Peer, KnownPeer])
+async def test_an_end_while_something_waits_is_quiet(kind, caplog):
+    class Blocking(kind):
+        __module__ = kind.__module__
+        ready = None
+
+        async def send(self, message):
+            if self.ready is not None and message["type"] == "websocket.send":
+                await self.ready
+                raise RuntimeError("after sending 'websocket.close'")
+            await super().send(message)
+
+    class Closing(Subscriber):
+        async def receive(self, text_data=None, bytes_data=None):
+            await self.close(4000)
+            peer.ready.set_result(None)
+            await asyncio.sleep(0)
+
+    async with connected(Closing.as_asgi(), Blocking) as peer:
+        peer.ready = asyncio.get_running_loop().create_future()
+        await broadcast("topic", "waits")
+        await broadcast("topic", "waits, too")
+        peer.says("close")
+        assert (await peer.next())["code"] == 4000
+        await peer.end()
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("kind", [Peer, KnownPeer])
+async def test_what_is_broadcast_while_a_connection_ends_is_dropped(kind):
+    class SlowToClose(kind):
+        __module__ = kind.__module__
+
+        async def send(self, message):
+            if message["type"] == "websocket.close":
+                await broadcast("topic", "late")
+            await super().send(message)
+
+    class Failing(Subscriber):
+        async def receive(self, text_data=None, bytes_data=None):
+            raise RuntimeError("asked for")
+
+    async with connected(Failing.as_asgi(), SlowToClose) as peer:
+        peer.says("fail")
+        assert (await peer.next())["code"] == 1011
+        with pytest.raises(RuntimeError, match="asked for"):
+            await peer.end()
+        assert peer.outgoing.empty()
+
+
+async def test_a_client_that_is_given_up_while_a_message_waits_is_not_waited_for():
+    class Stuck(KnownPeer):
+        __module__ = KnownPeer.__module__
+        is_stuck = False
+
+        async def send(self, message):
+            if self.is_stuck:
+                await asyncio.Event().wait()
+            await super().send(message)
+
+    async with connected(Subscriber.as_asgi(), Stuck) as peer:
+        peer.is_stuck = True
+        await broadcast("topic", "never sent")
+        peer.leaves()
+        await peer.end()
 
 
 async def test_a_message_reaches_subscribers_in_the_loop_of_another_thread():

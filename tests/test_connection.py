@@ -96,8 +96,8 @@ class Counted:
 
 
 @asynccontextmanager
-async def connected(application, **scope):
-    peer = Peer(application, **scope)
+async def connected(application, kind=Peer, **scope):
+    peer = kind(application, **scope)
     peer.incoming.put_nowait({"type": "websocket.connect"})
     assert (await peer.next())["type"] == "websocket.accept"
     try:

@@ -12,11 +12,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from channels_redis.core import RedisChannelLayer
 
 from tests.conftest import need_program
 from tests.harness import ASGI_SERVERS, BOUND, ROOT, until
 from tests.redis import CORE, PUBSUB, Redis
 from tests.test_broadcast import asked, subscribed, tell
+from ws_support.link import group_of
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +81,27 @@ def test_every_process_gets_a_message_once(two_servers):
     with ExitStack() as stack:
         one, two = (subscribed(stack, server, "all") for server in two_servers)
         publisher = subscribed(stack, two_servers[0], "publisher")
-        for number in range(100):
-            tell(publisher, "broadcast", topic="all", text=str(number))
-            assert publisher.recv(BOUND) == "broadcast"
+        tell(publisher, "broadcast many", topic="all", count=1100, pause=0.001)
         for reader in (one, two):
-            assert [reader.recv(BOUND) for _ in range(100)] == [str(n) for n in range(100)]
+            assert [reader.recv(BOUND) for _ in range(1100)] == [f"{n} " for n in range(1100)]
+        assert publisher.recv(BOUND) == "done"
         tell(publisher, "broadcast", topic="all", text="the end")
         assert one.recv(BOUND) == two.recv(BOUND) == "the end"
+
+
+async def test_what_redis_hands_out_twice_is_sent_once(redis, serve):
+    server = serve(asgi_server="uvicorn", CHANNEL_LAYERS=redis.layers())
+    layer = RedisChannelLayer(hosts=[f"redis://127.0.0.1:{redis.port}"])
+    message = {"type": "ws_support.published", "topic": "all", "text": "twice", "id": "1"}
+    with ExitStack() as stack:
+        reader = subscribed(stack, server, "all")
+        await layer.group_send(group_of("all"), message)
+        await layer.group_send(group_of("all"), message)
+        await layer.group_send(group_of("all"), {"type": "somebody.else"})
+        await layer.group_send(group_of("all"), {**message, "text": "once", "id": "2"})
+        assert reader.recv(BOUND) == "twice"
+        assert reader.recv(BOUND) == "once"
+    await layer.close_pools()
 
 
 @pytest.mark.parametrize("topic", ["é𝄞", "x" * 1000, "a b/c"])
@@ -121,16 +137,29 @@ def test_sockets_stay_open_while_redis_is_away_and_subscriptions_are_back_with_i
                 tell(socket, "echo", text="here")
                 assert socket.recv(BOUND) == "here"
             time.sleep(0.5)
+        # Who comes now hears all once Redis is back.
+        late = subscribed(stack, two_servers[1], "late", "live/subscribed")
         for server, before in zip(two_servers, used, strict=True):
             assert cpu_time(server) - before < 3  # Of 10 s; coverage is measured, too.
         redis.start()
         comes(one, "all", two)
         heard(one)
         comes(two, "all", one)
-    for server in two_servers:
-        server.wait_for_log("The channel layer is back")
-        assert server.log().count("The channel layer is back") == 1
-        assert {each["code"] for each in server.events("disconnect()")} <= {1000}
+        comes(one, "late", late)
+        for server in two_servers:
+            server.wait_for_log("The channel layer is back")
+            assert server.log().count("The channel layer is back") == 1
+            assert server.events("disconnect()") == []
+
+
+def test_who_subscribes_first_while_redis_is_away_hears_all_once_it_is_there(redis, two_servers):
+    redis.stop()
+    with ExitStack() as stack:
+        one, two = (subscribed(stack, server, "all", "live/subscribed") for server in two_servers)
+        redis.start()
+        publisher = subscribed(stack, two_servers[0], "publisher")
+        comes(publisher, "all", one)
+        comes(publisher, "all", two)
 
 
 def test_subscriptions_are_restored_when_redis_has_forgotten_them(redis, two_servers):

@@ -517,6 +517,15 @@ def test_a_view_has_to_be_a_coroutine_function():
         websocket_view(handler)
 
 
+async def test_the_decorator_takes_options():
+    @websocket_view(cancel_on_disconnect=False)
+    async def handler(websocket):
+        await websocket.accept()
+
+    async with connected(handler) as peer:
+        assert await peer.next() == {"type": "websocket.close", "code": 1000, "reason": ""}
+
+
 async def test_a_view_refuses_plain_http():
     @websocket_view
     async def handler(websocket):
@@ -530,6 +539,7 @@ async def test_broadcasts_reach_a_websocket_until_it_unsubscribes():
     async with accepted() as (peer, websocket):
         await websocket.unsubscribe("never subscribed to")
         await websocket.subscribe("topic")
+        await websocket.unsubscribe("another topic")
         await broadcast("topic", "one")
         await websocket.unsubscribe("topic")
         await broadcast("topic", "two")

@@ -51,9 +51,9 @@ async def broadcast_json(topic: str, value: Any) -> None:
     await broadcast(topic, json.dumps(value))
 
 
-async def count_takers(topic: str, message: str | bytes, wait: float = 1) -> int | None:
-    """`broadcast()`; how many processes with subscribers say within `wait` seconds that they have
-    taken it. `None` without a channel layer between processes."""
+async def count_takers(topic: str, message: str | bytes, wait: float) -> int:
+    """`broadcast()` through a channel layer between processes; how many processes with subscribers
+    say within `wait` seconds that they have taken it."""
     topic, content = checked_topic(topic), message_of(message)
     try:
         return await Hub.of_this_loop().count_takers(topic, content, wait)

@@ -135,14 +135,9 @@ class Hub:
         # Who publishes without end gives the others their turn.
         await asyncio.sleep(MOMENT if is_filling else 0)
 
-    async def count_takers(self, topic: str, message: Any, wait: float) -> int | None:
-        """`publish()`; how many processes say within `wait` seconds that they have taken it.
-
-        `None` without a layer between processes.
-        """
-        if self._layer is None:
-            await self.publish(topic, message)
-            return None
+    async def count_takers(self, topic: str, message: Any, wait: float) -> int:
+        """`publish()` through the layer; how many processes say within `wait` seconds that they
+        have taken it."""
         return await count_takers(self._layer, topic, message, wait)
 
 

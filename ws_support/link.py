@@ -67,7 +67,7 @@ class Link:
         self._channel_lock = asyncio.Lock()
         self._is_lost = False
         self._look = asyncio.Event()
-        self._came_round: asyncio.Future[None] | None = None
+        self._came_round = asyncio.Event()
         self._remembered: dict[str, None] = {}
         self._reader = asyncio.create_task(self._read())
         self._tender = asyncio.create_task(self._tend())
@@ -142,8 +142,7 @@ class Link:
     async def _take(self, message: dict[str, Any]) -> None:
         kind = message.get("type")
         if kind == _PROBE:
-            if self._came_round is not None and not self._came_round.done():
-                self._came_round.set_result(None)
+            self._came_round.set()
             return
         if kind != _PUBLISHED or message["id"] in self._remembered:
             return
@@ -183,10 +182,10 @@ class Link:
 
     async def _send_round(self) -> None:
         await self._settle(self._probe)
-        self._came_round = asyncio.get_running_loop().create_future()
+        self._came_round.clear()
         await send_to_group(self._layer, self._probe.group, {"type": _PROBE})
         try:
-            await _within(self._came_round)
+            await _within(self._came_round.wait())
         except LayerError:
             # It takes messages and gives none: forgotten memberships, or a connection that hangs.
             await _cancelled(self._reader)

@@ -120,12 +120,10 @@ class Subscriber:
         self._pump(_awaited(_rest_of(steps, waits_for)), deque())
 
     def _send_later(self, message: Any, waiting: deque[Any]) -> None:
-        self._pump(_awaited(self._connection.send_data(message)), waiting)
+        if not self._connection.is_over:
+            self._pump(_awaited(self._connection.send_data(message)), waiting)
 
     def _pump(self, first: Coroutine[Any, Any, None], waiting: deque[Any]) -> None:
-        if self._connection.is_over:
-            first.close()
-            return
         self._queue = waiting
         self._connection.start_background(self._send_all(first, waiting), "broadcast")
 

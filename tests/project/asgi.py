@@ -284,10 +284,13 @@ def slow_to_close(application):
     """A server takes a moment for the close frame that goes to `told_meanwhile`."""
 
     async def with_slow_close(scope, receive, send):
+        if scope["path"] != "/told-meanwhile":
+            await application(scope, receive, send)
+            return
         scope["closing"] = asyncio.Event()
 
         async def send_slowly(message):
-            if message["type"] == "websocket.close" and scope["path"] == "/told-meanwhile":
+            if message["type"] == "websocket.close":
                 scope["closing"].set()
                 await asyncio.sleep(0.2)
             await send(message)
