@@ -107,14 +107,17 @@ class Link:
     async def _settle(self, membership: _Membership, *, again: bool = False) -> None:
         """Tell the layer what is so of one group, if it does not know, or `again`."""
         async with membership.lock:
-            wanted = await self._get_channel() if membership.is_wanted else None
-            known = membership.channel
-            if known not in (None, wanted):
-                await _within(self._layer.group_discard(membership.group, known))
-                known = membership.channel = None
-            if wanted is not None and (known is None or again):
-                await _within(self._layer.group_add(membership.group, wanted))
-                membership.channel = wanted
+            await self._tell(membership, again=again)
+
+    async def _tell(self, membership: _Membership, *, again: bool) -> None:
+        wanted = await self._get_channel() if membership.is_wanted else None
+        known = membership.channel
+        if known not in (None, wanted):
+            await _within(self._layer.group_discard(membership.group, known))
+            known = membership.channel = None
+        if wanted is not None and (known is None or again):
+            await _within(self._layer.group_add(membership.group, wanted))
+            membership.channel = wanted
 
     async def _get_channel(self) -> str:
         async with self._channel_lock:
