@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from tests.certificates import Certificates, make_certificates
 from tests.harness import Server, serving
+from tests.redis import CORE, PUBSUB, Redis
 
 # Playwright's synchronous interface runs a loop in this thread, in which no test uses a database.
 os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
@@ -53,3 +54,23 @@ def need_program(*names: str) -> str:
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    """A Redis of this test's own, which it may stop."""
+    redis = Redis(need_program("redis-server"), tmp_path)
+    redis.start()
+    yield redis
+    redis.stop()
+
+
+@pytest.fixture(params=[CORE, PUBSUB], ids=["core", "pubsub"])
+def layers(request: pytest.FixtureRequest, redis: Redis) -> dict[str, Any]:
+    return redis.layers(request.param)
+
+
+@pytest.fixture
+def two_servers(serve: Callable[..., Server], layers: dict[str, Any]) -> list[Server]:
+    """Two processes with the same channel layer."""
+    return [serve(asgi_server=name, CHANNEL_LAYERS=layers) for name in ("uvicorn", "granian")]

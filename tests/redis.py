@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from tests.harness import BOUND, free_port, until
+from tests.harness import BOUND, ROOT, free_port, until
 
 CORE = "channels_redis.core.RedisChannelLayer"
 PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
@@ -63,3 +66,27 @@ class Redis:
             connection.sendall(command.encode())
             connection.shutdown(socket.SHUT_WR)
             return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+    def names(self) -> list[str]:
+        """Of groups and channels."""
+        answer = self.ask("KEYS", "*") + self.ask("PUBSUB", "CHANNELS", "*")
+        return [line for line in answer.split("\r\n") if line and line[0] not in "*$"]
+
+
+def broadcast_from_the_shell(
+    layers: dict[str, Any], *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """`manage.py broadcast`, to its end."""
+    return subprocess.run(
+        [sys.executable, "manage.py", "broadcast", *arguments],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.project.settings",
+            "TEST_SETTINGS": json.dumps({"CHANNEL_LAYERS": layers}),
+        },
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        check=False,
+    )

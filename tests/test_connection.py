@@ -25,6 +25,7 @@ from ws_support.consumers import (
     EchoConsumer,
 )
 from ws_support.middleware.heartbeat import Heartbeat
+from ws_support.signals import disconnected
 
 BOUND = 10
 
@@ -478,6 +479,37 @@ async def test_a_channel_layer_that_fails_ends_the_connection():
         peer.incoming.put_nowait({"type": "websocket.connect"})
         with pytest.raises(RuntimeError, match="the layer is broken"):
             await peer.end()
+
+
+async def test_a_connection_that_is_cancelled_before_it_has_begun_calls_nothing():
+    consumer = Logged()
+    peer = Peer(consumer)
+    await asyncio.sleep(0.01)
+    peer.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await peer.end()
+    assert consumer.codes == []
+
+
+async def test_a_handshake_that_is_cancelled_while_it_is_accepted_was_never_connected():
+    class Stuck(Peer):
+        async def send(self, message):
+            await asyncio.Event().wait()
+
+    codes = []
+
+    async def note(code, **_):
+        codes.append(code)
+
+    disconnected.connect(note)
+    peer = Stuck(WebSocketSupport(Logged(), allowed_origins=["*"]))
+    peer.incoming.put_nowait({"type": "websocket.connect"})
+    await asyncio.sleep(0.01)
+    peer.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await peer.end()
+    disconnected.disconnect(note)
+    assert codes == []
 
 
 async def test_a_close_that_cannot_be_sent_does_not_hold_up_the_end():

@@ -83,7 +83,7 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
             try:
                 await consumer.__task(scope, receive, send)
             finally:
-                consumer.__adopt_context()
+                consumer.__connection.adopt_context()  # type: ignore[union-attr]
 
         return with_one
 
@@ -96,16 +96,12 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
         try:
             await self.__task(scope, receive, send)
         finally:
-            self.__adopt_context()
+            self.__connection.adopt_context()  # type: ignore[union-attr]
 
     def __task(self, scope: Any, receive: Any, send: Any) -> asyncio.Task[None]:
         # In the server's task, each message would go through the coroutines of all middleware in
         # front of this.
         return asyncio.create_task(self.__run(scope, receive, send), name=scope["path"])
-
-    def __adopt_context(self) -> None:
-        if self.__connection is not None:
-            self.__connection.adopt_context()
 
     def __run(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
         self.scope = scope

@@ -34,7 +34,7 @@ MOMENT: Final = 0.001
 """Seconds between two messages while queues are filling. A client that stalls delays the others by
 32 of them, once: then its queue is full."""
 
-_REMEMBERED: Final = 1024
+_REMEMBERED: Final = 256
 """Messages that are remembered, since Redis may hand one out twice."""
 
 _PUBLISHED: Final = "ws_support.published"

@@ -10,7 +10,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.harness import BOUND, ROOT
-from tests.test_redis import broadcast_from_the_shell, redis, redis_program  # noqa: F401
+from tests.redis import broadcast_from_the_shell
 
 _SETTINGS = "from tests.project.settings import *\nROOT_URLCONF = 'mysite.urls'\n"
 _ASGI = """
@@ -147,7 +147,7 @@ def test_a_room_is_a_topic(broadcasting):
         assert other.recv(BOUND) == "alone"
 
 
-def test_the_settings_for_redis_reach_other_processes(project, redis):  # noqa: F811
+def test_the_settings_for_redis_reach_other_processes(project, redis):
     address = f"redis://127.0.0.1:{redis.port}"
     server = project(
         "scaling.md",

@@ -79,6 +79,7 @@ def test_it_prints_what_it_set(serve, name, title, expected):
         "heartbeat": "off",
         "messages": "up to 1048576 bytes",
         "compression": "off",
+        "broadcasts": "within this process: CHANNEL_LAYERS has no layer between processes",
     }
     if "stopping" not in expected:
         usual["stopping"] = "within 10 s"
@@ -109,6 +110,8 @@ def test_it_follows_the_settings_and_the_arguments(serve):
         "heartbeat: closed after 20 s without a message",
         "messages: up to 1048576 bytes",
         "compression: for clients that offer it",
+        "broadcasts: within each of the 2 processes by itself: CHANNEL_LAYERS has no layer between"
+        " processes",
         "frames: websockets-sansio",
         "stopping: within 2.5 s",
         "proxies: X-Forwarded-* is believed from 127.0.0.1, ::1, unix",
