@@ -61,7 +61,7 @@ async def send(request: HttpRequest) -> HttpResponse:
     try:
         await broadcast_json("board", message)
     except BroadcastError:
-        return _refusal(503, "Nothing was sent: the server cannot reach its channel layer.")
+        return _refusal(503, "Not sent, or not to everybody: the channel layer is away.")
     return HttpResponse(status=204)
 
 

@@ -38,9 +38,9 @@ def log_away(error: Exception) -> None:
         _logged_at = now
         logger.error(
             "The channel layer is away: %s: %s. Connections stay open, and what is sent through it"
-            " is lost until it is back.",
+            " is lost until it comes back.",
             type(error).__name__,
-            error,
+            str(error).rstrip("."),
         )
 
 

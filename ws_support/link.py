@@ -201,9 +201,9 @@ class Link:
             self._is_lost = True
             self._look.set()
             logger.error(
-                "The channel layer is away: %s. What is broadcast is lost until it is back;"
+                "The channel layer is away: %s. What is broadcast is lost until it comes back;"
                 " connections stay open.",
-                error,
+                str(error).rstrip("."),
             )
 
     def _find(self) -> None:
@@ -279,7 +279,7 @@ async def _within(awaitable: Awaitable[Result]) -> Result:
     except asyncio.TimeoutError:
         raise LayerError(f"no answer within {TIMEOUT:g} s") from None
     except Exception as error:
-        raise LayerError(f"{type(error).__name__}: {error}") from error
+        raise LayerError(f"{type(error).__name__}: {error}".rstrip(".")) from error
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -30,20 +30,26 @@ class LiveSocket {
     });
     socket.addEventListener("message", ({ data }) => this.#onMessage(JSON.parse(data)));
     socket.addEventListener("close", ({ code }) => {
-      // One sentence for a loss, however often it fails after that: each is read aloud.
-      if (hasOpened) this.#show("lost", `Closed (${code}), reconnecting...`);
-      else if (byId(`${this.#name}State`).dataset.state !== "lost") {
-        this.#show("lost", "Not reached, trying again...");
-      }
-      byId(`${this.#name}Process`).textContent = "-";
-      // All pages lose their sockets at once when a server ends: they should not come back at once.
+      this.#showLoss(hasOpened ? `Lost (${code}), reconnecting...` : "Not open, trying again...");
+      // When a server ends, all pages lose their sockets at once. They come back one by one.
       setTimeout(() => this.#connect(), 1000 + 4000 * Math.random());
     });
   }
 
+  /** One sentence for a loss, however often the way back fails: each new one is read aloud. */
+  #showLoss(words) {
+    if (this.#label.dataset.state === "lost") return;
+    this.#show("lost", words);
+    byId(`${this.#name}Process`).textContent = "-";
+  }
+
   #show(state, words) {
-    byId(`${this.#name}State`).dataset.state = state;
-    byId(`${this.#name}State`).textContent = words;
+    this.#label.dataset.state = state;
+    this.#label.textContent = words;
+  }
+
+  get #label() {
+    return byId(`${this.#name}State`);
   }
 }
 
@@ -92,7 +98,6 @@ byId("sendForm").addEventListener("submit", async (event) => {
   const error = await broadcast(event.target);
   field.readOnly = button.disabled = false;
   byId("sendError").textContent = error;
-  field.setAttribute("aria-invalid", String(error !== ""));
   if (!error) field.value = "";
 });
 
