@@ -9,9 +9,26 @@ from contextlib import ExitStack
 import pytest
 from channels_redis.core import RedisChannelLayer
 
-from tests.harness import ASGI_SERVERS, BOUND, until
+from tests.conftest import need_program
+from tests.harness import ASGI_SERVERS, BOUND, serving, until
+from tests.redis import CORE, PUBSUB, Redis
 from tests.test_broadcast import asked, subscribed, tell
 from ws_support.link import group_of
+
+
+@pytest.fixture(scope="module", params=[CORE, PUBSUB], ids=["core", "pubsub"])
+def shared(request, tmp_path_factory):
+    """Two servers with the same Redis, for tests that leave all of them as they are."""
+    directory = tmp_path_factory.mktemp("redis")
+    redis = Redis(need_program("redis-server"), directory)
+    redis.start()
+    layers = redis.layers(request.param)
+    with (
+        serving(directory / "one.log", asgi_server="uvicorn", CHANNEL_LAYERS=layers) as one,
+        serving(directory / "two.log", asgi_server="granian", CHANNEL_LAYERS=layers) as two,
+    ):
+        yield one, two
+    redis.stop()
 
 
 def comes(publisher, topic, reader):
@@ -28,10 +45,10 @@ def comes(publisher, topic, reader):
     raise AssertionError
 
 
-def test_every_process_gets_a_message_once(two_servers):
+def test_every_process_gets_a_message_once(shared):
     with ExitStack() as stack:
-        one, two = (subscribed(stack, server, "all") for server in two_servers)
-        publisher = subscribed(stack, two_servers[0], "publisher")
+        one, two = (subscribed(stack, server, "all") for server in shared)
+        publisher = subscribed(stack, shared[0], "publisher")
         tell(publisher, "broadcast many", topic="all", count=300, pause=0.003)
         for reader in (one, two):
             assert [reader.recv(BOUND) for _ in range(300)] == [f"{n} " for n in range(300)]
@@ -56,8 +73,8 @@ async def test_what_redis_hands_out_twice_is_sent_once(redis, serve):
 
 
 @pytest.mark.parametrize("topic", ["é𝄞", "x" * 1000, "a b/c"])
-def test_any_string_is_a_topic(two_servers, topic):
-    one, two = two_servers
+def test_any_string_is_a_topic(shared, topic):
+    one, two = shared
     with ExitStack() as stack:
         publisher = subscribed(stack, one, "publisher")
         reader = subscribed(stack, two, "reader")

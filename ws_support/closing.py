@@ -75,3 +75,12 @@ class InvalidMessage(ValueError):
         super().__init__(message)
         self.code = code
         self.reason = reason
+
+
+def invalid_json(error: Exception) -> InvalidMessage:
+    """For a text that is no JSON."""
+    return InvalidMessage(
+        f"The message is not valid JSON: {error}",
+        CloseCode.INVALID_DATA,
+        "The message is not valid JSON",
+    )

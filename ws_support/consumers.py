@@ -23,7 +23,7 @@ from channels.exceptions import (
 from channels.generic import websocket as generic
 from channels.layers import BaseChannelLayer, get_channel_layer
 
-from ws_support.closing import ClientGone, CloseCode, InvalidMessage
+from ws_support.closing import ClientGone, CloseCode, InvalidMessage, invalid_json
 from ws_support.connection import Connection, NoHandler
 from ws_support.database import OldConnections
 from ws_support.topics import checked_topic
@@ -298,11 +298,7 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer, generic.AsyncJsonWebsoc
         try:
             content = await self.__awaitable(self.decode_json(text_data), "decode_json")
         except (ValueError, RecursionError) as error:
-            raise InvalidMessage(
-                f"The message is not valid JSON: {error}",
-                CloseCode.INVALID_DATA,
-                "The message is not valid JSON",
-            ) from error
+            raise invalid_json(error) from error
         awaitable = self.receive_json(content, **kwargs)
         if awaitable is None:
             raise _not_a_coroutine(self, "receive_json")

@@ -17,6 +17,7 @@ from ws_support.closing import (
     CloseCode,
     ConnectionClosed,
     InvalidMessage,
+    invalid_json,
     may_be_sent,
 )
 from ws_support.connection import Connection, is_client_gone
@@ -270,11 +271,7 @@ class WebSocket:
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise InvalidMessage(
-                f"The message is not valid JSON: {error}",
-                CloseCode.INVALID_DATA,
-                "The message is not valid JSON",
-            ) from error
+            raise invalid_json(error) from error
 
     def __aiter__(self) -> WebSocket:
         return self

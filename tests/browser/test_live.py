@@ -149,6 +149,9 @@ def test_pages_on_two_processes_see_the_messages_of_both(
         for page in (one, two):
             page.expect_message("from two", server_2, place=0)
             page.expect_message("from one", server_1, place=1)
+        # Before their servers go, which they would try to reach.
+        one.page.close()
+        two.page.close()
 
 
 def test_html_stays_text(page: Page, live: Server) -> None:
