@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,14 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
+def serve_live(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers of a test's own. Asked for before pages, it outlives them: one whose server
+    has gone tries to reach it again, which is an error in the browser's console."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(serving_live(tmp_path, **options))
+
+
+@pytest.fixture
 def redis(tmp_path: Path) -> Iterator[Redis]:
     """Not started yet."""
     redis = Redis(need_program("redis-server"), tmp_path)
@@ -132,26 +140,20 @@ def test_a_broadcast_from_one_page_appears_on_both(
 
 
 def test_pages_on_two_processes_see_the_messages_of_both(
-    new_page: Callable[..., Page], redis: Redis, tmp_path: Path
+    serve_live: Callable[..., Server], new_page: Callable[..., Page], redis: Redis
 ) -> None:
     redis.start()
-    with (
-        serving_live(tmp_path, redis=redis) as server_1,
-        serving_live(tmp_path, redis=redis) as server_2,
-    ):
-        one, two = LivePage(new_page(), server_1), LivePage(new_page(), server_2)
-        one.expect_open(server_1)
-        two.expect_open(server_2)
-        expect(one.sockets).to_have_text("1")
-        one.send("from one")
-        two.expect_message("from one", server_1)
-        two.send("from two")
-        for page in (one, two):
-            page.expect_message("from two", server_2, place=0)
-            page.expect_message("from one", server_1, place=1)
-        # Before their servers go, which they would try to reach.
-        one.page.close()
-        two.page.close()
+    server_1, server_2 = serve_live(redis=redis), serve_live(redis=redis)
+    one, two = LivePage(new_page(), server_1), LivePage(new_page(), server_2)
+    one.expect_open(server_1)
+    two.expect_open(server_2)
+    expect(one.sockets).to_have_text("1")
+    one.send("from one")
+    two.expect_message("from one", server_1)
+    two.send("from two")
+    for page in (one, two):
+        page.expect_message("from two", server_2, place=0)
+        page.expect_message("from one", server_1, place=1)
 
 
 def test_html_stays_text(page: Page, live: Server) -> None:
@@ -181,23 +183,23 @@ def test_the_list_keeps_the_newest_100(page: Page, live: Server) -> None:
 
 
 def test_the_page_says_that_its_server_has_gone_and_recovers_when_it_is_back(
-    new_page: Callable[..., Page], tmp_path: Path, expected_errors: list[str]
+    serve_live: Callable[..., Server], new_page: Callable[..., Page], expected_errors: list[str]
 ) -> None:
     expected_errors += [FAILED, "ERR_CONNECTION_REFUSED"]
     port = free_port()
-    with serving_live(tmp_path, port=port) as server:
-        live_page = LivePage(new_page(), server)
-        live_page.expect_open(server)
-        server.process.kill()
-        expect(live_page.states).to_have_text([LOST, LOST])
-        expect(live_page.processes).to_have_text(["-", "-"])
-        live_page.send("to nobody")
-        expect(live_page.error).to_have_text("Nothing was sent: the server does not answer.")
-    with serving_live(tmp_path, port=port) as server:
-        live_page.expect_open(server)
-        live_page.button.click()
-        live_page.expect_message("to nobody", server)
-        expect(live_page.error).to_be_hidden()
+    server = serve_live(port=port)
+    live_page = LivePage(new_page(), server)
+    live_page.expect_open(server)
+    server.process.kill()
+    expect(live_page.states).to_have_text([LOST, LOST])
+    expect(live_page.processes).to_have_text(["-", "-"])
+    live_page.send("to nobody")
+    expect(live_page.error).to_have_text("Nothing was sent: the server does not answer.")
+    server = serve_live(port=port)
+    live_page.expect_open(server)
+    live_page.button.click()
+    live_page.expect_message("to nobody", server)
+    expect(live_page.error).to_be_hidden()
 
 
 def test_a_post_without_the_token_is_refused_with_403(page: Page, live: Server) -> None:
@@ -235,21 +237,21 @@ def test_a_text_that_is_refused_with_400_stays_in_its_field_with_the_reason(
 
 
 def test_a_text_is_refused_with_503_while_redis_is_away_and_taken_when_it_is_back(
-    page: Page, redis: Redis, tmp_path: Path, expected_errors: list[str]
+    serve_live: Callable[..., Server], page: Page, redis: Redis, expected_errors: list[str]
 ) -> None:
     expected_errors.append("status of 503")
-    with serving_live(tmp_path, redis=redis) as server:
-        live_page = LivePage(page, server)
-        live_page.expect_open(server)
-        live_page.send_answered_with(503, "Hello?")
-        expect(live_page.error).to_have_text(
-            "Not sent, or not to everybody: the channel layer is away."
-        )
-        redis.start()
-        server.wait_for_log("The channel layer is back")
-        live_page.button.click()
-        live_page.expect_message("Hello?", server)
-        live_page.expect_open(server)
+    server = serve_live(redis=redis)
+    live_page = LivePage(page, server)
+    live_page.expect_open(server)
+    live_page.send_answered_with(503, "Hello?")
+    expect(live_page.error).to_have_text(
+        "Not sent, or not to everybody: the channel layer is away."
+    )
+    redis.start()
+    server.wait_for_log("The channel layer is back")
+    live_page.button.click()
+    live_page.expect_message("Hello?", server)
+    live_page.expect_open(server)
 
 
 def test_a_page_whose_sockets_are_refused_says_so(
