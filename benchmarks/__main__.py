@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.cores import Cores
 from benchmarks.load import LoadFailed
-from benchmarks.parts import PARTS, QUICK, measure, steps
+from benchmarks.parts import PARTS, QUICK, measurable, measure, steps
 from benchmarks.processes import ServerFailed
 from benchmarks.progress import Progress
 from benchmarks.report import missed, report
@@ -62,6 +62,9 @@ def _measure(arguments: argparse.Namespace) -> Results:
             for name, part in parts.items()
             if (cases := [case for case in part.cases if case.name in arguments.cases])
         }
+    all_parts, parts = parts, measurable(parts)
+    if parts != all_parts:
+        print("There is no redis-server: what goes over Redis is left out.", file=sys.stderr)
     chosen = competitors(arguments.servers, arguments.apps)
     count = steps(parts, chosen)
     if not count:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Final
 
-from benchmarks.cases import LANES
+from benchmarks.cases import FANOUTS, LANES, SLOW
 from benchmarks.results import Results
 from benchmarks.servers import RUNASGI, SERVERS, Competitor
 
@@ -36,6 +36,9 @@ class Comparison:
     case: str = ""
     """In parts that have several."""
 
+    against_case: str = ""
+    """The second one's case, when it is another."""
+
 
 def _everywhere(limit: float) -> dict[str, float]:
     return dict.fromkeys(SERVERS, limit)
@@ -45,6 +48,8 @@ _LEAST: Final = 0.95
 """The least that an application can cost of what the bare one does, and some noise."""
 
 _CASES: Final = tuple(case.name for case in LANES if case.name != "half load")
+
+_FANOUT_BARS: Final = {"500 in memory": {"uvicorn": 15.0}, "500 over Redis": {"uvicorn": 10.0}}
 
 COMPARISONS: Final = (
     Comparison(
@@ -165,6 +170,40 @@ COMPARISONS: Final = (
         )
         for application in ("bare", "ours")
     ),
+    *(
+        Comparison(
+            f"deliveries/s, {case.name}",
+            *("fanout", "deliveries_per_second", "ours-fanout", "channels-fanout"),
+            at_least=_FANOUT_BARS.get(case.name, {}),
+            case=case.name,
+        )
+        for case in FANOUTS
+    ),
+    *(
+        Comparison(
+            f"CPU per delivery, {case.name}",
+            *("fanout", "cpu_us_per_delivery", "ours-fanout", f"{against}-fanout"),
+            at_most=at_most if case.name == "500 in memory" else {},
+            against_server=against,
+            case=case.name,
+        )
+        for against, at_most in (
+            ("websockets", dict.fromkeys(("uvicorn", "uvicorn-picows"), 1 / 0.8)),
+            ("node", {}),
+        )
+        for case in FANOUTS
+        if against in case.servers
+    ),
+    *(
+        Comparison(
+            f"delivery p99, {one_does_not.name}",
+            *("slow", "delivery_p99_us", "ours-fanout", "ours-fanout"),
+            at_most=dict.fromkeys(one_does_not.servers, 2.0),
+            case=one_does_not.name,
+            against_case=all_read.name,
+        )
+        for all_read, one_does_not in SLOW
+    ),
 )
 
 
@@ -207,6 +246,8 @@ LIMITS: Final = (
     Limit("exit", "stop", "exit_seconds", at_most="shutdown_timeout"),
     Limit("exit code", "stop", "exit_code", at_least=0, at_most=0),
     Limit("processes left", "stop", "processes_left", at_most=0),
+    Limit("growth", "slow", "bytes_grown", at_most=10e6),
+    Limit("closed", "slow", "left_open", at_most=0),
 )
 """Of the servers that `manage.py runasgi` starts."""
 
@@ -289,17 +330,27 @@ def ratios(results: Results) -> list[Ratio]:
         for comparison in COMPARISONS
         for server in SERVERS
         if server != comparison.against_server
-        and (not comparison.against_server or server.startswith("uvicorn-picows"))
+        and (
+            not comparison.against_server
+            or server.startswith("uvicorn-picows")
+            or server in comparison.at_most
+        )
         and (by_round := _by_round(results, comparison, server))
     ]
 
 
 def _by_round(results: Results, comparison: Comparison, server: str) -> list[float]:
     ours, theirs = (
-        results.series(comparison.part, competitor, comparison.figure, comparison.case)
-        for competitor in (
-            Competitor(f"{server}{comparison.started_by}", comparison.application),
-            Competitor(comparison.against_server or server, comparison.against),
+        results.series(comparison.part, competitor, comparison.figure, case)
+        for competitor, case in (
+            (
+                Competitor(f"{server}{comparison.started_by}", comparison.application),
+                comparison.case,
+            ),
+            (
+                Competitor(comparison.against_server or server, comparison.against),
+                comparison.against_case or comparison.case,
+            ),
         )
     )
     return [ours[number] / theirs[number] for number in ours.keys() & theirs.keys()]

@@ -18,6 +18,15 @@ class Case:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Keys of `WS_SUPPORT`."""
 
+    layer: Mapping[str, Any] = field(default_factory=dict)
+    """The channel layer `default`; empty: there is none."""
+
+    is_over_redis: bool = False
+    """Whether that layer is to be Redis."""
+
+    processes: int = 1
+    """How many servers there are at a time, between which clients are divided."""
+
     options: tuple[str, ...] = ()
     """What is appended to the command line of the server."""
 
@@ -106,3 +115,60 @@ DEFLATES: Final = (
         servers=_runasgi("uvicorn", "hypercorn", "daphne"),
     ),
 )
+
+_IN_MEMORY: Final = {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+
+_WITH_CHANNELS: Final = ("uvicorn", "uvicorn-picows")
+"""Where Channels' own consumer is measured beside ours."""
+
+_BY_THEMSELVES: Final = ("websockets", "node")
+
+FANOUTS: Final = (
+    *(
+        Case(
+            f"{subscribers} in memory",
+            load={"subscribers": subscribers},
+            settings=_PATIENT,
+            layer=_IN_MEMORY,
+            servers=(*_WITH_CHANNELS, *others, *_BY_THEMSELVES),
+        )
+        for subscribers, others in (
+            (100, ()),
+            (500, ("hypercorn", "granian", "daphne")),
+            (2000, ()),
+        )
+    ),
+    *(
+        Case(
+            f"{subscribers} over Redis",
+            load={"subscribers": subscribers},
+            settings=_PATIENT,
+            is_over_redis=True,
+            processes=2,
+            servers=_WITH_CHANNELS,
+        )
+        for subscribers in (100, 500, 2000)
+    ),
+)
+"""To how many subscribers, and through which layer."""
+
+_SLOW: Final = (
+    ("", 1.0, _runasgi("uvicorn", "uvicorn-picows")),
+    # These would need all of their core, and it would be a queue that is measured.
+    (" at half pace", 0.5, _runasgi("hypercorn", "granian", "daphne")),
+)
+
+SLOW: Final = tuple(
+    tuple(
+        Case(
+            f"{name}{suffix}",
+            load={"slow_ones": slow_ones, "pace": pace},
+            settings=_PATIENT,
+            layer=_IN_MEMORY,
+            servers=servers,
+        )
+        for name, slow_ones in (("all read", 0), ("one does not", 1))
+    )
+    for suffix, pace, servers in _SLOW
+)
+"""Pairs, of which the second one has somebody who does not read."""

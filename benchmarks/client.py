@@ -22,19 +22,27 @@ class Client:
         self._requests = requests
         self._answers = answers
 
-    def measure(self, load: str, server: ServerProcess, **arguments: Any) -> dict[str, float]:
-        """Put a load on a server: the keyword arguments and results are those of `benchmarks.load`.
+    def measure(
+        self, load: str, server: ServerProcess, *others: ServerProcess, **arguments: Any
+    ) -> dict[str, float]:
+        """Put a load on a server, or on several at a time: the keyword arguments and results are
+        those of `benchmarks.load`.
 
         Raises `LoadFailed` with the server's log when that does not work, and `ServerFailed` when
         one of its processes has ended before, or is why it does not.
         """
-        server.check()
-        answer = self._ask(
-            {"load": load, "port": server.port, "processes": server.processes, **arguments}
-        )
+        servers = (server, *others)
+        for each in servers:
+            each.check()
+        if others:
+            arguments["other_ports"] = [each.port for each in others]
+        processes = [process for each in servers for process in each.processes]
+        answer = self._ask({"load": load, "port": server.port, "processes": processes, **arguments})
         if "failed" in answer:
-            server.check()
-            raise LoadFailed(f"{server} failed in {load}: {answer['failed']}\n{server.log()}")
+            for each in servers:
+                each.check()
+            logs = "\n".join(each.log() for each in servers)
+            raise LoadFailed(f"{server} failed in {load}: {answer['failed']}\n{logs}")
         measured: dict[str, float] = answer["measured"]
         return measured
 

@@ -1,4 +1,4 @@
-"""Where the echo is, and the opening handshake as bytes (RFC 6455, section 4)."""
+"""Where the applications are, and the opening handshake as bytes (RFC 6455, section 4)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Final
 
 HOST: Final = "127.0.0.1"
 PATH: Final = "/ws"
+PUBLISH: Final = "/publish"
+"""Where an application that fans out takes what it sends to all who are at `PATH`."""
 ORIGIN: Final = "https://client.example"
 
 _KEY: Final = base64.b64encode(b"0123456789abcdef")

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
-from benchmarks.cases import DEFLATES, FLOODS, LANES, SHUTDOWN_TIMEOUT, STOPS, Case
+from benchmarks.cases import (
+    DEFLATES,
+    FANOUTS,
+    FLOODS,
+    LANES,
+    SHUTDOWN_TIMEOUT,
+    SLOW,
+    STOPS,
+    Case,
+)
 from benchmarks.client import Client, running_client
 from benchmarks.cores import Cores
 from benchmarks.processes import ServerProcess, running
 from benchmarks.progress import Progress
+from benchmarks.redis_server import PROGRAM, running_redis
 from benchmarks.results import Sample
 from benchmarks.servers import APPLICATIONS, Competitor
 
-_ECHOES: Final = tuple(name for name in APPLICATIONS if name not in {"flood", "stop"})
+_FANOUTS: Final = ("ours-fanout", "channels-fanout", "websockets-fanout", "node-fanout")
+
+_ECHOES: Final = tuple(name for name in APPLICATIONS if name not in {"flood", "stop", *_FANOUTS})
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,32 @@ PARTS: Final = {
         ("ours",),
         DEFLATES,
     ),
+    "fanout": Part(
+        3,
+        {
+            "message_size": 100,
+            # Far less than the 100 for which a channel layer has room.
+            "at_once": 4,
+            "warm_up": 0.5,
+            "seconds": 2.0,
+            "least": 40,
+            "seconds_one_by_one": 1.0,
+        },
+        _FANOUTS,
+        FANOUTS,
+    ),
+    "slow": Part(
+        3,
+        {
+            "subscribers": 499,
+            "message_size": 10_000,
+            "rate": 50.0,
+            "warm_up": 2.0,
+            "seconds": 10.0,
+        },
+        ("ours-fanout",),
+        [case for pair in SLOW for case in pair],
+    ),
 }
 
 _SHARED: Final = ("echo", "handshakes", "lanes")
@@ -93,6 +132,9 @@ _QUICK: Final[Mapping[str, tuple[int, dict[str, float]]]] = {
     "flood": (1, {"seconds": 1.0}),
     "stop": (1, {"connections": 300}),
     "deflate": (1, {"connections": 100, "warm_up": 0.2, "seconds": 0.5}),
+    "fanout": (1, {"warm_up": 0.2, "seconds": 0.5, "least": 4, "seconds_one_by_one": 0.3}),
+    # As many messages: the one that does not read has to fall behind.
+    "slow": (1, {"subscribers": 99, "rate": 200.0, "warm_up": 0.5, "seconds": 2.5}),
 }
 
 QUICK: Final = {
@@ -100,6 +142,17 @@ QUICK: Final = {
     for name, (rounds, arguments) in _QUICK.items()
 }
 """For a look: too short to be quoted."""
+
+
+def measurable(parts: Mapping[str, Part]) -> dict[str, Part]:
+    """Without the cases that need a program which is not installed."""
+    if PROGRAM is not None:
+        return dict(parts)
+    left = {
+        name: replace(part, cases=[case for case in part.cases if not case.is_over_redis])
+        for name, part in parts.items()
+    }
+    return {name: part for name, part in left.items() if part.cases}
 
 
 def steps(parts: Mapping[str, Part], competitors: Sequence[Competitor]) -> int:
@@ -135,9 +188,7 @@ def _side_by_side(
 ) -> Iterator[Sample]:
     running = {server.competitor: server for server in servers}
     for number in range(part.rounds):
-        # There and back, so that a machine that becomes slower does so for both of a pair.
-        turns = list(part.turns(running))
-        for competitor, case in turns if number % 2 == 0 else reversed(turns):
+        for competitor, case in _turns(part, number, running):
             yield _sample(name, part, number, running[competitor], client, progress, case)
 
 
@@ -166,13 +217,32 @@ def _one_by_one(
 ) -> Iterator[Sample]:
     """A fresh server for each case: what one leaves behind is none of the next one's business."""
     for number in range(part.rounds):
-        turns = part.turns(competitors)
-        for competitor, case in turns if number % 2 == 0 else reversed(turns):
-            with running([competitor], cores.server, case) as (server,):
+        for competitor, case in _turns(part, number, competitors):
+            with _fresh(competitor, case, cores) as (server, *others):
                 if name == "stop":
                     yield _stopped(part, number, server, client, progress)
                 else:
-                    yield _sample(name, part, number, server, client, progress)
+                    yield _sample(name, part, number, server, client, progress, others=others)
+
+
+def _turns(
+    part: Part, number: int, competitors: Iterable[Competitor]
+) -> list[tuple[Competitor, Case]]:
+    """There and back, so that a machine that becomes slower does so for both of a pair."""
+    turns = part.turns(competitors)
+    return turns if number % 2 == 0 else turns[::-1]
+
+
+@contextmanager
+def _fresh(competitor: Competitor, case: Case, cores: Cores) -> Iterator[list[ServerProcess]]:
+    """As many servers as the case asks for, with what is between them."""
+    with ExitStack() as stack:
+        if case.is_over_redis:
+            # On the core of the client, so that it takes nothing from the server.
+            redis = stack.enter_context(running_redis(cores.load))
+            load = {**case.load, "layer_processes": [redis.process]}
+            case = replace(case, layer=redis.layer, load=load)
+        yield stack.enter_context(running([competitor] * case.processes, cores.server, case))
 
 
 def _sample(
@@ -183,13 +253,15 @@ def _sample(
     client: Client,
     progress: Progress,
     case: Case | None = None,
+    others: Sequence[ServerProcess] = (),
 ) -> Sample:
     case = case or server.case
     what = f"{server.competitor} ({case.name})" if case.name else str(server.competitor)
     progress.step(f"{name}, round {number + 1} of {part.rounds}: {what}")
     load = "echo" if name == "lanes" else name
-    measured = client.measure(load, server, **{**part.arguments, **case.load})
-    server.check()
+    measured = client.measure(load, server, *others, **{**part.arguments, **case.load})
+    for each in (server, *others):
+        each.check()
     return _result(name, number, server, measured, case)
 
 

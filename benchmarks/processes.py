@@ -60,14 +60,14 @@ class ServerProcess:
             self._process = subprocess.Popen(  # noqa: S603 - our own command lines
                 [*competitor.command(port), *case.options],
                 cwd=ROOT,
-                env={**os.environ, **competitor.environment(case.settings)},
+                env={**os.environ, **competitor.environment(case.settings, case.layer)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 # A session of its own: its workers can be found by that, and the Ctrl-C of the
                 # terminal does not reach them.
                 start_new_session=True,
-                preexec_fn=partial(_prepare, core),
+                preexec_fn=partial(prepare, core),
             )
 
     def __str__(self) -> str:
@@ -169,10 +169,10 @@ def running(
         started: list[ServerProcess] = []
         stack.callback(_stop, started)
         for number, (competitor, port) in enumerate(
-            zip(competitors, _free_ports(len(competitors)), strict=True)
+            zip(competitors, free_ports(len(competitors)), strict=True)
         ):
             log = Path(logs, f"{number}.log")
-            with _uninterrupted():
+            with uninterrupted():
                 started.append(ServerProcess(competitor, case, port, core, log))
         for server in started:
             server.wait_until_ready()
@@ -180,7 +180,7 @@ def running(
 
 
 def _stop(servers: list[ServerProcess]) -> None:
-    with _uninterrupted():
+    with uninterrupted():
         for server in servers:
             server.terminate()
         for server in servers:
@@ -188,7 +188,7 @@ def _stop(servers: list[ServerProcess]) -> None:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Whoever wants to end us has to wait: a server that nobody knows of would run on."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
     try:
@@ -197,13 +197,13 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
 
 
-def _prepare(core: int | None) -> None:
+def prepare(core: int | None) -> None:
     """In the new process, before the server. It inherits which signals are blocked."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
     pin(core)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         # All at once: a port that was closed may be given out again.
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]

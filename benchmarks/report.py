@@ -12,7 +12,8 @@ from benchmarks.results import Results
 from benchmarks.servers import RUNASGI, Competitor
 
 SATURATED: Final = 0.9
-"""The part of its core from which on the client may be what was measured."""
+"""The part of its core from which on the client may be what was measured; or, at a steady pace, a
+queue in front of the server."""
 
 BUSY: Final = 0.9
 """The part of its core below which the server was not what limited its throughput."""
@@ -23,6 +24,12 @@ FAULTS: Final = 0.5
 
 LATE: Final = 20e3
 """Microseconds by which the client may have been late itself, before a latency means nothing."""
+
+_MIXED: Final = ("lanes", "fanout")
+"""Parts with cases and with several applications."""
+
+_PACED: Final = ("flood", "slow")
+"""Parts in which a client sends at a steady pace."""
 
 _KEPT: Final = "kept"
 
@@ -122,6 +129,24 @@ _COLUMNS: Final = {
         Column("bytes sent", "bytes_sent_per_message", _whole),
         Column("bytes received", "bytes_received_per_message", _whole),
     ],
+    "fanout": [
+        Column("deliveries/s", "deliveries_per_second", _whole),
+        Column("CPU us/delivery", "cpu_us_per_delivery", _tenths),
+        Column("Redis us/delivery", "layer_cpu_us_per_delivery", _two_places),
+        Column("the last has it: p50 ms", "last_p50_us", _milliseconds),
+        Column("p99 ms", "last_p99_us", _milliseconds),
+        *_SHARES,
+    ],
+    "slow": [
+        Column("p50 ms", "delivery_p50_us", _milliseconds),
+        Column("p99 ms", "delivery_p99_us", _milliseconds),
+        Column("worst ms", "delivery_worst_us", _milliseconds),
+        Column("MB grown", "bytes_grown", _megabytes),
+        Column("MB before", "bytes_before", _megabytes),
+        Column("closed with", "close_code", _whole),
+        Column("left open", "left_open", _whole),
+        *_SHARES,
+    ],
 }
 
 
@@ -164,7 +189,7 @@ def _part(results: Results, part: str) -> str:
     has_limits = any(limit.part == part for limit in LIMITS)
     for competitor, case in results.cases(part):
         row = [competitor.server, case if has_cases else competitor.application]
-        if part == "lanes":
+        if part in _MIXED:
             row[0] = str(competitor)
         for column in columns:
             values = list(results.series(part, competitor, column.figure, case).values())
@@ -175,17 +200,22 @@ def _part(results: Results, part: str) -> str:
             if column.figure == "page_faults_per_message" and median(values) > FAULTS:
                 notes[f"! {competitor}: memory is mapped anew for each message: see ENVIRONMENT in"
                       " servers.py."] = None  # fmt: skip
-            if column.figure == "server_share" and min(values) < BUSY:
+            if column.figure == "server_share" and part not in _PACED and min(values) < BUSY:
                 notes[
                     f"! {competitor}: in a round the server had less than {BUSY:.0%} of its core."
                     " Either somebody else used it, or the load was not enough: trust the CPU"
                     " time, not the throughput."
                 ] = None
-        if part == "flood":
+            if column.figure == "server_share" and part in _PACED and max(values) > SATURATED:
+                notes[
+                    f"! {competitor} ({case}): the server's core is saturated: times are those of a"
+                    " queue."
+                ] = None
+        if part in _PACED:
             late = max(results.series(part, competitor, "client_late_worst_us", case).values())
             if late > LATE:
                 notes[
-                    f"! {competitor} ({case}): the second client itself was late by"
+                    f"! {competitor} ({case}): the client itself was late by"
                     f" {_milliseconds(late)} ms, so the worst latency may be its own."
                 ] = None
         if has_limits:
@@ -250,6 +280,8 @@ def _names(ratio: Ratio) -> list[str]:
     of = f"{comparison.application}{comparison.started_by} / {comparison.against}"
     if comparison.against_server:
         of += f" on {comparison.against_server}"
+    if comparison.against_case:
+        of += f" ({comparison.against_case})"
     return [comparison.title, of, ratio.server]
 
 

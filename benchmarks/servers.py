@@ -27,6 +27,10 @@ APPLICATIONS: Final = (
     "node",
     "flood",
     "stop",
+    "ours-fanout",
+    "channels-fanout",
+    "websockets-fanout",
+    "node-fanout",
 )
 _DJANGO: Final = ("bare", "channels", "ours", "channels-layer", "ours-layer")
 
@@ -61,13 +65,15 @@ class Competitor:
         server = SERVERS[self.server]
         return [server.program, *server.command(f"{self._module}:application", port)]
 
-    def environment(self, settings: Mapping[str, Any]) -> dict[str, str]:
-        """What it finds in its environment, `settings` being keys of `WS_SUPPORT`."""
+    def environment(self, settings: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, str]:
+        """What it finds in its environment, `settings` being keys of `WS_SUPPORT`, and `layer` the
+        channel layer `default`; empty: there is none."""
         return {
             **ENVIRONMENT,
             # `runasgi` knows the application from Django's settings.
             "BENCHMARKS_ASGI_APPLICATION": f"{self._module}.application",
             "BENCHMARKS_WS_SUPPORT": json.dumps(dict(settings)),
+            "BENCHMARKS_CHANNEL_LAYERS": json.dumps({"default": dict(layer)} if layer else {}),
         }
 
     @property
@@ -126,12 +132,18 @@ def _daphne_ws_support(application: str, port: int) -> list[str]:
     return ["-m", "benchmarks.launchers.daphne_ws_support", application, str(port)]
 
 
-def _websockets(_: str, port: int) -> list[str]:
-    return ["-m", "benchmarks.launchers.websockets", str(port)]
+def _websockets(application: str, port: int) -> list[str]:
+    return ["-m", f"benchmarks.launchers.{_name_of(application)}", str(port)]
 
 
-def _node(_: str, port: int) -> list[str]:
-    return [str(_NODE / "echo.mjs"), str(port)]
+def _node(application: str, port: int) -> list[str]:
+    program = {"node": "echo.mjs", "node_fanout": "fanout.mjs"}[_name_of(application)]
+    return [str(_NODE / program), str(port)]
+
+
+def _name_of(application: str) -> str:
+    """The last part of its module, which there is none of without ASGI."""
+    return application.partition(":")[0].rpartition(".")[2]
 
 
 ENVIRONMENT: Final = {
@@ -152,21 +164,23 @@ _NODE: Final = Path(__file__).parent / "node"
 _NODE_JS: Final = shutil.which("node") if (_NODE / "node_modules").exists() else None
 """Node.js, when it and `ws` are there."""
 
-_OF_RUNASGI: Final = ("ours", "flood", "stop")
+_OF_RUNASGI: Final = ("ours", "flood", "stop", "ours-fanout")
+
+_FANOUT: Final = ("ours-fanout", "channels-fanout")
 
 SERVERS: Final = {
-    "uvicorn": Server((*_DJANGO, "starlette"), _uvicorn("uvloop")),
+    "uvicorn": Server((*_DJANGO, "starlette", *_FANOUT), _uvicorn("uvloop")),
     f"uvicorn{RUNASGI}": Server(_OF_RUNASGI, _runasgi("uvicorn", "--ws", "websockets-sansio")),
-    "uvicorn-picows": Server((*_DJANGO, "starlette"), _uvicorn("uvloop", _PICOWS)),
+    "uvicorn-picows": Server((*_DJANGO, "starlette", *_FANOUT), _uvicorn("uvloop", _PICOWS)),
     f"uvicorn-picows{RUNASGI}": Server(_OF_RUNASGI, _runasgi("uvicorn", "--ws", "picows")),
     "uvicorn-asyncio": Server((*_DJANGO, "starlette"), _uvicorn("asyncio")),
-    "hypercorn": Server(_DJANGO, _hypercorn),
+    "hypercorn": Server((*_DJANGO, "ours-fanout"), _hypercorn),
     f"hypercorn{RUNASGI}": Server(_OF_RUNASGI, _runasgi("hypercorn")),
-    "granian": Server(_DJANGO, _granian),
+    "granian": Server((*_DJANGO, "ours-fanout"), _granian),
     f"granian{RUNASGI}": Server(_OF_RUNASGI, _runasgi("granian")),
-    "daphne": Server((*_DJANGO, "flood"), _daphne),
+    "daphne": Server((*_DJANGO, "flood", "ours-fanout"), _daphne),
     f"daphne{RUNASGI}": Server(_OF_RUNASGI, _runasgi("daphne")),
     "daphne+ws_support": Server(("bare", "channels", "ours"), _daphne_ws_support),
-    "websockets": Server(("websockets",), _websockets),
-    **({"node": Server(("node",), _node, _NODE_JS)} if _NODE_JS else {}),
+    "websockets": Server(("websockets", "websockets-fanout"), _websockets),
+    **({"node": Server(("node", "node-fanout"), _node, _NODE_JS)} if _NODE_JS else {}),
 }

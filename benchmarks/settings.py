@@ -13,8 +13,12 @@ ALLOWED_HOSTS = [HOST]
 INSTALLED_APPS = ["ws_support", "channels"]
 USE_TZ = True
 
-# Under a name of its own: a "default" layer would be used by the consumers without one, too.
-CHANNEL_LAYERS = {"memory": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+# Under a name of its own: a "default" layer would be used by the consumers without one, too. A
+# case may have one all the same.
+CHANNEL_LAYERS = {
+    "memory": {"BACKEND": "channels.layers.InMemoryChannelLayer"},
+    **json.loads(os.environ.get("BENCHMARKS_CHANNEL_LAYERS", "{}")),
+}
 
 # For `manage.py runasgi`: other servers are told on their command line.
 ASGI_APPLICATION = os.environ.get("BENCHMARKS_ASGI_APPLICATION")

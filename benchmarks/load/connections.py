@@ -73,7 +73,7 @@ ConnectionType = TypeVar("ConnectionType", bound=Connection)
 
 
 async def connect(
-    port: int, new: Callable[[bytes], ConnectionType], count: int, size: int
+    port: int, new: Callable[[bytes], ConnectionType], count: int, size: int, path: str = PATH
 ) -> list[ConnectionType]:
     """Open `count` connections, made by `new` from a message of `size` bytes.
 
@@ -86,7 +86,7 @@ async def connect(
             try:
                 transport, connection = await ws_connect(
                     lambda: new(message),
-                    f"ws://{HOST}:{port}{PATH}",
+                    f"ws://{HOST}:{port}{path}",
                     extra_headers={"Origin": ORIGIN},
                     websocket_handshake_timeout=_TIMEOUT,
                 )

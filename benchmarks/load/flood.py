@@ -11,11 +11,10 @@ from typing import Final
 
 from picows import WSMsgType
 
-from benchmarks import handshake
-from benchmarks.handshake import HOST
 from benchmarks.load import LoadFailed
 from benchmarks.load.connections import Connection, connect, wait, wait_for_all
 from benchmarks.load.kinds import KINDS, Kind
+from benchmarks.load.sockets import open_socket, receive
 from benchmarks.usage import forget_peak, peak_memory, resident_memory
 
 _WARM_UP: Final = (*[100] * 50, *[2**20] * 20)
@@ -149,8 +148,6 @@ class _Second(Connection):
 
 
 class _Flooder:
-    """A socket of its own, since every library reads."""
-
     def __init__(self, kind: Kind, connection: socket.socket) -> None:
         self.sent = 0
         """Bytes of the flood."""
@@ -164,20 +161,10 @@ class _Flooder:
 
     @classmethod
     async def connect(cls, port: int, kind: Kind) -> _Flooder:
-        loop = asyncio.get_running_loop()
-        connection = socket.socket()
-        connection.setblocking(False)
-        await loop.sock_connect(connection, (HOST, port))
-        await loop.sock_sendall(connection, handshake.request(port, kind.path))
-        received = b""
-        while b"\r\n\r\n" not in received:
-            # Byte by byte: what comes after it is not to be read.
-            received += await _receive(connection, 1)
-        if not handshake.is_accepted(received):
-            raise LoadFailed(f"Not accepted: {received[:200]!r}")
+        connection = await open_socket(port, kind.path)
         flooder = cls(kind, connection)
         if kind.opening:
-            await loop.sock_sendall(connection, kind.opening)
+            await asyncio.get_running_loop().sock_sendall(connection, kind.opening)
             await flooder._expect(kind.opened)
         return flooder
 
@@ -236,7 +223,7 @@ class _Flooder:
         """The next frame that is no ping; `None` when none begins within `patience` seconds."""
         while True:
             try:
-                frame = await asyncio.wait_for(_receive(self._socket, 2), patience)
+                frame = await asyncio.wait_for(receive(self._socket, 2), patience)
             except asyncio.TimeoutError:
                 return None
             frame += await self._rest({126: 2, 127: 8}.get(frame[1], 0))
@@ -248,15 +235,8 @@ class _Flooder:
     async def _rest(self, size: int) -> bytes:
         data = bytearray()
         while len(data) < size:
-            data += await asyncio.wait_for(_receive(self._socket, size - len(data)), _PATIENCE)
+            data += await asyncio.wait_for(receive(self._socket, size - len(data)), _PATIENCE)
         return bytes(data)
 
     def close(self) -> None:
         self._socket.close()
-
-
-async def _receive(connection: socket.socket, size: int) -> bytes:
-    data = await asyncio.get_running_loop().sock_recv(connection, size)
-    if not data:
-        raise LoadFailed("The server ended a connection.")
-    return data

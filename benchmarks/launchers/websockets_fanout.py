@@ -1,0 +1,33 @@
+"""The asyncio server of the library `websockets` and its `broadcast()`, without ASGI: PORT."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from websockets.asyncio.server import ServerConnection, broadcast, serve
+
+from benchmarks.handshake import HOST, PUBLISH
+
+_subscribers: set[ServerConnection] = set()
+
+
+async def handle(connection: ServerConnection) -> None:
+    if connection.request is not None and connection.request.path == PUBLISH:
+        async for message in connection:
+            broadcast(_subscribers, message)
+    else:
+        _subscribers.add(connection)
+        try:
+            await connection.wait_closed()
+        finally:
+            _subscribers.discard(connection)
+
+
+async def main(port: int) -> None:
+    async with serve(handle, HOST, port, compression=None) as server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1])))
