@@ -182,6 +182,14 @@ COMPARISONS: Final = (
     *(
         Comparison(
             f"CPU per delivery, {case.name}",
+            *("fanout", "cpu_us_per_delivery", "ours-fanout", "channels-fanout"),
+            case=case.name,
+        )
+        for case in FANOUTS
+    ),
+    *(
+        Comparison(
+            f"CPU per delivery, {case.name}",
             *("fanout", "cpu_us_per_delivery", "ours-fanout", f"{against}-fanout"),
             at_most=at_most if case.name == "500 in memory" else {},
             against_server=against,
