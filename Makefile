@@ -48,7 +48,9 @@ clean: ## Remove what the others made
 $(VENV)/.demo: pyproject.toml $(VENV)/.made
 	$(call install,--editable .,.demo)
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.made
+$(VENV)/.dev: pyproject.toml tests/client/package-lock.json $(VENV)/.made
+	@# Without npm, tests that need what it installs are skipped.
+	@if command -v npm >/dev/null; then npm ci --silent --prefix tests/client; fi
 	$(call install,--editable . --group dev,.demo .dev)
 
 $(VENV)/.fuzz: pyproject.toml $(VENV)/.made

@@ -134,7 +134,7 @@ FANOUTS: Final = (
         )
         for subscribers, others in (
             (100, ()),
-            (500, ("hypercorn", "granian", "daphne")),
+            (500, ("uvicorn+runasgi", "hypercorn", "granian", "daphne")),
             (2000, ()),
         )
     ),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests.certificates import Certificates, make_certificates
-from tests.harness import Server, serving
+from tests.harness import ROOT, Server, serving
 from tests.redis import CORE, PUBSUB, Redis
 
 # Playwright's synchronous interface runs a loop in this thread, in which no test uses a database.
@@ -46,6 +46,18 @@ def need_program(*names: str) -> str:
         if path := shutil.which(name):
             return path
     message = f"needs {' or '.join(names)}, which is not installed"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def need_npm_package(name: str) -> Path:
+    """Where a package of `tests/client` is, which `make test` installs where there is npm. Without,
+    skips; in CI, fails."""
+    path = ROOT / "tests" / "client" / "node_modules" / name
+    if path.exists():
+        return path
+    message = f"needs {name}: npm ci --prefix tests/client"
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)

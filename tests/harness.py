@@ -117,19 +117,20 @@ def serving(
     environment: dict[str, str] | None = None,
     asgi_server: str | None = None,
     host: str = "127.0.0.1",
+    port: int | None = None,
     listens_at: Path | None = None,
     waits: bool = True,
     **settings: Any,
 ) -> Iterator[Server]:
     """A server for `tests.project` with these settings, started and stopped.
 
-    `asgi_server` is one that `runasgi` starts, instead of `command`. `listens_at` is the Unix
+    It has a port of its own, unless one is given. `asgi_server` is one that `runasgi` starts, instead of `command`. `listens_at` is the Unix
     socket that the arguments name. Unless it `waits`, the server may not be listening yet.
     """
     if asgi_server is not None:
         command = "runasgi"
         arguments = (*_OPTIONS.get(asgi_server, ("--server", asgi_server)), *arguments)
-    port = free_port(host)
+    port = port or free_port(host)
     application = "tests.project.asgi:application"
     commands = {
         "runserver": ["manage.py", "runserver", "--noreload", f"{host}:{port}"],

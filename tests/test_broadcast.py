@@ -70,6 +70,41 @@ def test_messages_of_one_publisher_keep_their_order(server):
             assert [reader.recv(BOUND) for _ in range(200)] == [f"{n} " for n in range(200)]
 
 
+@pytest.mark.parametrize("size", [0, 1, 123, 124, 125, 126, 2**16 - 3, 2**16 - 2, 2**16 - 1, 2**16])
+def test_a_message_of_any_length_arrives_whole(server, size):
+    with ExitStack() as stack:
+        one, two = (subscribed(stack, server, "length") for _ in range(2))
+        publisher = subscribed(stack, server, "publisher")
+        tell(publisher, "broadcast json", topic="length", value="x" * size)
+        tell(publisher, "broadcast binary", topic="length", size=size)
+        for reader in (one, two):
+            assert reader.recv(BOUND) == json.dumps("x" * size)
+            assert reader.recv(BOUND) == bytes(size)
+
+
+@pytest.mark.parametrize("name", ["uvicorn", "hypercorn", "daphne"])
+def test_a_message_is_compressed_for_whom_that_was_agreed_with(serve, name):
+    server = serve(asgi_server=name, WS_SUPPORT={"PER_MESSAGE_DEFLATE": True})
+    with ExitStack() as stack:
+        publisher = subscribed(stack, server, "publisher")
+        plain = stack.enter_context(server.connect("/topics/mixed", compression=None))
+        raw = stack.enter_context(server.raw())
+        raw.handshake(
+            "/topics/mixed",
+            [
+                (b"Origin", server.origin.encode()),
+                (b"Sec-WebSocket-Extensions", b"permessage-deflate"),
+            ],
+        )
+        assert raw.frame() is not None  # "ready", compressed
+        assert plain.recv(BOUND).startswith("ready ")
+        compressed = subscribed(stack, server, "mixed")
+        for text in ("x" * 1000, "y" * 1000):
+            tell(publisher, "broadcast", topic="mixed", text=text)
+            assert plain.recv(BOUND) == compressed.recv(BOUND) == text
+            assert len(raw.frame()[1]) < 100
+
+
 @pytest.mark.parametrize("path", ["topics", "live/subscribed"])
 def test_who_has_unsubscribed_gets_no_more(server, path):
     with ExitStack() as stack:

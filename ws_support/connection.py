@@ -20,7 +20,7 @@ from ws_support.hub import Hub
 from ws_support.inbox import Inbox
 from ws_support.lookout import Lookout
 from ws_support.middleware.heartbeat import Watch
-from ws_support.subscriber import Subscriber, takes_steps
+from ws_support.subscriber import Subscriber, server_of
 from ws_support.tasks import cancelled_by_others
 
 logger = logging.getLogger("ws_support.connection")
@@ -177,8 +177,8 @@ class Connection:
         return self._is_over
 
     @property
-    def takes_steps(self) -> bool:
-        return takes_steps(self._send_data)
+    def server(self) -> Any:
+        return server_of(self._send_data)
 
     def fail(self, error: Exception) -> None:
         """End it for an error of the server's, which is raised to it."""

@@ -12,7 +12,7 @@ from channels import DEFAULT_CHANNEL_LAYER
 from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_layer
 
 from ws_support.link import MOMENT, Link, count_takers, publish
-from ws_support.subscriber import FILLING, FULL, Subscriber
+from ws_support.subscriber import FILLING, FULL, Published, Subscriber
 
 
 @dataclass
@@ -107,8 +107,9 @@ class Hub:
         its own, has had its turn.
         """
         is_filling = False
+        published = Published(message)
         for subscriber in tuple(self._topics.get(topic, ())):
-            state = subscriber.push(message)
+            state = subscriber.push(published)
             if state == FILLING:
                 is_filling = True
             elif state == FULL:

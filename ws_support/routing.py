@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from django.urls import path
 
-from ws_support.consumers import EchoConsumer
+from ws_support.demo import DemoConsumer
 
-websocket_urlpatterns = [path("ws", EchoConsumer.as_asgi())]
+websocket_urlpatterns = [path("ws", DemoConsumer.as_asgi())]

@@ -12,6 +12,7 @@ from types import coroutine
 from typing import Any, Final, Protocol
 
 from ws_support.closing import CloseCode
+from ws_support.frames import message_frame
 
 logger = logging.getLogger("ws_support.broadcast")
 
@@ -35,8 +36,8 @@ class Connection(Protocol):
         """Whether nothing can be run in the background any more."""
 
     @property
-    def takes_steps(self) -> bool:
-        """Whether a step of `send_data()` may be taken in a task of somebody else's."""
+    def server(self) -> Any:
+        """The server's side of it, when `send_data()` is the server's own, else `None`."""
 
     def send_data(self, message: Any) -> Awaitable[None]:
         """Send a `websocket.send`."""
@@ -53,21 +54,49 @@ class Connection(Protocol):
         """End it, whether the client reads that or not."""
 
 
+class Published:
+    """A `websocket.send` that goes to many, and its frame, which is put together once."""
+
+    __slots__ = ("_frame", "message")
+
+    def __init__(self, message: Any) -> None:
+        self.message = message
+        self._frame: bytes | None = None
+
+    @property
+    def frame(self) -> bytes:
+        if self._frame is None:
+            self._frame = message_frame(self.message)
+        return self._frame
+
+
 class Subscriber:
     """Sends what it is given in order, at once where that is possible, and keeps what is not.
 
-    A message to a client that keeps up takes no task and no queue: the first step of the server's
-    `send()`, which is the only one then, is taken right here. When there is a second step, the
-    client is behind: a task takes it, and what comes meanwhile waits, up to `limit` messages. With
-    one more, the connection is closed with 1013.
+    A message to a client that keeps up takes no task and no queue. Our protocols for Uvicorn write
+    a frame that is ready; of other servers' `send()`, the first step, which is the only one then,
+    is taken right here. When there is a second step, the client is behind: a task takes it, and
+    what comes meanwhile waits, up to `limit` messages. With one more, the connection is closed with
+    1013.
     """
 
-    __slots__ = ("_connection", "_is_dropped", "_limit", "_queue", "_takes_steps", "topics")
+    __slots__ = (
+        "_connection",
+        "_is_dropped",
+        "_limit",
+        "_queue",
+        "_takes_steps",
+        "_write_frame",
+        "topics",
+    )
 
     def __init__(self, connection: Connection, limit: int) -> None:
         self._connection = connection
         self._limit = limit
-        self._takes_steps = connection.takes_steps
+        server = connection.server
+        # A step of `send()` may be taken in a task of somebody else's.
+        self._takes_steps = server is not None
+        self._write_frame: Callable[[bytes], bool] | None = getattr(server, "write_frame", None)
         self._is_dropped = False
         # What waits, while something is in front of it: at first, the handshake.
         self._queue: deque[Any] | None = deque()
@@ -79,19 +108,22 @@ class Subscriber:
         if waiting:
             self._send_later(waiting.popleft(), waiting)
 
-    def push(self, message: Any) -> int:
-        """Send `message`. `FILLING` when half of what may wait does, and `FULL` when this was one
+    def push(self, published: Published) -> int:
+        """Send it. `FILLING` when half of what may wait does, and `FULL` when this was one
         too many, once; otherwise 0."""
         waiting = self._queue
         if waiting is not None:
             if len(waiting) >= self._limit:
                 return 0 if self._is_dropped else FULL
-            waiting.append(message)
+            waiting.append(published.message)
             return FILLING if 2 * len(waiting) >= self._limit else 0
+        write_frame = self._write_frame
+        if write_frame is not None and self._connection.is_open and write_frame(published.frame):
+            return 0
         if self._takes_steps:
-            self._send_now(message)
+            self._send_now(published.message)
         else:
-            self._send_later(message, deque())
+            self._send_later(published.message, deque())
         return 0
 
     def drop(self, topic: str) -> None:
@@ -141,13 +173,13 @@ class Subscriber:
         self._queue = None
 
 
-def takes_steps(send: Callable[[Any], Awaitable[None]]) -> bool:
-    """Whether `send` is a server's own. What a middleware has put around it may, for example, set
-    a timeout for the task in which it runs."""
+def server_of(send: Callable[[Any], Awaitable[None]]) -> Any:
+    """The server's side of a connection, when `send` is its own, else `None`. What a middleware has
+    put around may, for example, set a timeout for the task in which it runs."""
     while isinstance(send, partial):
         send = send.func
-    owner = type(getattr(send, "__self__", None))
-    return owner.__module__.partition(".")[0] in _SERVERS
+    owner = getattr(send, "__self__", None)
+    return owner if type(owner).__module__.partition(".")[0] in _SERVERS else None
 
 
 async def _awaited(awaitable: Awaitable[None]) -> None:

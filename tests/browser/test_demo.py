@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.harness import Server, free_port
+from tests.harness import Server, free_port, until
 
 pytestmark = pytest.mark.browser
 
@@ -34,6 +34,15 @@ class DemoPage:
         self.send_button = page.get_by_role("button", name="Send", exact=True)
         self.file = page.get_by_label("File to send")
         self.send_file_button = page.get_by_role("button", name="Send File")
+        self.subprotocols = page.get_by_label("Sub-protocols")
+        self.reconnect = page.get_by_label("Reconnect")
+        self.cut_button = page.get_by_role("button", name="Cut Connection")
+        self.retry_button = page.get_by_role("button", name="Try Now")
+        self.countdown = page.locator("#countdown")
+        self.close_code = page.get_by_label("Close code")
+        self.close_reason = page.get_by_label("Reason")
+        self.plot = page.get_by_role("img")
+        self.download_button = page.get_by_role("button", name="Download as JSON")
         self.log = page.get_by_role("group", name="Communication Log")
         self.lines = page.locator("#commsLog").get_by_role("row")
 
@@ -42,6 +51,11 @@ class DemoPage:
             self.url.fill(url)
         self.connect_button.click()
         expect(self.state).to_have_text("Open")
+
+    def connect_once(self, url: str | None = None) -> None:
+        """Without a way back."""
+        self.reconnect.uncheck()
+        self.connect(url)
 
     def close(self) -> None:
         self.close_button.click()
@@ -64,6 +78,9 @@ class DemoPage:
 
     def cells(self, line: int) -> Locator:
         return self.lines.nth(line).get_by_role("cell")
+
+    def counted(self, what: str) -> Locator:
+        return self.page.get_by_text(what, exact=True).locator("+ dd")
 
 
 @pytest.fixture
@@ -97,8 +114,14 @@ def test_the_page_starts_ready_to_connect(demo_page: DemoPage, demo: Server) -> 
         demo_page.file,
         demo_page.send_file_button,
         demo_page.close_button,
+        demo_page.close_code,
+        demo_page.close_reason,
+        demo_page.cut_button,
+        demo_page.download_button,
     ):
         expect(control).to_be_disabled()
+    expect(demo_page.retry_button).to_be_hidden()
+    expect(demo_page.reconnect).to_be_checked()
     expect(demo_page.lines).to_have_count(0)
     expect(demo_page.page.get_by_role("columnheader")).to_have_text(
         ["Time", "From", "To", "Data", "Type", "Size", "Round trip"]
@@ -122,9 +145,14 @@ def test_an_open_socket_enables_the_messages_and_disables_connect(demo_page: Dem
         demo_page.file,
         demo_page.send_file_button,
         demo_page.close_button,
+        demo_page.close_code,
+        demo_page.close_reason,
+        demo_page.cut_button,
     ):
         expect(control).to_be_enabled()
     expect(demo_page.url).to_be_disabled()
+    expect(demo_page.subprotocols).to_be_disabled()
+    expect(demo_page.reconnect).to_be_disabled()
     expect(demo_page.connect_button).to_be_disabled()
     expect(demo_page.lines).to_have_count(1)
     expect(demo_page.lines).to_contain_text(["Connection opened"])
@@ -284,7 +312,7 @@ def test_a_message_that_nobody_asked_for_has_no_round_trip(
 def test_round_trips_do_not_outlive_their_connection(page: Page, demo: Server) -> None:
     page.clock.install()
     demo_page = DemoPage(page, demo.origin)
-    demo_page.connect(demo.url("/commands"))
+    demo_page.connect_once(demo.url("/commands"))
     demo_page.send(json.dumps({"do": "close"}))
     expect(demo_page.state).to_have_text("Closed")
     page.clock.fast_forward("01:00:00")
@@ -297,6 +325,7 @@ def test_round_trips_do_not_outlive_their_connection(page: Page, demo: Server) -
 
 
 def test_a_close_from_the_server_is_explained(demo_page: DemoPage, demo: Server) -> None:
+    demo_page.reconnect.uncheck()
     demo_page.url.fill(demo.url("/commands"))
     for code, reason, line in (
         (1011, "", "Code: 1011 (server error). Reason: none given"),
@@ -318,7 +347,7 @@ def test_a_server_that_goes_away_closes_like_a_client_that_is_done(
     demo_page.connect()
     demo_page.close()
     good = colours(demo_page.state)
-    demo_page.connect(demo.url("/commands"))
+    demo_page.connect_once(demo.url("/commands"))
     demo_page.send(json.dumps({"do": "close", "code": 1001}))
     expect(demo_page.lines.last).to_contain_text("Code: 1001 (going away)")
     expect(demo_page.state).to_have_text("Closed")
@@ -332,7 +361,7 @@ def test_a_bad_close_looks_like_none_of_the_good_ones_and_is_readable(
     page = new_page(color_scheme=scheme, reduced_motion="reduce")
     demo_page = DemoPage(page, demo.origin)
     event = page.locator("#commsLog [data-field=event]")
-    demo_page.connect(demo.url("/commands"))
+    demo_page.connect_once(demo.url("/commands"))
     demo_page.close()
     good = colours(demo_page.state), colours(event.last)
     demo_page.connect()
@@ -350,7 +379,7 @@ def test_a_bad_close_looks_like_none_of_the_good_ones_and_is_readable(
 def test_a_server_that_ends_is_noticed(page: Page, serve: Callable[..., Server]) -> None:
     server = serve()
     demo_page = DemoPage(page, server.origin)
-    demo_page.connect()
+    demo_page.connect_once()
     server.stop()
     expect(demo_page.state).to_have_text(re.compile("^Closed"))
     expect(demo_page.lines.last).to_contain_text("Connection closed. Code: 10")
@@ -395,6 +424,7 @@ def test_a_connection_that_nobody_answers_is_explained(
 ) -> None:
     expected_errors.append(FAILED)
     url = f"ws://127.0.0.1:{free_port()}/ws"
+    demo_page.reconnect.uncheck()
     demo_page.url.fill(url)
     demo_page.connect_button.click()
     expect(demo_page.page.get_by_role("alert").first).to_contain_text(
@@ -407,7 +437,7 @@ def test_a_connection_that_nobody_answers_is_explained(
     expect(demo_page.connect_button).to_be_focused()
 
 
-def test_a_page_of_a_foreign_origin_is_refused_and_says_so(
+def test_a_page_of_a_foreign_origin_says_so_and_gives_up_after_four_attempts(
     page: Page, serve: Callable[..., Server], expected_errors: list[str]
 ) -> None:
     expected_errors.append(FAILED)
@@ -419,9 +449,300 @@ def test_a_page_of_a_foreign_origin_is_refused_and_says_so(
     expect(alert).to_contain_text(
         f'To admit it, add {server.origin} to WS_SUPPORT["ALLOWED_ORIGINS"].'
     )
-    [refusal] = [line for line in server.log().splitlines() if "Refused with 403" in line]
-    assert server.origin in refusal
-    assert 'WS_SUPPORT["ALLOWED_ORIGINS"]' in refusal
+    for attempt in (1, 2, 3):
+        expect(demo_page.lines).to_have_count(attempt)
+        expect(demo_page.lines.last).to_contain_text(f"No connection. Attempt {attempt} in ")
+        demo_page.retry_button.click()
+    expect(demo_page.state).to_have_text("Closed (1006)")
+    expect(demo_page.url).to_have_accessible_description(re.compile(NEVER_OPENED))
+    refusals = [line for line in server.log().splitlines() if "Refused with 403" in line]
+    assert len(refusals) == 4
+    assert server.origin in refusals[0]
+    assert 'WS_SUPPORT["ALLOWED_ORIGINS"]' in refusals[0]
+
+
+# The way back
+
+
+def test_a_connection_that_is_cut_comes_back(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    demo_page.cut_button.click()
+    expect(demo_page.state).to_have_text("Reconnecting...")
+    expect(demo_page.lines.nth(1)).to_contain_text(
+        "Connection lost. Code: 4000. Reason: Cut, as the page has asked. Attempt 1 in "
+    )
+    expect(demo_page.state).to_have_text("Open")
+    expect(demo_page.lines.nth(2)).to_contain_text("Connection opened again after ")
+    expect(demo_page.retry_button).to_be_hidden()
+    demo_page.send("Hello")
+    expect(demo_page.cells(4)).to_contain_text(["", "Server", "Client", "Hello", "text", "5 B", ""])
+
+
+def test_the_next_attempt_is_counted_down_to_and_can_be_made_at_once(
+    page: Page, demo: Server
+) -> None:
+    page.add_init_script("Math.random = () => 0.95")
+    page.clock.install(time=0)
+    demo_page = DemoPage(page, demo.origin)
+    page.clock.pause_at(60_000)
+    demo_page.connect()
+    demo_page.cut_button.click()
+    expect(demo_page.countdown).to_have_text("Attempt 1 in 1.0 s")
+    page.clock.run_for(400)
+    expect(demo_page.countdown).to_have_text("Attempt 1 in 0.6 s")
+    demo_page.retry_button.click()
+    expect(demo_page.state).to_have_text("Open")
+    expect(demo_page.countdown).to_be_hidden()
+    expect(demo_page.lines.last).to_contain_text("again after 0.4 s, with attempt 1")
+    expect(demo_page.message).to_be_focused()
+
+
+def test_what_is_sent_meanwhile_waits_and_arrives_in_order(page: Page, demo: Server) -> None:
+    page.add_init_script("Math.random = () => 0.95")
+    page.clock.install(time=0)
+    demo_page = DemoPage(page, demo.origin)
+    page.clock.pause_at(60_000)
+    demo_page.connect()
+    demo_page.cut_button.click()
+    expect(demo_page.state).to_have_text("Reconnecting...")
+    for text in ("one", "two"):
+        demo_page.send(text)
+    for line in (2, 3):
+        expect(demo_page.cells(line).last).to_have_text("waits")
+    demo_page.retry_button.click()
+    expect(demo_page.lines).to_have_count(7)
+    for line, text in ((5, "one"), (6, "two")):
+        expect(demo_page.cells(line)).to_contain_text(["", "Server", "Client", text, "", "", "ms"])
+
+
+def test_too_many_that_wait_are_an_error_at_the_field(page: Page, demo: Server) -> None:
+    page.add_init_script("Math.random = () => 0.95")
+    page.clock.install(time=0)
+    demo_page = DemoPage(page, demo.origin)
+    page.clock.pause_at(60_000)
+    demo_page.connect()
+    demo_page.cut_button.click()
+    expect(demo_page.state).to_have_text("Reconnecting...")
+    demo_page.send_quickly(101)
+    expect(demo_page.message).to_have_accessible_description(
+        "100 messages wait for a connection already (maxQueue)."
+    )
+    expect(demo_page.counted("Sent")).to_have_text("100 messages, 0 B")
+
+
+def test_close_socket_ends_the_attempts(page: Page, demo: Server) -> None:
+    page.clock.install()
+    demo_page = DemoPage(page, demo.origin)
+    demo_page.connect()
+    page.clock.pause_at(page.evaluate("Date.now()") + 1000)
+    demo_page.cut_button.click()
+    expect(demo_page.state).to_have_text("Reconnecting...")
+    demo_page.close()
+    expect(demo_page.retry_button).to_be_hidden()
+    page.clock.run_for(60_000)
+    expect(demo_page.state).to_have_text("Closed")
+
+
+def test_only_the_server_of_the_page_is_asked_to_cut(demo_page: DemoPage, demo: Server) -> None:
+    demo_page.connect(demo.url("/logged"))
+    expect(demo_page.cut_button).to_be_disabled()
+
+
+# Sub-protocols, codes and reasons
+
+
+def test_the_first_sub_protocol_is_agreed_on(demo_page: DemoPage) -> None:
+    demo_page.subprotocols.fill("chat.v2, chat.v1")
+    demo_page.connect()
+    expect(demo_page.lines).to_contain_text(["Connection opened, sub-protocol chat.v2"])
+
+
+@pytest.mark.parametrize("names", ["a/b", "Grüße", "chat, chat"])
+def test_names_that_are_no_sub_protocols_are_explained_at_their_field(
+    demo_page: DemoPage, names: str
+) -> None:
+    demo_page.subprotocols.fill(names)
+    demo_page.connect_button.click()
+    expect(demo_page.subprotocols).to_have_accessible_description(
+        "Names without spaces, each one once, with commas between them."
+    )
+    expect(demo_page.subprotocols).to_be_focused()
+    expect(demo_page.state).to_have_text("Ready to connect...")
+    demo_page.subprotocols.fill("")
+    demo_page.connect()
+    expect(demo_page.subprotocols).to_have_accessible_description("")
+
+
+def test_code_and_reason_of_the_close_are_those_of_the_fields(
+    demo_page: DemoPage, demo: Server
+) -> None:
+    demo_page.connect()
+    demo_page.close_code.fill("4321")
+    demo_page.close_reason.fill("Grüße")
+    demo_page.close_button.click()
+    expect(demo_page.state).to_have_text("Closed (4321)")
+    expect(demo_page.lines.last).to_contain_text("Code: 4321. Reason: Grüße")
+    demo.wait_for_log(r'"code": 4321, "reason": "Gr\u00fc\u00dfe"')
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "explanation"),
+    [
+        ("1001", "", "A page may close with 1000 and with 3000 to 4999, not with 1001."),
+        ("no", "", "A page may close with 1000 and with 3000 to 4999, not with NaN."),
+        ("1000", "x" * 124, "The reason of a close is longer than 123 bytes."),
+    ],
+)
+def test_a_code_or_reason_that_cannot_be_sent_is_explained(
+    demo_page: DemoPage, code: str, reason: str, explanation: str
+) -> None:
+    demo_page.connect()
+    demo_page.close_code.fill(code)
+    demo_page.close_reason.fill(reason)
+    demo_page.close_button.click()
+    expect(demo_page.close_code).to_have_accessible_description(explanation)
+    expect(demo_page.state).to_have_text("Open")
+
+
+# Figures
+
+
+def test_messages_and_bytes_are_counted_each_way(demo_page: DemoPage) -> None:
+    expect(demo_page.counted("Sent")).to_have_text("none")
+    demo_page.connect()
+    demo_page.send("Grüße")
+    expect(demo_page.counted("Sent")).to_have_text("1 message, 7 B")
+    demo_page.send_file(bytes(2000))
+    expect(demo_page.counted("Sent")).to_have_text("2 messages, 2,007 B")
+    expect(demo_page.counted("Received")).to_have_text("2 messages, 2,007 B")
+
+
+def test_round_trips_are_plotted_and_put_into_words(page: Page, demo: Server) -> None:
+    page.clock.install(time=0)
+    demo_page = DemoPage(page, demo.origin)
+    page.clock.pause_at(60_000)
+    sockets = []
+    page.route_web_socket("**/timed", lambda socket: sockets.append(socket))
+    demo_page.connect(demo.url("/timed"))
+    # Echoes after 1 to 200 milliseconds, in an order that is none.
+    for number in range(200):
+        demo_page.send(str(number))
+        page.clock.run_for(1 + 37 * number % 200)
+        sockets[0].send(str(number))
+        expect(demo_page.counted("Received")).to_contain_text(f"{number + 1} message")
+    page.clock.run_for(100)
+    last = [1 + 37 * number % 200 for number in range(80, 200)]
+    expect(demo_page.plot).to_have_accessible_name(
+        f"Median {sorted(last)[59]}.0 ms, 95 % within {sorted(last)[113]}.0 ms,"
+        f" the last one {last[-1]}.0 ms (of the last 120)."
+    )
+    line = demo_page.plot.locator(".line").get_attribute("d")
+    points = [tuple(map(float, point.split())) for point in line.lstrip("M").split("L")]
+    assert [x for x, _ in points] == list(range(120))
+    assert [y for _, y in points] == pytest.approx([100 - each / 2 for each in last])
+    expect(page.locator(".scale")).to_have_text("200 ms")
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"HEARTBEAT_INTERVAL": 30}, {"HEARTBEAT_INTERVAL": 0.5}], ids=str
+)
+def test_the_heartbeat_is_plotted_and_seen_nowhere_else(
+    page: Page, serve: Callable[..., Server], settings: dict[str, float]
+) -> None:
+    server = serve(WS_SUPPORT=settings)
+    demo_page = DemoPage(page, server.origin)
+    demo_page.connect()
+    expect(demo_page.plot).to_have_accessible_name(re.compile(r"\(of the last 3\)"))
+    expect(demo_page.lines).to_have_count(1)
+    expect(demo_page.counted("Received")).to_have_text("none")
+
+
+def test_the_log_is_downloaded_as_json(page: Page, demo: Server) -> None:
+    demo_page = DemoPage(page, demo.origin)
+    demo_page.connect()
+    demo_page.send("Grüße")
+    demo_page.send_file(b"\x00\xff")
+    expect(demo_page.lines).to_have_count(5)
+    with page.expect_download() as download:
+        demo_page.download_button.click()
+    assert download.value.suggested_filename == "websocket-log.json"
+    log = json.loads(download.value.path().read_text())
+    assert log["page"] == f"{demo.origin}/"
+    assert log["dropped"] == 0
+    opened, sent, received, sent_file, _ = log["lines"]
+    assert opened["event"] == "Connection opened"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", opened["time"])
+    assert (sent["from"], sent["preview"], sent["type"], sent["size"]) == (
+        *("Client", "Grüße", "text", "7 B"),
+    )
+    assert (received["from"], received["preview"]) == ("Server", "Grüße")
+    assert received["roundTrip"].endswith(" ms")
+    assert (sent_file["type"], sent_file["preview"]) == ("binary", "00 ff")
+
+
+@pytest.mark.slow
+def test_ten_minutes_leave_no_listener_timer_or_line(page: Page, demo: Server) -> None:
+    page.clock.install(time=0)
+    # What Playwright's clock has put in place, counted.
+    page.add_init_script("""
+        window.timers = new Set();
+        for (const [start, stop] of [["setTimeout", "clearTimeout"],
+                ["setInterval", "clearInterval"]]) {
+            const [starts, stops] = [window[start], window[stop]];
+            window[start] = (call, ...rest) => {
+                const timer = starts(() => {
+                    if (start === "setTimeout") window.timers.delete(timer);
+                    call();
+                }, ...rest);
+                window.timers.add(timer);
+                return timer;
+            };
+            window[stop] = (timer) => {
+                window.timers.delete(timer);
+                stops(timer);
+            };
+        }
+        window.replies = 0;
+        window.WebSocket = class extends WebSocket {
+            constructor(...options) {
+                super(...options);
+                this.addEventListener("message", () => { window.replies += 1; });
+            }
+        };
+    """)
+    demo_page = DemoPage(page, demo.origin)
+    page.clock.pause_at(60_000)
+    protocol = page.context.new_cdp_session(page)
+    protocol.send("Performance.enable")
+    demo_page.connect()
+
+    def minutes_pass(count: int) -> None:
+        for _ in range(60 * count):
+            before = page.evaluate("window.replies")
+            page.clock.run_for(1000)
+            for _ in until("reply to a heartbeat"):
+                if page.evaluate("window.replies") > before:
+                    break
+
+    def figures() -> dict[str, float]:
+        protocol.send("HeapProfiler.collectGarbage")
+        metrics = {
+            each["name"]: each["value"]
+            for each in protocol.send("Performance.getMetrics")["metrics"]
+        }
+        names = ("JSEventListeners", "Nodes")
+        return {
+            **{name: metrics[name] for name in names},
+            "timers": page.evaluate("window.timers.size"),
+            "lines": demo_page.lines.count(),
+        }
+
+    minutes_pass(3)
+    before = figures()
+    minutes_pass(7)
+    assert figures() == before
+    assert before["lines"] == 1
+    expect(demo_page.state).to_have_text("Open")
 
 
 def test_a_second_connect_changes_nothing(sockets: Page, demo: Server) -> None:
@@ -450,7 +771,7 @@ def test_events_of_an_earlier_socket_change_nothing(sockets: Page, demo: Server)
     expect(demo_page.state).to_have_text("Open")
 
 
-def test_nothing_is_sent_while_the_server_closes(sockets: Page, demo: Server) -> None:
+def test_while_the_server_closes_messages_wait(sockets: Page, demo: Server) -> None:
     demo_page = DemoPage(sockets, demo.origin)
     demo_page.connect()
     sockets.evaluate("""
@@ -458,8 +779,10 @@ def test_nothing_is_sent_while_the_server_closes(sockets: Page, demo: Server) ->
         Object.defineProperty(window.sockets[0], "readyState", closing);
     """)
     demo_page.send("too late")
-    demo_page.send("much too late")
-    expect(demo_page.lines).to_have_count(1)
+    expect(demo_page.lines).to_have_count(2)
+    sockets.evaluate("delete window.sockets[0].readyState; window.sockets[0].close(4000)")
+    expect(demo_page.lines.last).to_contain_text("too late")
+    expect(demo_page.lines).to_have_count(5)
 
 
 # The log
@@ -488,7 +811,7 @@ def test_a_small_screen_shows_the_last_event_where_one_sends(
     page = new_page(viewport={"width": 360, "height": 640})
     demo_page = DemoPage(page, demo.origin)
     last_event = page.locator("#lastEvent")
-    demo_page.connect(demo.url("/commands"))
+    demo_page.connect_once(demo.url("/commands"))
     expect(last_event).to_have_text("Connection opened")
     demo_page.send(json.dumps({"do": "send", "text": "<b>" + "x" * 300}))
     expect(last_event).to_have_text(re.compile(r"^Received after \d+\.\d ms: <b>x{197}$"))
@@ -569,6 +892,8 @@ def test_the_keyboard_is_enough(demo_page: DemoPage) -> None:
     expect(demo_page.state).to_have_text("Closed")
     expect(demo_page.connect_button).to_be_focused()
     keyboard.press("Tab")
+    expect(demo_page.download_button).to_be_focused()
+    keyboard.press("Tab")
     expect(demo_page.log).to_be_focused()
 
 
@@ -595,6 +920,7 @@ def test_no_message_makes_the_page_scroll_sideways(
     demo_page.send_file(bytes(100_000))
     expect(demo_page.lines).to_have_count(5)
     demo_page.close()
+    demo_page.reconnect.uncheck()
     demo_page.url.fill(f"ws://127.0.0.1:{free_port()}/{'x' * 1000}")
     demo_page.connect_button.click()
     expect(demo_page.page.get_by_text(NEVER_OPENED)).to_be_visible()
@@ -712,7 +1038,8 @@ def test_the_page_asks_no_other_host(page: Page, demo: Server) -> None:
     demo_page.send("Hello")
     expect(demo_page.lines).to_have_count(3)
     paths = {url.partition(f"//{demo.host}:{demo.port}")[2] for url in urls}
-    assert paths == {"/", "/ws", "/static/ws_support/demo.css", "/static/ws_support/demo.js"}
+    files = ("demo.css", "client.js", "demo.js", "demo_log.js", "demo_page.js", "demo_plot.js")
+    assert paths == {"/", "/ws", *(f"/static/ws_support/{name}" for name in files)}
 
 
 def test_a_session_keeps_the_content_security_policy(page: Page, demo: Server) -> None:

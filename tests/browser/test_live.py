@@ -313,7 +313,7 @@ def test_each_state_is_readable_and_looks_different(
     live_page.expect_open(live)
     label = live_page.states.first
     seen = []
-    for state in ("connecting", "open", "lost"):
+    for state in ("connecting", "open", "bad"):
         label.evaluate("(label, state) => { label.dataset.state = state }", state)
         background, text = colours(label)
         assert contrast(background, text) >= 4.5

@@ -128,6 +128,8 @@ class Subscriber(AsyncWebsocketConsumer):
                 await self.broadcast(**command)
             case "broadcast json":
                 await broadcast_json(command["topic"], command["value"])
+            case "broadcast binary":
+                await broadcast(command["topic"], bytes(command["size"]))
             case "broadcast many":
                 for number in range(command["count"]):
                     size = command.get("size", 0)

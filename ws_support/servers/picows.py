@@ -32,22 +32,24 @@ from uvicorn.protocols.utils import (
 from uvicorn.server import ServerState
 
 from ws_support.closing import CloseCode, may_be_sent
-from ws_support.servers.picows_handshake import Headers, Refused, Request, accept, response
-from ws_support.servers.picows_parser import (
-    BINARY,
+from ws_support.frames import (
     BINARY_HEADS,
-    CLOSE,
-    CONTINUATION,
-    PING,
-    PONG,
-    TEXT,
     TEXT_HEADS,
-    Parser,
     close_frame,
     long_binary_head,
     long_text_head,
     ping_frame,
     pong_frame,
+)
+from ws_support.servers.picows_handshake import Headers, Refused, Request, accept, response
+from ws_support.servers.picows_parser import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    Parser,
 )
 
 logger = logging.getLogger("ws_support.servers")
@@ -399,6 +401,13 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         else:
             # A buffer that may be changed is copied: all of it may not be sent at once.
             self.transport.writelines((head, bytes(data)))
+
+    def write_frame(self, frame: bytes) -> bool:
+        """Write the frame of a message of which everybody gets the same; whether that could be."""
+        if self._phase is not _OPEN or self._blocked is not None:
+            return False
+        self._write(frame)
+        return True
 
     async def _send_other(self, message: Any) -> None:
         kind = message["type"]

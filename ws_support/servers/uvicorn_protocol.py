@@ -6,6 +6,7 @@ from asyncio import TimerHandle
 from typing import Any, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
 _PIECE: Final = 2**16
 """Bytes that are taken apart in one go."""
@@ -68,6 +69,22 @@ class Protocol(WebSocketsSansIOProtocol):
             self.transport = self.transport.transport
             if not self.read_paused:
                 self.transport.resume_reading()
+
+    def write_frame(self, frame: bytes) -> bool:
+        """Write the frame of a message of which everybody gets the same; whether that could be.
+
+        Compressed, each connection has one of its own (RFC 7692, section 7.2.3.2).
+        """
+        conn = self.conn
+        if (
+            conn.state is not State.OPEN
+            or conn.extensions
+            or self.disconnected
+            or not self.writable.is_set()
+        ):
+            return False
+        self.transport.write(frame)
+        return True
 
     async def run_asgi(self) -> None:
         await super().run_asgi()

@@ -1,56 +1,35 @@
 // The page at /live: two sockets that come back when they are lost, and a form.
 // Whatever comes from the server gets into the page as text, never as HTML.
 
+import { ReliableWebSocket } from "../ws_support/client.js";
+
 byId("scriptNotice").remove();
 
 const MAX_MESSAGES = 100;
 
 const TIME_OF_DAY = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 
-/** Hands what arrives at `path` to `onMessage`, as JSON. Connects again for as long as it takes. */
-class LiveSocket {
-  #url;
-  #name;
-  #onMessage;
-
-  constructor(path, name, onMessage) {
-    this.#url = new URL(path, location.href);
-    this.#url.protocol = this.#url.protocol.replace("http", "ws");
-    this.#name = name;
-    this.#onMessage = onMessage;
-    this.#connect();
-  }
-
-  #connect() {
-    const socket = new WebSocket(this.#url);
-    let hasOpened = false;
-    socket.addEventListener("open", () => {
-      hasOpened = true;
-      this.#show("open", "Open");
-    });
-    socket.addEventListener("message", ({ data }) => this.#onMessage(JSON.parse(data)));
-    socket.addEventListener("close", ({ code }) => {
-      this.#showLoss(hasOpened ? `Lost (${code}), reconnecting...` : "Not open, trying again...");
-      // When a server ends, all pages lose their sockets at once. They come back one by one.
-      setTimeout(() => this.#connect(), 1000 + 4000 * Math.random());
-    });
-  }
-
-  /** One sentence for a loss, however often the way back fails: each new one is read aloud. */
-  #showLoss(words) {
-    if (this.#label.dataset.state === "lost") return;
-    this.#show("lost", words);
-    byId(`${this.#name}Process`).textContent = "-";
-  }
-
-  #show(state, words) {
-    this.#label.dataset.state = state;
-    this.#label.textContent = words;
-  }
-
-  get #label() {
-    return byId(`${this.#name}State`);
-  }
+/** Hands what arrives at `path` to `onMessage`, as JSON. */
+function connect(path, name, onMessage) {
+  const label = byId(`${name}State`);
+  const show = (state, words) => {
+    label.dataset.state = state;
+    label.textContent = words;
+  };
+  const socket = new ReliableWebSocket(path);
+  let hasOpened = false;
+  socket.onopen = () => {
+    hasOpened = true;
+    show("open", "Open");
+  };
+  socket.onmessage = ({ data }) => onMessage(JSON.parse(data));
+  socket.onreconnecting = ({ attempt, code }) => {
+    // One sentence for a loss, however often the way back fails: each new one is read aloud.
+    if (attempt > 1) return;
+    show("reconnecting", hasOpened ? `Lost (${code}), reconnecting...` : "Not open, trying again...");
+    byId(`${name}Process`).textContent = "-";
+  };
+  socket.onclose = ({ code }) => show("bad", `Closed (${code}). Reload the page to try again.`);
 }
 
 function showTick({ number, time, pid, sockets }) {
@@ -105,5 +84,5 @@ function byId(id) {
   return document.getElementById(id);
 }
 
-new LiveSocket("live/ticker", "ticker", showTick);
-new LiveSocket("live/board", "board", showBoardMessage);
+connect("live/ticker", "ticker", showTick);
+connect("live/board", "board", showBoardMessage);

@@ -1,28 +1,30 @@
-// The demo page: one socket at a time, and a log of every step that it takes.
-// Whatever comes from a peer or a file gets into the page as text, never as HTML.
+// The demo page: one socket at a time that comes back when it is lost, and a log of every step.
+
+import { ReliableWebSocket, pageSettings } from "./client.js";
+import { CommunicationLog, inBytes } from "./demo_log.js";
+import { byId, byteSize, count, filled, inSeconds, onSubmit, rescueFocus, showError } from "./demo_page.js";
+import { RoundTrips } from "./demo_plot.js";
 
 byId("scriptNotice").remove();
 
-const MAX_LINES = 500;
-const PREVIEW_CHARACTERS = 200;
-const PREVIEW_LINES = 10;
-const PREVIEW_BYTES = 48;
-const ANNOUNCEMENT_INTERVAL = 1000; // milliseconds
+const MIN_DELAY = 1_000; // all in milliseconds
+const MAX_DELAY = 10_000;
+const HEARTBEAT_INTERVAL = 1_000;
+const COUNTDOWN_INTERVAL = 100;
+const MAX_FIRST_ATTEMPTS = 3;
 
-const TIME_OF_DAY = new Intl.DateTimeFormat("en-GB", {
-  hour: "2-digit",
-  minute: "2-digit",
-  second: "2-digit",
-  fractionalSecondDigits: 3,
-});
+const HEARTBEAT_MESSAGE = "\x05"; // ENQ
 
-// By WebSocket.readyState.
-const STATES = [
-  { name: "connecting", label: "Connecting..." },
-  { name: "open", label: "Open" },
-  { name: "closing", label: "Closing..." },
-  { name: "closed", label: "Closed" },
-];
+// What asks the server of this page to cut the connection: EOT, the end of transmission.
+const CUT = "\x04";
+
+const STATES = {
+  connecting: "Connecting...",
+  reconnecting: "Reconnecting...",
+  open: "Open",
+  closing: "Closing...",
+  closed: "Closed",
+};
 
 const GOOD_CLOSE_CODES = [1000, 1001];
 const CLOSE_CODES = {
@@ -46,25 +48,50 @@ const CLOSE_CODES = {
 
 class DemoPage {
   #log;
+  #roundTrips;
+  #sent = new Counter(byId("sentCount"));
+  #received = new Counter(byId("receivedCount"));
   #socket = null;
   #hasOpened = false;
+  #isOurs = false; // whether the server is the one of this page
+  #waiting = null; // the `reconnecting` event of an attempt that is still to come
+  #countdown;
   #sendTimes = []; // of the messages whose echo has not come yet; echoes come in order
 
-  constructor(log) {
+  constructor(log, roundTrips) {
     this.#log = log;
+    this.#roundTrips = roundTrips;
     onSubmit("connectForm", () => this.#connect());
     onSubmit("messageForm", () => this.#sendText());
     onSubmit("fileForm", () => this.#sendFile());
-    byId("closeButton").addEventListener("click", () => this.#close());
-    byId("connectionUrl").value = echoUrl(byId("connectionUrl").dataset.path);
+    onSubmit("closeForm", () => this.#close());
+    byId("cutButton").addEventListener("click", () => this.#socket.send(CUT));
+    byId("retryButton").addEventListener("click", () => this.#retry());
+    byId("connectionUrl").value = this.#ownUrl;
+  }
+
+  get #ownUrl() {
+    const url = new URL(byId("connectionUrl").dataset.path, location.href);
+    url.protocol = url.protocol.replace("http", "ws");
+    return url.href;
   }
 
   #connect() {
     if (this.#socket && this.#socket.readyState !== WebSocket.CLOSED) return;
     const field = byId("connectionUrl");
+    const offered = byId("subprotocols");
     showError(field);
+    showError(offered);
+    const url = field.value.trim();
+    const subprotocols = offered.value.split(/[\s,]+/).filter(Boolean);
+    if (!areSubprotocols(subprotocols)) {
+      showError(offered, "Names without spaces, each one once, with commas between them.");
+      offered.focus();
+      return;
+    }
+    this.#isOurs = url === this.#ownUrl;
     try {
-      this.#socket = openSocket(field.value.trim());
+      this.#socket = openSocket(url, subprotocols, this.#isOurs, byId("reconnect").checked);
     } catch (error) {
       showError(field, explainUrlError(error));
       field.focus();
@@ -74,8 +101,11 @@ class DemoPage {
     this.#sendTimes = [];
     this.#listen("open", () => this.#handleOpen());
     this.#listen("message", (event) => this.#handleMessage(event));
+    this.#listen("latency", (event) => this.#roundTrips.add(event.latency));
+    this.#listen("reconnecting", (event) => this.#handleLoss(event));
+    this.#listen("reconnected", (event) => this.#handleReturn(event));
     this.#listen("close", (event) => this.#handleClose(event));
-    this.#showState();
+    this.#show("connecting");
   }
 
   // An earlier socket may still have something to say, which is no business of this connection.
@@ -87,34 +117,70 @@ class DemoPage {
   }
 
   #handleOpen() {
+    this.#waitFor(null);
+    this.#show("open");
+    showError(byId("connectionUrl"));
+    const { protocol } = this.#socket;
+    if (!this.#hasOpened) {
+      this.#log.addEvent(`Connection opened${protocol && `, sub-protocol ${protocol}`}`);
+    }
     this.#hasOpened = true;
-    this.#showState();
-    this.#log.addEvent("Connection opened");
+    // What waits goes out now.
+    this.#sendTimes = this.#sendTimes.map(() => performance.now());
     rescueFocus(byId("sendMessage"));
+  }
+
+  #handleReturn({ attempts, downtime }) {
+    this.#log.addEvent(
+      `Connection opened again after ${inSeconds(downtime)}, with attempt ${attempts}`,
+    );
   }
 
   #handleMessage({ data }) {
     const sendTime = this.#sendTimes.shift();
+    this.#received.add(byteSize(data));
     // A server that is no echo also sends what nobody asked for.
-    const isEcho = sendTime !== undefined;
-    this.#log.addReceived(data, isEcho ? `${(performance.now() - sendTime).toFixed(1)} ms` : "");
+    if (sendTime === undefined) {
+      this.#log.addReceived(data, "");
+    } else {
+      const roundTrip = performance.now() - sendTime;
+      this.#roundTrips.add(roundTrip);
+      this.#log.addReceived(data, `${roundTrip.toFixed(1)} ms`);
+    }
+  }
+
+  #handleLoss(event) {
+    const { attempt, delay, code, reason } = event;
+    const wasOpen = this.#stateIs("open");
+    // What was on its way is lost; what is sent from now on waits.
+    if (wasOpen) this.#sendTimes = [];
+    const what = wasOpen ? `${closingLine("lost", code, reason)}.` : "No connection.";
+    this.#log.addEvent(`${what} Attempt ${attempt} in ${inSeconds(delay)}`, "bad");
+    this.#waitFor(event);
+    this.#show("reconnecting");
+    if (!this.#hasOpened) this.#explain();
+    rescueFocus(byId("retryButton"));
   }
 
   #handleClose({ code, reason }) {
+    this.#waitFor(null);
     // A connection that never opened has 1006.
     const isGood = GOOD_CLOSE_CODES.includes(code);
-    this.#showState(isGood ? undefined : code);
-    this.#log.addEvent(closingLine(code, reason, this.#hasOpened), isGood ? "good" : "bad");
-    if (!this.#hasOpened) {
-      const { url } = this.#socket;
-      showError(byId("connectionUrl"), filled("neverOpened", { url, origin: location.origin }));
-    }
+    this.#show("closed", isGood ? undefined : code);
+    const line = closingLine("closed", code, reason, this.#hasOpened);
+    this.#log.addEvent(line, isGood ? "good" : "bad");
+    if (!this.#hasOpened) this.#explain();
     rescueFocus(byId("connectButton"));
+  }
+
+  #explain() {
+    const texts = { url: this.#socket.url, origin: location.origin };
+    showError(byId("connectionUrl"), filled("neverOpened", texts));
   }
 
   #sendText() {
     const message = byId("sendMessage");
-    this.#send(message.value);
+    this.#send(message.value, message);
     message.select();
   }
 
@@ -127,105 +193,124 @@ class DemoPage {
     const content = await file.arrayBuffer().catch((error) => {
       showError(field, `The browser cannot read ${file.name}: ${error.message}`);
     });
-    if (content && socket === this.#socket) this.#send(content);
+    if (content && socket === this.#socket) this.#send(content, field);
   }
 
-  #send(data) {
-    // A close from the server changes the state some time before the event that tells.
-    if (this.#socket.readyState !== WebSocket.OPEN) return;
-    this.#log.addSent(data);
-    this.#sendTimes.push(performance.now());
-    this.#socket.send(data);
+  #send(data, field) {
+    if (this.#socket.readyState > WebSocket.OPEN) return;
+    const time = performance.now();
+    showError(field);
+    try {
+      this.#socket.send(data);
+    } catch (error) {
+      showError(field, error.message);
+      return;
+    }
+    this.#sendTimes.push(time);
+    this.#sent.add(byteSize(data));
+    this.#log.addSent(data, this.#stateIs("open") ? "" : "waits");
   }
 
   #close() {
-    this.#socket.close(1000, "Closing from client");
-    this.#showState();
+    const code = byId("closeCode");
+    showError(code);
+    try {
+      this.#socket.close(Number(code.value), byId("closeReason").value);
+    } catch (error) {
+      showError(code, error.message);
+      code.focus();
+      return;
+    }
+    this.#waitFor(null);
+    this.#show("closing");
   }
 
-  #showState(badCode) {
-    const { name, label } = STATES[this.#socket.readyState];
-    byId("stateLabel").textContent = badCode ? `${label} (${badCode})` : label;
-    byId("stateLabel").dataset.state = badCode ? "bad" : name;
+  #retry() {
+    this.#socket.reconnect();
+    rescueFocus(byId("sendMessage"));
+  }
+
+  // What is seen of it.
+
+  #show(state, badCode) {
+    const label = byId("stateLabel");
+    label.textContent = badCode ? `${STATES[state]} (${badCode})` : STATES[state];
+    label.dataset.state = badCode ? "bad" : state;
     for (const control of document.querySelectorAll("[data-enabled-in]")) {
-      control.disabled = !control.dataset.enabledIn.split(" ").includes(name);
+      control.disabled = !control.dataset.enabledIn.split(" ").includes(state);
     }
+    byId("cutButton").disabled = state !== "open" || !this.#isOurs;
+  }
+
+  #stateIs(state) {
+    return byId("stateLabel").dataset.state === state;
+  }
+
+  /** Count down to this attempt, or to none. */
+  #waitFor(event) {
+    clearInterval(this.#countdown);
+    byId("waiting").hidden = event === null;
+    if (event === null) return;
+    const end = performance.now() + event.delay;
+    const tick = () => {
+      const left = end - performance.now();
+      byId("countdown").textContent =
+        left > 0 ? `Attempt ${event.attempt} in ${inSeconds(left)}` : `Attempt ${event.attempt} ...`;
+      byId("retryButton").disabled = left <= 0;
+      if (left <= 0) clearInterval(this.#countdown);
+    };
+    this.#countdown = setInterval(tick, COUNTDOWN_INTERVAL);
+    tick();
   }
 }
 
-class CommunicationLog {
-  #rows = byId("commsLog");
-  #announcer = new Announcer(byId("announcement"));
-  #dropped = 0;
+/** Messages of one direction, and their bytes. */
+class Counter {
+  #element;
+  #messages = 0;
+  #bytes = 0;
 
-  addEvent(event, kind = "good") {
-    this.#add(kind, filled("eventLine", { time: TIME_OF_DAY.format(), event }), event);
+  constructor(element) {
+    this.#element = element;
   }
 
-  addSent(data) {
-    this.#addMessage("sent", { from: "Client", to: "Server", roundTrip: "" }, data, "Sent");
-  }
-
-  addReceived(data, roundTrip) {
-    const what = roundTrip ? `Received after ${roundTrip}` : "Received";
-    this.#addMessage("received", { from: "Server", to: "Client", roundTrip }, data, what);
-  }
-
-  #addMessage(direction, way, data, what) {
-    const describe = typeof data === "string" ? describeText : describeBinary;
-    const { inShort, ...fields } = describe(data);
-    const line = filled("messageLine", { time: TIME_OF_DAY.format(), ...way, ...fields });
-    this.#add(direction, line, `${what}: ${inShort}`);
-  }
-
-  #add(kind, line, summary) {
-    line.firstElementChild.classList.add(kind);
-    this.#rows.append(line);
-    if (this.#rows.childElementCount > MAX_LINES) {
-      this.#rows.firstElementChild.remove();
-      this.#dropped += 1;
-      byId("droppedNote").textContent =
-        `The last ${MAX_LINES} lines; ${count(this.#dropped, "older one")} dropped`;
-    }
-    byId("lastEvent").textContent = summary;
-    byId("lastEvent").className = kind;
-    this.#announcer.announce(summary);
+  add(bytes) {
+    this.#messages += 1;
+    this.#bytes += bytes;
+    this.#element.textContent = `${count(this.#messages, "message")}, ${inBytes(this.#bytes)}`;
   }
 }
 
-/** Tells screen readers what is new, at most once a second: a busy socket must not drown them. */
-class Announcer {
-  #region;
-  #news = [];
-
-  constructor(region) {
-    this.#region = region;
-  }
-
-  announce(text) {
-    this.#news.push(text);
-    if (this.#news.length === 1) setTimeout(() => this.#speak(), ANNOUNCEMENT_INTERVAL);
-  }
-
-  #speak() {
-    const news = this.#news.splice(0);
-    this.#region.textContent =
-      news.length > 3 ? `${news.length} new lines. The last: ${news.at(-1)}` : news.join(". ");
-  }
-}
-
-function echoUrl(path) {
-  const url = new URL(path, location.href);
-  url.protocol = url.protocol.replace("http", "ws");
-  return url.href;
-}
-
-function openSocket(url) {
+function openSocket(url, subprotocols, isOurs, reconnects) {
   // Newer browsers also take http:// and relative addresses; older ones throw this error.
   if (!/^wss?:\/\//i.test(url)) throw new SyntaxError(url);
-  const socket = new WebSocket(url);
+  const socket = new ReliableWebSocket(url, subprotocols, {
+    minDelay: MIN_DELAY,
+    maxDelay: MAX_DELAY,
+    maxAttempts: reconnects ? Infinity : 0,
+    maxFirstAttempts: MAX_FIRST_ATTEMPTS,
+    ...(isOurs ? heartbeat() : { heartbeatInterval: null }),
+  });
   socket.binaryType = "arraybuffer";
   return socket;
+}
+
+/** One each second, which the server answers: as a heartbeat, or else as the echo that it is. */
+function heartbeat() {
+  const { heartbeatInterval, heartbeatMessage, heartbeatReply } = pageSettings();
+  const isAnswered = heartbeatInterval !== null && heartbeatMessage !== null;
+  const message = heartbeatMessage ?? HEARTBEAT_MESSAGE;
+  return {
+    heartbeatInterval: Math.min(heartbeatInterval ?? Infinity, HEARTBEAT_INTERVAL),
+    heartbeatMessage: message,
+    heartbeatReply: isAnswered ? heartbeatReply : message,
+  };
+}
+
+/** Tokens (RFC 6455, section 4.1), each one once. */
+function areSubprotocols(names) {
+  const areTokens = names.every((name) => /^[!#$%&'*+.^_`|~\w-]+$/.test(name));
+  return areTokens && new Set(names).size === names.length;
 }
 
 function explainUrlError(error) {
@@ -235,71 +320,10 @@ function explainUrlError(error) {
     : `The browser does not open this address: ${error.message}`;
 }
 
-function closingLine(code, reason, hasOpened) {
+function closingLine(what, code, reason, hasOpened = true) {
   const meaning = hasOpened ? CLOSE_CODES[code] : "never opened";
   const explained = meaning ? `${code} (${meaning})` : code;
-  return `Connection closed. Code: ${explained}. Reason: ${reason || "none given"}`;
+  return `Connection ${what}. Code: ${explained}. Reason: ${reason || "none given"}`;
 }
 
-function describeText(text) {
-  const size = byteSize(new TextEncoder().encode(text).length);
-  // Half of a surrogate pair is no character.
-  const start = text.slice(0, PREVIEW_CHARACTERS).replace(/[\uD800-\uDBFF]$/, "");
-  const preview = start.split("\n", PREVIEW_LINES).join("\n");
-  const rest = text ? more(text.length - preview.length, "character") : "empty";
-  return { type: "text", size, preview, rest, inShort: preview || "empty text" };
-}
-
-function describeBinary(buffer) {
-  const size = byteSize(buffer.byteLength);
-  const bytes = new Uint8Array(buffer, 0, Math.min(buffer.byteLength, PREVIEW_BYTES));
-  const preview = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(" ");
-  const rest = buffer.byteLength ? more(buffer.byteLength - bytes.length, "byte") : "empty";
-  return { type: "binary", size, preview, rest, inShort: `${size} of binary` };
-}
-
-function more(number, unit) {
-  return number > 0 ? `... and ${count(number, `more ${unit}`)}` : "";
-}
-
-function count(number, thing) {
-  return `${number.toLocaleString("en")} ${thing}${number === 1 ? "" : "s"}`;
-}
-
-function byteSize(bytes) {
-  return `${bytes.toLocaleString("en")} B`;
-}
-
-/** What the page has under this id in a `<template>`, with these texts in its fields. */
-function filled(templateId, texts) {
-  const content = byId(templateId).content.cloneNode(true);
-  for (const [field, text] of Object.entries(texts)) {
-    content.querySelector(`[data-field="${field}"]`).textContent = text;
-  }
-  return content;
-}
-
-/** Show this text or node in the field's own place for errors; none: the field is in order. */
-function showError(field, error = "") {
-  byId(field.getAttribute("aria-describedby")).replaceChildren(error);
-  field.setAttribute("aria-invalid", String(error !== ""));
-}
-
-/** Focus `element` if what had the focus was disabled: else the user would start at the top. */
-function rescueFocus(element) {
-  const active = document.activeElement;
-  if (!active || active === document.body || active.disabled) element.focus();
-}
-
-function onSubmit(formId, handler) {
-  byId(formId).addEventListener("submit", (event) => {
-    event.preventDefault();
-    handler();
-  });
-}
-
-function byId(id) {
-  return document.getElementById(id);
-}
-
-new DemoPage(new CommunicationLog());
+new DemoPage(new CommunicationLog(), new RoundTrips());

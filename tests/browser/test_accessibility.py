@@ -1,0 +1,82 @@
+"""What axe-core finds on the demo's pages, in each of their states and in both colour schemes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.test_demo import DemoPage
+from tests.conftest import need_npm_package
+from tests.harness import Server, free_port
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    return (need_npm_package("axe-core") / "axe.min.js").read_text()
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(request: pytest.FixtureRequest, new_page: Callable[..., Page]) -> Page:
+    return new_page(color_scheme=request.param, reduced_motion="reduce", bypass_csp=True)
+
+
+def violations(page: Page, axe: str) -> list[str]:
+    page.evaluate(axe)
+    results: dict[str, Any] = page.evaluate("axe.run({ resultTypes: ['violations'] })")
+    assert len(results["passes"]) > 20
+    return [
+        f"{found['id']}: {node['html']}"
+        for found in results["violations"]
+        for node in found["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_demo_page_is_accessible_from_the_start_to_the_end(
+    page: Page, demo: Server, axe: str, width: int, expected_errors: list[str]
+) -> None:
+    expected_errors += ["WebSocket connection to"]
+    page.set_viewport_size({"width": width, "height": 800})
+    demo_page = DemoPage(page, demo.origin)
+    assert violations(page, axe) == []
+    demo_page.connect()
+    demo_page.send("Hello")
+    expect(demo_page.lines).to_have_count(3)
+    expect(page.locator("#plotWords")).to_contain_text("Median")
+    assert violations(page, axe) == []
+    page.get_by_role("button", name="Cut Connection").click()
+    expect(demo_page.lines.last).to_contain_text("Connection opened again")
+    assert violations(page, axe) == []
+    demo_page.close()
+    demo_page.url.fill(f"ws://127.0.0.1:{free_port()}/ws")
+    demo_page.connect_button.click()
+    expect(demo_page.state).to_have_text("Reconnecting...")
+    assert violations(page, axe) == []
+    demo_page.close_button.click()
+    expect(demo_page.state).to_have_text(re.compile("Closed"))
+    demo_page.url.fill("nonsense")
+    demo_page.connect_button.click()
+    assert violations(page, axe) == []
+
+
+def test_the_live_page_is_accessible(page: Page, demo: Server, axe: str) -> None:
+    page.goto(f"{demo.origin}/live")
+    expect(page.get_by_role("status")).to_have_text(["Open", "Open"])
+    page.get_by_label("Message to everybody").fill("Hello")
+    page.get_by_role("button", name="Broadcast").click()
+    expect(page.get_by_role("log")).to_contain_text("Hello")
+    assert violations(page, axe) == []
+
+
+def test_axe_finds_what_is_wrong(page: Page, demo: Server, axe: str) -> None:
+    page.goto(demo.origin)
+    page.evaluate("document.querySelector('label').remove()")
+    found = violations(page, axe)
+    assert any(each.startswith("label: ") for each in found), json.dumps(found)

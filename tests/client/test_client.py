@@ -1,0 +1,65 @@
+"""The browser client by itself: in Node.js, with its types, and the same list of options everywhere."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need_npm_package
+from tests.harness import ROOT
+
+HERE = Path(__file__).resolve().parent
+CLIENT = ROOT / "ws_support" / "static" / "ws_support"
+
+
+@pytest.fixture(scope="module")
+def node() -> str:
+    """Node.js 20 or newer: the machine's, or the one that Playwright brings along."""
+    import playwright
+
+    bundled = Path(playwright.__file__).parent / "driver" / "node"
+    for program in filter(None, (shutil.which("node"), str(bundled))):
+        version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+        if int(version.stdout.lstrip("v").partition(".")[0]) >= 20:
+            return program
+    raise AssertionError(f"no Node.js 20 or newer, not even {bundled}")
+
+
+def test_the_client_does_what_its_unit_tests_say(node: str) -> None:
+    run = subprocess.run(
+        [node, "--test", "--test-reporter=tap", HERE / "client.test.js"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert int(re.search(r"^# pass (\d+)$", run.stdout, re.M)[1]) > 90
+
+
+def test_the_types_fit_how_it_is_used(node: str) -> None:
+    compiler = need_npm_package("typescript") / "bin" / "tsc"
+    run = subprocess.run(
+        [node, compiler, "--project", HERE],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+
+
+def test_the_types_name_every_option() -> None:
+    source = (CLIENT / "client.js").read_text()
+    defaults = re.search(r"const DEFAULTS = \{\n(.*?)\n\};", source, re.S)[1]
+    declared = re.search(
+        r"export interface Options \{\n(.*?)\n\}", (CLIENT / "client.d.ts").read_text(), re.S
+    )[1]
+    names = re.findall(r"^  (\w+):", defaults, re.M)
+    assert names == re.findall(r"^  (\w+)\?:", declared, re.M)
+    page = (ROOT / "docs" / "browser.md").read_text()
+    assert [name for name in names if f"`{name}`" not in page] == []

@@ -1,0 +1,42 @@
+// What a page in TypeScript writes, and what it is told that it must not. Compiled, never run.
+
+import { ReliableWebSocket, pageSettings } from "/static/ws_support/client.js";
+
+const socket = new ReliableWebSocket("/ws", ["v2", "v1"], { minDelay: 500, queue: false });
+new ReliableWebSocket();
+new ReliableWebSocket(new URL("wss://example.com/ws"), "v1");
+new ReliableWebSocket(async () => `/ws?token=${await Promise.resolve(1)}`, [], {
+  ...pageSettings(),
+  heartbeatInterval: null,
+  finalCodes: [4000],
+});
+
+socket.binaryType = "arraybuffer";
+socket.onopen = function () {
+  const state: number = this.readyState;
+  if (state === ReliableWebSocket.OPEN) socket.send("who I am");
+};
+socket.onmessage = ({ data }) => console.log(data);
+socket.onclose = ({ code, reason, wasClean }) => console.log(code + 1, reason.length, !wasClean);
+socket.onreconnecting = ({ attempt, delay, code }) => console.log(attempt + delay + code);
+socket.addEventListener("reconnected", ({ attempts, downtime }) => console.log(attempts + downtime));
+socket.addEventListener("latency", ({ latency }) => console.log(latency.toFixed(1)), { once: true });
+socket.send(new Uint8Array([1, 2, 3]));
+socket.send(new Blob(["abc"]));
+socket.reconnect();
+socket.close(4000, "done");
+const latency: number | null = socket.latency;
+console.log(latency, socket.bufferedAmount, socket.protocol, socket.url);
+
+// In place of WebSocket, where only what both have is used.
+const either: Pick<WebSocket, "send" | "close" | "readyState" | "bufferedAmount" | "protocol"> = socket;
+either.send("Hello");
+
+// @ts-expect-error: no such option
+new ReliableWebSocket("/ws", [], { maxdelay: 1 });
+// @ts-expect-error: no number is a URL
+new ReliableWebSocket(5);
+// @ts-expect-error: no object is a message
+socket.send({ text: "Hello" });
+// @ts-expect-error: decided by the connection
+socket.readyState = 1;

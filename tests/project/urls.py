@@ -1,0 +1,65 @@
+"""The demo's pages, an empty one with the browser client, and those of the documentation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from django.http import HttpResponse
+from django.template import engines
+from django.urls import path
+
+from example_project.urls import urlpatterns as demo_patterns
+
+PAGE = """
+{% load static ws_support %}
+<!doctype html>
+<title>Client</title>
+<link rel="icon" href="data:,">
+{% websocket_client "/logged" %}
+<script type="module">
+  import { ReliableWebSocket } from "{% static 'ws_support/client.js' %}";
+
+  window.ReliableWebSocket = ReliableWebSocket;
+
+  /** Open one, and keep what it says. */
+  window.start = (options, url) => {
+    window.events = [];
+    window.socket = new ReliableWebSocket(url, [], options);
+    for (const type of ["open", "message", "latency", "reconnecting", "reconnected", "close"]) {
+      window.socket.addEventListener(type, ({ data, code, attempt, attempts }) => {
+        window.events.push({ type, data, code, attempt, attempts, time: performance.now() });
+      });
+    }
+  };
+</script>
+"""
+
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def rendered(request, source):
+    return HttpResponse(engines["django"].from_string(source).render({}, request))
+
+
+def client(request):
+    return rendered(request, PAGE)
+
+
+def example(request, page):
+    """The first HTML of a page of the documentation."""
+    text = (ROOT / page).read_text()
+    return rendered(request, re.search(r"^```html\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[1])
+
+
+def token(request):
+    return HttpResponse("a token")
+
+
+urlpatterns = [
+    *demo_patterns,
+    path("client", client),
+    path("token", token),
+    path("example/<path:page>", example),
+]

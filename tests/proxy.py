@@ -1,0 +1,35 @@
+"""A TCP proxy in a process of its own: `python -m tests.proxy PORT TARGET_PORT`.
+
+Stopped with SIGSTOP it is a network that is cut: nothing goes through, nobody is told, and whoever
+connects hangs. After SIGCONT it goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import suppress
+
+
+async def main(port: int, target: int) -> None:
+    async def connected(reader, writer):
+        try:
+            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", target)
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(forward(reader, target_writer), forward(target_reader, writer))
+
+    server = await asyncio.start_server(connected, "127.0.0.1", port)
+    await server.serve_forever()
+
+
+async def forward(reader, writer):
+    with suppress(OSError):
+        while data := await reader.read(2**16):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))

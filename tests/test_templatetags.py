@@ -1,0 +1,60 @@
+"""What `{% websocket_client %}` puts into a page."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from django.template import engines
+
+
+def rendered(tag: str, **context: object) -> str:
+    source = f"{{% load ws_support %}}{{% {tag} %}}"
+    return engines["django"].from_string(source).render(context)
+
+
+def handed_over(tag: str = "websocket_client", **context: object) -> dict[str, object]:
+    found = re.fullmatch(
+        r'<script id="ws_support-client" type="application/json">(.*)</script>',
+        rendered(tag, **context),
+    )
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_without_an_interval_there_is_no_heartbeat():
+    assert handed_over() == {
+        "heartbeatInterval": None,
+        "heartbeatMessage": "\x05",
+        "heartbeatReply": "\x06",
+    }
+
+
+def test_the_interval_is_in_milliseconds(settings):
+    settings.WS_SUPPORT = {"HEARTBEAT_INTERVAL": 1.5}
+    assert handed_over()["heartbeatInterval"] == 1500
+
+
+def test_an_interval_that_is_longer_than_timers_of_browsers_is_cut(settings):
+    settings.WS_SUPPORT = {"HEARTBEAT_INTERVAL": 30 * 24 * 3600}
+    assert handed_over()["heartbeatInterval"] == 2**31 - 1
+
+
+def test_messages_are_those_of_the_settings(settings):
+    settings.WS_SUPPORT = {"HEARTBEAT_MESSAGE": None, "HEARTBEAT_REPLY": "pong"}
+    assert handed_over()["heartbeatMessage"] is None
+    assert handed_over()["heartbeatReply"] == "pong"
+
+
+def test_a_path_is_handed_over():
+    assert handed_over('websocket_client "/chat"')["path"] == "/chat"
+    assert handed_over("websocket_client path", path="/rooms/1")["path"] == "/rooms/1"
+    assert "path" not in handed_over()
+
+
+@pytest.mark.parametrize("text", ["</script><script>alert(1)</script>", '"', "\u2028", "&amp;"])
+def test_no_setting_ends_the_script(settings, text):
+    settings.WS_SUPPORT = {"HEARTBEAT_MESSAGE": text}
+    assert rendered("websocket_client").count("<") == 2
+    assert handed_over()["heartbeatMessage"] == text

@@ -1,0 +1,491 @@
+// A WebSocket that comes back: in place of the browser's own, with the same arguments and events.
+//
+//     import { ReliableWebSocket } from "./client.js";
+//
+//     const socket = new ReliableWebSocket("/ws");
+//     socket.onmessage = ({ data }) => console.log(data);
+//     socket.send("Hello");
+//
+// Without dependencies, and served as it is. Types are in client.d.ts.
+
+const DEFAULTS = {
+  path: undefined,
+  minDelay: 1_000,
+  maxDelay: 30_000,
+  maxAttempts: Infinity,
+  maxFirstAttempts: 5,
+  connectTimeout: 10_000,
+  finalCodes: [],
+  queue: true,
+  maxQueue: 100,
+  heartbeatInterval: null,
+  heartbeatMessage: "\x05",
+  heartbeatReply: "\x06",
+};
+
+// What has no better end the next time: the client broke the protocol or a limit, or may not connect.
+const FINAL_CODES = [1002, 1003, 1007, 1008, 1009, 1010, 3000, 3003];
+
+const NO_STATUS = 1005;
+const ABNORMAL_CLOSURE = 1006;
+const TIMEOUT = 3008;
+
+const MAX_UNANSWERED = 16;
+const MIN_TICK = 10; // milliseconds
+const MAX_DELAY = 2 ** 31 - 1; // of setTimeout
+
+const EVENTS = ["open", "message", "close", "error", "reconnecting", "reconnected", "latency"];
+
+export class ReliableWebSocket extends EventTarget {
+  static CONNECTING = 0;
+  static OPEN = 1;
+  static CLOSING = 2;
+  static CLOSED = 3;
+
+  #address;
+  #protocols;
+  #options;
+  #finalCodes;
+  #handlers = new Map();
+  #binaryType = "blob";
+  #readyState = ReliableWebSocket.CONNECTING;
+  #url = "";
+  #protocol = "";
+  #extensions = "";
+
+  // One attempt, and the connection that comes of it: aborting it ends whatever belongs to it.
+  #attempt = new AbortController();
+  #socket = null;
+  #timer;
+  #isWaiting = false;
+  #attempts = 0; // in a row, none of which has led to much
+  #hasOpened = false;
+  #openedAt = 0;
+  #lostAt = 0;
+  #queue = [];
+
+  #heartbeatTimer;
+  #sentAt = 0;
+  #receivedAt = 0;
+  #unanswered = []; // when each heartbeat was sent that has no reply yet
+  #latency = null;
+
+  constructor(url, protocols = [], options = {}) {
+    super();
+    this.#options = checkedOptions({ ...pageSettings(), ...options });
+    this.#finalCodes = new Set([...FINAL_CODES, ...this.#options.finalCodes]);
+    this.#address = url ?? this.#options.path;
+    if (this.#address === undefined) {
+      throw new TypeError(
+        'ReliableWebSocket needs a URL: as its first argument, or from {% websocket_client "/ws" %}.',
+      );
+    }
+    this.#protocols = protocols;
+    try {
+      this.#connect();
+    } catch (error) {
+      this.#release();
+      throw error;
+    }
+    for (const [target, type] of wakingEvents()) target.addEventListener(type, this.#wake);
+  }
+
+  get url() {
+    return this.#url;
+  }
+
+  /** CONNECTING also while the connection is lost, until it is back or given up. */
+  get readyState() {
+    return this.#readyState;
+  }
+
+  get protocol() {
+    return this.#protocol;
+  }
+
+  get extensions() {
+    return this.#extensions;
+  }
+
+  /** Bytes that are not sent yet, also those that wait for a connection. */
+  get bufferedAmount() {
+    const waiting = this.#queue.reduce((sum, data) => sum + byteSize(data), 0);
+    return waiting + (this.#socket?.bufferedAmount ?? 0);
+  }
+
+  get binaryType() {
+    return this.#binaryType;
+  }
+
+  set binaryType(type) {
+    if (type !== "blob" && type !== "arraybuffer") return; // as browsers do
+    this.#binaryType = type;
+    if (this.#socket) this.#socket.binaryType = type;
+  }
+
+  /** Milliseconds from the last heartbeat to its reply; null before the first. */
+  get latency() {
+    return this.#latency;
+  }
+
+  /**
+   * Send a message, or keep it until there is a connection.
+   *
+   * Throws a QuotaExceededError when `maxQueue` messages wait already. What was sent and had not
+   * arrived when the connection was lost is not sent again.
+   */
+  send(data) {
+    if (this.#readyState > ReliableWebSocket.OPEN) return; // as browsers do
+    if (this.#canSend()) {
+      this.#sentAt = performance.now();
+      this.#socket.send(data);
+    } else if (this.#options.queue) {
+      const { maxQueue } = this.#options;
+      if (this.#queue.length >= maxQueue) {
+        throw new DOMException(
+          `${maxQueue} messages wait for a connection already (maxQueue).`,
+          "QuotaExceededError",
+        );
+      }
+      this.#queue.push(copied(data));
+    }
+  }
+
+  /** Close for good. Messages that wait for a connection are dropped. */
+  close(code, reason) {
+    checkClose(code, reason);
+    if (this.#readyState > ReliableWebSocket.OPEN) return;
+    this.#queue = [];
+    this.#stopHeartbeat();
+    if (this.#socket) {
+      this.#readyState = ReliableWebSocket.CLOSING;
+      clearTimeout(this.#timer);
+      this.#socket.close(...(code === undefined ? [] : [code, reason ?? ""]));
+      return;
+    }
+    this.#release();
+    this.#readyState = ReliableWebSocket.CLOSING;
+    // Events come after the call has returned, as in browsers.
+    queueMicrotask(() => this.#finish({ code: code ?? NO_STATUS, reason: reason ?? "" }, false));
+  }
+
+  /** Do not wait any longer before the next attempt. */
+  reconnect() {
+    if (this.#isWaiting) this.#connectAgain();
+  }
+
+  // From attempt to attempt.
+
+  #connect() {
+    this.#release();
+    const { connectTimeout } = this.#options;
+    this.#timer = setTimeout(() => {
+      this.#lose({ code: ABNORMAL_CLOSURE, reason: `Not open within ${connectTimeout} ms` });
+    }, connectTimeout);
+    if (typeof this.#address === "function") {
+      this.#openWhenKnown(this.#address, this.#attempt.signal);
+    } else {
+      this.#open(this.#address);
+    }
+  }
+
+  #connectAgain() {
+    try {
+      this.#connect();
+    } catch (error) {
+      this.#giveUp(error);
+    }
+  }
+
+  /** What WebSocket itself does not take, it will not take the next time either. */
+  #giveUp(error) {
+    this.#release();
+    this.#finish({ code: ABNORMAL_CLOSURE, reason: error.message, error }, false);
+  }
+
+  async #openWhenKnown(address, signal) {
+    let url;
+    try {
+      url = await address();
+    } catch (error) {
+      // It may have asked a server that is away, too.
+      if (!signal.aborted) this.#lose({ code: ABNORMAL_CLOSURE, reason: "No URL", error });
+      return;
+    }
+    if (signal.aborted) return;
+    try {
+      this.#open(url);
+    } catch (error) {
+      this.#giveUp(error);
+    }
+  }
+
+  #open(url) {
+    const socket = new WebSocket(absolute(url), this.#protocols);
+    this.#socket = socket;
+    this.#url = socket.url;
+    socket.binaryType = this.#binaryType;
+    const { signal } = this.#attempt;
+    socket.addEventListener("open", () => this.#handleOpen(), { signal });
+    socket.addEventListener("message", (event) => this.#handleMessage(event), { signal });
+    socket.addEventListener("close", (event) => this.#handleClose(event), { signal });
+  }
+
+  #handleOpen() {
+    if (this.#readyState === ReliableWebSocket.CLOSING) return;
+    clearTimeout(this.#timer);
+    const { signal } = this.#attempt;
+    const isBack = this.#hasOpened;
+    const attempts = this.#attempts;
+    this.#readyState = ReliableWebSocket.OPEN;
+    this.#protocol = this.#socket.protocol;
+    this.#extensions = this.#socket.extensions;
+    this.#hasOpened = true;
+    this.#openedAt = performance.now();
+    this.#startHeartbeat();
+    // First, so that what its handlers send comes before what has waited: it may be what the server
+    // has to know of each connection.
+    this.dispatchEvent(new Event("open"));
+    if (isBack && !signal.aborted) {
+      const downtime = this.#openedAt - this.#lostAt;
+      this.dispatchEvent(withFields(new Event("reconnected"), { attempts, downtime }));
+    }
+    if (signal.aborted) return;
+    for (const data of this.#queue.splice(0)) this.send(data);
+  }
+
+  #handleMessage({ data, origin }) {
+    this.#receivedAt = performance.now();
+    if (this.#unanswered.length > 0 && data === this.#options.heartbeatReply) {
+      this.#latency = this.#receivedAt - this.#unanswered.shift();
+      this.dispatchEvent(withFields(new Event("latency"), { latency: this.#latency }));
+    } else {
+      this.dispatchEvent(new MessageEvent("message", { data, origin }));
+    }
+  }
+
+  #handleClose({ code, reason, wasClean }) {
+    if (this.#readyState === ReliableWebSocket.CLOSING || this.#finalCodes.has(code)) {
+      this.#release();
+      this.#finish({ code, reason }, wasClean);
+    } else {
+      this.#lose({ code, reason, wasClean });
+    }
+  }
+
+  /** Try again after a while, unless that has been tried often enough. */
+  #lose({ code, reason, wasClean = false, error }) {
+    const now = performance.now();
+    const isOpen = this.#readyState === ReliableWebSocket.OPEN;
+    this.#release();
+    const { minDelay, maxDelay, maxAttempts, maxFirstAttempts } = this.#options;
+    const backoff = () => Math.min(maxDelay, minDelay * 2 ** this.#attempts);
+    if (isOpen) {
+      this.#lostAt = now;
+      // A server that accepts and closes at once is not asked more often than one that is away.
+      if (now - this.#openedAt >= backoff()) this.#attempts = 0;
+    }
+    if (this.#attempts >= (this.#hasOpened ? maxAttempts : Math.min(maxAttempts, maxFirstAttempts))) {
+      this.#finish({ code, reason, error }, wasClean);
+      return;
+    }
+    // "Full jitter": when a server ends, all of its clients are lost at once, and must not come back
+    // at once.
+    const delay = Math.random() * backoff();
+    this.#attempts += 1;
+    this.#readyState = ReliableWebSocket.CONNECTING;
+    this.#isWaiting = true;
+    this.#timer = setTimeout(() => this.#connectAgain(), delay);
+    const fields = { attempt: this.#attempts, delay, code, reason, wasClean, error };
+    this.dispatchEvent(withFields(new Event("reconnecting"), fields));
+  }
+
+  #finish({ code, reason, error }, wasClean) {
+    this.#readyState = ReliableWebSocket.CLOSED;
+    this.#queue = [];
+    for (const [target, type] of wakingEvents()) target.removeEventListener(type, this.#wake);
+    if (!wasClean) this.dispatchEvent(withFields(new Event("error"), { error }));
+    this.dispatchEvent(new CloseEvent("close", { code, reason, wasClean }));
+  }
+
+  /** End what belongs to the attempt, or the wait, so far. */
+  #release() {
+    this.#attempt.abort();
+    this.#attempt = new AbortController();
+    this.#socket?.close();
+    this.#socket = null;
+    this.#isWaiting = false;
+    clearTimeout(this.#timer);
+    this.#stopHeartbeat();
+  }
+
+  /** The network is back, or the page is in sight again. */
+  #wake = () => {
+    if (globalThis.document?.visibilityState === "hidden") return;
+    this.reconnect();
+    if (this.#readyState === ReliableWebSocket.OPEN && this.#heartbeatTimer) this.#beat(true);
+  };
+
+  #canSend() {
+    return (
+      this.#readyState === ReliableWebSocket.OPEN && this.#socket.readyState === WebSocket.OPEN
+    );
+  }
+
+  // The heartbeat: a message every X, and a dead connection after 2 X without one.
+
+  #startHeartbeat() {
+    const { heartbeatInterval, heartbeatMessage } = this.#options;
+    if (heartbeatInterval === null || heartbeatMessage === null) return;
+    this.#sentAt = this.#receivedAt = performance.now();
+    this.#beat();
+  }
+
+  #stopHeartbeat() {
+    clearTimeout(this.#heartbeatTimer);
+    this.#heartbeatTimer = undefined;
+    this.#unanswered = [];
+  }
+
+  #beat(isAtOnce = false) {
+    const { heartbeatInterval: interval, heartbeatMessage: message } = this.#options;
+    const now = performance.now();
+    const [askedAt = Infinity] = this.#unanswered;
+    // In a tab that is out of sight, timers are late: a reply that was not asked for is not missed.
+    const deadAt = Math.max(this.#receivedAt + 2 * interval, askedAt + interval);
+    if (now >= deadAt) {
+      const reason = `No message for ${2 * interval} ms`;
+      this.#socket.close(TIMEOUT, reason); // for a server that is there after all
+      this.#lose({ code: ABNORMAL_CLOSURE, reason });
+      return;
+    }
+    const isDue = now >= this.#sentAt + interval;
+    const isSilent = isAtOnce || now >= this.#receivedAt + interval;
+    if ((isDue || (isSilent && askedAt === Infinity)) && this.#canSend()) {
+      this.#socket.send(message);
+      this.#sentAt = now;
+      this.#unanswered.push(now);
+      // Of a server that sends much and answers no heartbeat.
+      if (this.#unanswered.length > MAX_UNANSWERED) this.#unanswered.shift();
+    }
+    clearTimeout(this.#heartbeatTimer);
+    const [awaitedSince] = this.#unanswered;
+    const nextLook =
+      awaitedSince === undefined
+        ? this.#receivedAt + interval
+        : Math.max(this.#receivedAt + 2 * interval, awaitedSince + interval);
+    const delay = Math.max(Math.min(this.#sentAt + interval, nextLook) - now, MIN_TICK);
+    this.#heartbeatTimer = setTimeout(() => this.#beat(), delay);
+  }
+
+  // onopen, onmessage and so on: in the place among other listeners where they were first set.
+
+  static {
+    for (const type of EVENTS) {
+      Object.defineProperty(this.prototype, `on${type}`, {
+        configurable: true,
+        enumerable: true,
+        get() {
+          return this.#handlers.get(type) ?? null;
+        },
+        set(handler) {
+          if (!this.#handlers.has(type)) {
+            this.addEventListener(type, (event) => this.#handlers.get(type)?.call(this, event));
+          }
+          this.#handlers.set(type, typeof handler === "function" ? handler : null);
+        },
+      });
+    }
+    for (const name of ["CONNECTING", "OPEN", "CLOSING", "CLOSED"]) {
+      Object.defineProperty(this.prototype, name, { value: this[name], enumerable: true });
+    }
+  }
+}
+
+/** What `{% websocket_client %}` has put into the page. */
+export function pageSettings() {
+  const element = globalThis.document?.getElementById("ws_support-client");
+  return element ? JSON.parse(element.textContent) : {};
+}
+
+function checkedOptions(given) {
+  for (const name of Object.keys(given)) {
+    if (!(name in DEFAULTS)) throw new TypeError(`ReliableWebSocket has no option ${name}.`);
+  }
+  const options = { ...DEFAULTS, ...withoutUndefined(given) };
+  const isDelay = (value) => typeof value === "number" && value > 0 && value <= MAX_DELAY;
+  const isCount = (value) => value === Infinity || (Number.isInteger(value) && value >= 0);
+  const delay = "a number of milliseconds above 0";
+  const count = "a whole number, or Infinity";
+  const rules = {
+    minDelay: [isDelay, delay],
+    maxDelay: [(value) => isDelay(value) && value >= options.minDelay, `${delay}, from minDelay on`],
+    maxAttempts: [isCount, count],
+    maxFirstAttempts: [isCount, count],
+    connectTimeout: [isDelay, delay],
+    finalCodes: [(value) => Array.isArray(value) && value.every(Number.isInteger), "a list of codes"],
+    queue: [(value) => typeof value === "boolean", "true or false"],
+    maxQueue: [isCount, count],
+    heartbeatInterval: [(value) => value === null || isDelay(value), `${delay}, or null`],
+    heartbeatMessage: [(value) => value === null || typeof value === "string", "text, or null"],
+    heartbeatReply: [(value) => typeof value === "string", "text"],
+  };
+  for (const [name, [isGood, wanted]] of Object.entries(rules)) {
+    if (!isGood(options[name])) {
+      throw new TypeError(`ReliableWebSocket: ${name} must be ${wanted}, not ${options[name]}.`);
+    }
+  }
+  return options;
+}
+
+function withoutUndefined(object) {
+  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined));
+}
+
+/** The rules of WebSocket.close(), also where there is no connection. */
+function checkClose(code, reason = "") {
+  if (code !== undefined && code !== 1000 && !(code >= 3000 && code <= 4999)) {
+    throw new DOMException(
+      `A page may close with 1000 and with 3000 to 4999, not with ${code}.`,
+      "InvalidAccessError",
+    );
+  }
+  if (byteSize(reason) > 123) {
+    throw new DOMException("The reason of a close is longer than 123 bytes.", "SyntaxError");
+  }
+}
+
+/** `url` from where the page is, and ws: for http:. What is no URL is left to WebSocket to refuse. */
+function absolute(url) {
+  let result;
+  try {
+    result = new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href);
+  } catch {
+    return url;
+  }
+  result.protocol = result.protocol.replace(/^http/, "ws");
+  return result.href;
+}
+
+/** The data as it is now: a buffer may be changed before there is a connection. */
+function copied(data) {
+  if (data instanceof ArrayBuffer) return data.slice(0);
+  if (ArrayBuffer.isView(data)) {
+    return data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength);
+  }
+  return data instanceof Blob ? data : String(data);
+}
+
+function byteSize(data) {
+  if (typeof data === "string") return new TextEncoder().encode(data).length;
+  return data.byteLength ?? data.size;
+}
+
+function withFields(event, fields) {
+  return Object.assign(event, fields);
+}
+
+function* wakingEvents() {
+  if (globalThis.addEventListener) yield [globalThis, "online"];
+  if (globalThis.document) yield [document, "visibilitychange"];
+}
