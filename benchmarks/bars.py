@@ -196,7 +196,7 @@ COMPARISONS: Final = (
             case=case.name,
         )
         for against, at_most in (
-            # Uvicorn's own protocol frames a message for each connection; those of `runasgi` do not.
+            # By its own command, Uvicorn frames a message for each connection.
             ("websockets", dict.fromkeys(("uvicorn+runasgi", "uvicorn-picows"), 1 / 0.8)),
             ("node", {}),
         )

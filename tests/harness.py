@@ -124,8 +124,9 @@ def serving(
 ) -> Iterator[Server]:
     """A server for `tests.project` with these settings, started and stopped.
 
-    It has a port of its own, unless one is given. `asgi_server` is one that `runasgi` starts, instead of `command`. `listens_at` is the Unix
-    socket that the arguments name. Unless it `waits`, the server may not be listening yet.
+    It has a port of its own, unless one is given. `asgi_server` is one that `runasgi` starts,
+    instead of `command`. `listens_at` is the Unix socket that the arguments name. Unless it
+    `waits`, the server may not be listening yet.
     """
     if asgi_server is not None:
         command = "runasgi"

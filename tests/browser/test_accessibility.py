@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.test_demo import DemoPage
+from tests.browser.test_live import LivePage, serving_live
 from tests.conftest import need_npm_package
 from tests.harness import Server, free_port
 
@@ -20,6 +21,12 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def axe() -> str:
     return (need_npm_package("axe-core") / "axe.min.js").read_text()
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving_live(tmp_path_factory.mktemp("live")) as server:
+        yield server
 
 
 @pytest.fixture(params=["light", "dark"])
@@ -66,12 +73,11 @@ def test_the_demo_page_is_accessible_from_the_start_to_the_end(
     assert violations(page, axe) == []
 
 
-def test_the_live_page_is_accessible(page: Page, demo: Server, axe: str) -> None:
-    page.goto(f"{demo.origin}/live")
-    expect(page.get_by_role("status")).to_have_text(["Open", "Open"])
-    page.get_by_label("Message to everybody").fill("Hello")
-    page.get_by_role("button", name="Broadcast").click()
-    expect(page.get_by_role("log")).to_contain_text("Hello")
+def test_the_live_page_is_accessible(page: Page, live: Server, axe: str) -> None:
+    live_page = LivePage(page, live)
+    live_page.expect_open(live)
+    live_page.send("Hello")
+    live_page.expect_message("Hello", live)
     assert violations(page, axe) == []
 
 

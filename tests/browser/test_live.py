@@ -27,8 +27,8 @@ class LivePage:
 
     def __init__(self, page: Page, server: Server) -> None:
         self.page = page
-        # The least time until a page connects again.
-        page.add_init_script("Math.random = () => 0")
+        # A short time until a page connects again.
+        page.add_init_script("Math.random = () => 0.1")
         self.response = page.goto(f"{server.origin}/live")
         ticker = page.get_by_role("region", name="Ticker")
         board = page.get_by_role("region", name="Broadcast", exact=True)
@@ -265,6 +265,7 @@ def test_a_page_whose_sockets_are_refused_says_so(
     """)
     live_page = LivePage(page, live)
     expect(live_page.states).to_have_text(["Not open, trying again..."] * 2)
+    expect(live_page.states).to_have_text(["Closed (1006). Reload the page to try again."] * 2)
 
 
 # Using it
@@ -308,7 +309,7 @@ def test_no_text_makes_the_page_scroll_sideways(page: Page, live: Server) -> Non
 def test_each_state_is_readable_and_looks_different(
     new_page: Callable[..., Page], live: Server, scheme: str
 ) -> None:
-    page = new_page(color_scheme=scheme)
+    page = new_page(color_scheme=scheme, reduced_motion="reduce")
     live_page = LivePage(page, live)
     live_page.expect_open(live)
     label = live_page.states.first

@@ -1,4 +1,4 @@
-"""The browser client by itself: in Node.js, with its types, and the same list of options everywhere."""
+"""The browser client by itself: in Node.js, its types, and what is said of its options."""
 
 from __future__ import annotations
 

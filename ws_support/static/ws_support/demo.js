@@ -66,7 +66,7 @@ class DemoPage {
     onSubmit("fileForm", () => this.#sendFile());
     onSubmit("closeForm", () => this.#close());
     byId("cutButton").addEventListener("click", () => this.#socket.send(CUT));
-    byId("retryButton").addEventListener("click", () => this.#retry());
+    byId("retryButton").addEventListener("click", () => this.#socket.reconnect());
     byId("connectionUrl").value = this.#ownUrl;
   }
 
@@ -223,11 +223,6 @@ class DemoPage {
     }
     this.#waitFor(null);
     this.#show("closing");
-  }
-
-  #retry() {
-    this.#socket.reconnect();
-    rescueFocus(byId("sendMessage"));
   }
 
   // What is seen of it.

@@ -20,10 +20,15 @@ export function showError(field, error = "") {
   field.setAttribute("aria-invalid", String(error !== ""));
 }
 
-/** Focus `element` if what had the focus was disabled: else the user would start at the top. */
+/**
+ * Focus `element` if what had the focus was disabled or hidden: else the user would start at the top.
+ * What is looked at stays in sight.
+ */
 export function rescueFocus(element) {
   const active = document.activeElement;
-  if (!active || active === document.body || active.disabled) element.focus();
+  if (!active || active === document.body || active.disabled || active.closest("[hidden]")) {
+    element.focus({ preventScroll: true });
+  }
 }
 
 export function onSubmit(formId, handler) {
