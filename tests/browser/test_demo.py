@@ -493,7 +493,7 @@ def test_the_next_attempt_is_counted_down_to_and_can_be_made_at_once(
     demo_page.retry_button.click()
     expect(demo_page.state).to_have_text("Open")
     expect(demo_page.countdown).to_be_hidden()
-    expect(demo_page.lines.last).to_contain_text("again after 0.4 s, with attempt 1")
+    expect(demo_page.lines.last).to_contain_text("again after 0.4 s, on attempt 1")
     expect(demo_page.message).to_be_focused()
 
 

@@ -132,7 +132,7 @@ class DemoPage {
 
   #handleReturn({ attempts, downtime }) {
     this.#log.addEvent(
-      `Connection opened again after ${inSeconds(downtime)}, with attempt ${attempts}`,
+      `Connection opened again after ${inSeconds(downtime)}, on attempt ${attempts}`,
     );
   }
 
