@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from tests.certificates import Certificates, make_certificates
 from tests.harness import ROOT, Server, serving
@@ -19,6 +20,39 @@ os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
 # A shared machine is slow for a moment now and then.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+
+class _Scheduling(LoadFileScheduling):
+    """The tests of a file run in one process, since they share servers or a browser. Those of the
+    files below do not, and run wherever there is time: last, when files are long."""
+
+    alone = frozenset(
+        {
+            "tests/management/test_broadcast.py",
+            "tests/management/test_runasgi.py",
+            "tests/middleware/test_heartbeat.py",
+            "tests/servers/test_addresses.py",
+            "tests/servers/test_stopping.py",
+            "tests/test_redis_away.py",
+        }
+    )
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return nodeid if file in self.alone else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return _Scheduling(config, log)
+
+
+@pytest.fixture(autouse=True)
+def _no_coverage_in_slow_servers(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they run through is covered by other tests, and measuring it makes them slower still."""
+    if request.node.get_closest_marker("slow"):
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 @pytest.fixture

@@ -69,10 +69,9 @@ class Server:
         """The lines that `tests.project.asgi` logged, of one kind and for one path."""
         # The last line may be on its way.
         lines = self.log().rpartition("\n")[0].splitlines()
-        lines = [line for line in lines if line.startswith('{"event"')]
-        events = (json.loads(line) for line in lines)
-        found = [each for each in events if each["event"] == name]
-        return [each for each in found if path in (None, each.get("path"))]
+        lines = [line for line in lines if line.startswith(f'{{"event": "{name}"')]
+        events = [json.loads(line) for line in lines]
+        return [each for each in events if path in (None, each.get("path"))]
 
     def wait_for_event(self, name: str, path: str, count: int = 1) -> dict[str, Any]:
         """The `count`th event of this kind, when it has come."""

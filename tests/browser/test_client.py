@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -143,11 +143,12 @@ def test_there_is_no_way_back_from_a_close_of_the_page_or_1008(
     assert len(client_server.events("connected", path)) == before + 1
 
 
+@pytest.mark.parametrize("name", SERVERS)
 def test_a_page_of_a_foreign_origin_gives_up_after_six_attempts(
-    serve_client: Callable[..., Server], page: Page, expected_errors: list[str]
+    serve_client: Callable[..., Server], page: Page, expected_errors: list[str], name: str
 ) -> None:
     expected_errors += FAILED
-    server = serve_client(WS_SUPPORT={"ALLOWED_ORIGINS": ["https://client.com"]})
+    server = serve_client(asgi_server=name, WS_SUPPORT={"ALLOWED_ORIGINS": ["https://client.com"]})
     client = Client(page, server.origin)
     client.start(minDelay=10)
     assert client.wait_for("close")["code"] == 1006
@@ -237,9 +238,12 @@ def example(word: str) -> str:
     return found
 
 
-@pytest.fixture(scope="module")
-def client_server(tmp_path_factory: pytest.TempPathFactory):
+@pytest.fixture(scope="module", params=SERVERS)
+def client_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """For tests that leave it as it is."""
     log_file = tmp_path_factory.mktemp("client") / "server.log"
-    with serving(log_file, ROOT_URLCONF="tests.project.urls") as server:
+    options = {"asgi_server": request.param, "ROOT_URLCONF": "tests.project.urls"}
+    with serving(log_file, **options) as server:
         yield server

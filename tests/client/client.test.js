@@ -316,12 +316,14 @@ describe("reconnecting", () => {
     });
   }
 
-  test("a tab that goes out of sight changes nothing", () => {
+  test("a tab that goes out of sight changes nothing, and comes online like any other", () => {
     open();
     FakeSocket.last.ends();
     page.visibilityState = "hidden";
     page.dispatchEvent(new Event("visibilitychange"));
     assert.equal(FakeSocket.all.length, 1);
+    page.dispatchEvent(new Event("online"));
+    assert.equal(FakeSocket.all.length, 2);
   });
 
   test("reconnect() does not wait any longer", () => {
@@ -359,6 +361,16 @@ describe("reconnecting", () => {
     assert.equal(clock.timers, 0);
   });
 
+  test("close() when it is back ends it before it is told", () => {
+    const socket = open();
+    const events = recorded(socket);
+    loseAndRetry();
+    socket.onopen = () => socket.close();
+    FakeSocket.last.opens();
+    FakeSocket.last.ends(1000);
+    assert.deepEqual(events.types, ["reconnecting", "open", "close"]);
+  });
+
   test("close() during an attempt is the end", () => {
     const socket = new ReliableWebSocket("/ws");
     const events = recorded(socket);
@@ -394,6 +406,17 @@ describe("a function for the URL", () => {
   test("that fails is asked again", async () => {
     const error = new Error("away");
     const socket = new ReliableWebSocket(() => Promise.reject(error));
+    const events = recorded(socket);
+    await settled();
+    assert.deepEqual(events.types, ["reconnecting"]);
+    assert.equal(events[0].error, error);
+  });
+
+  test("that throws is asked again, and listeners hear of it", async () => {
+    const error = new Error("mistake");
+    const socket = new ReliableWebSocket(() => {
+      throw error;
+    });
     const events = recorded(socket);
     await settled();
     assert.deepEqual(events.types, ["reconnecting"]);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -111,13 +112,18 @@ def test_ctrl_c_ends_make_demo_and_everything_that_it_started(checkout, first_de
         socket.create_connection((server.host, server.port), BOUND)
 
 
-def test_make_test_starts_within_three_seconds_from_the_second_time_on(checkout):
-    options = ["test", "VENV=.venv-test", "PYTEST_ARGS=--version"]
-    first = make(checkout, *options)
+def test_make_test_starts_within_three_seconds_from_the_second_time_on(checkout, tmp_path):
+    copy = shutil.copytree(checkout, tmp_path / "checkout", ignore=shutil.ignore_patterns(".venv*"))
+    # It is the second time that matters, so the first one need not install all of them.
+    project = copy / "pyproject.toml"
+    text = re.sub(r"(?ms)^dev = \[.*?^\]", 'dev = ["pytest", "pytest-xdist"]', project.read_text())
+    project.write_text(text)
+    options = ["test", "PYTEST_ARGS=--version"]
+    first = make(copy, *options)
     assert first.returncode == 0, first.stdout
     for _ in range(3):
         start = time.monotonic()
-        again = make(checkout, *options)
+        again = make(copy, *options)
         took = time.monotonic() - start
         assert again.returncode == 0, again.stdout
         if took < START_BOUND:

@@ -93,10 +93,11 @@ def test_sub_protocols_of_several_headers_are_one_list(server):
         (b"sec-websocket-protocol", b",third ,"),
     ]
     with server.raw() as client:
-        status, head = client.handshake("/headers", headers=headers)
+        status, head = client.handshake("/commands", headers=headers)
         assert status == 101
         assert b"sec-websocket-protocol" not in head.lower()
-        assert client.frame() is not None
+        client.send_frame(TEXT, b'{"do": "scope", "keys": ["subprotocols"]}')
+        assert client.frame() == (TEXT, b'{"subprotocols": ["first", "second", "third"]}')
 
 
 def test_frames_right_behind_the_request_are_not_lost(server):

@@ -206,7 +206,8 @@ export class ReliableWebSocket extends EventTarget {
   async #openWhenKnown(address, signal) {
     let url;
     try {
-      url = await address();
+      // Also what it throws at once comes after the constructor has returned.
+      url = await (async () => address())();
     } catch (error) {
       // It may have asked a server that is away, too.
       if (!signal.aborted) this.#lose({ code: ABNORMAL_CLOSURE, reason: "No URL", error });
@@ -246,7 +247,7 @@ export class ReliableWebSocket extends EventTarget {
     // First, so that what its handlers send comes before what has waited: it may be what the server
     // has to know of each connection.
     this.dispatchEvent(new Event("open"));
-    if (isBack && !signal.aborted) {
+    if (isBack && this.#readyState === ReliableWebSocket.OPEN) {
       const downtime = this.#openedAt - this.#lostAt;
       this.dispatchEvent(withFields(new Event("reconnected"), { attempts, downtime }));
     }
@@ -320,8 +321,8 @@ export class ReliableWebSocket extends EventTarget {
   }
 
   /** The network is back, or the page is in sight again. */
-  #wake = () => {
-    if (globalThis.document?.visibilityState === "hidden") return;
+  #wake = ({ type }) => {
+    if (type === "visibilitychange" && document.visibilityState === "hidden") return;
     this.reconnect();
     if (this.#readyState === ReliableWebSocket.OPEN && this.#heartbeatTimer) this.#beat(true);
   };
