@@ -15,6 +15,34 @@ from tests.certificates import Certificates, make_certificates
 from tests.harness import ROOT, Server, serving
 from tests.redis import CORE, PUBSUB, Redis
 
+ALONE = frozenset(
+    {
+        "tests/management/test_broadcast.py",
+        "tests/management/test_runasgi.py",
+        "tests/middleware/test_heartbeat.py",
+        "tests/servers/test_addresses.py",
+        "tests/servers/test_stopping.py",
+        "tests/test_redis_away.py",
+    }
+)
+"""Files whose tests share nothing, and run wherever there is time."""
+
+LONG = [
+    "tests/browser/test_demo.py",
+    "tests/test_endings.py",
+    "tests/deploy/test_commands.py",
+    "tests/test_redis_away.py",
+    "tests/servers/test_behaviours.py",
+    "tests/servers/test_picows.py",
+    "tests/servers/test_daphne.py",
+    "tests/browser/test_client.py",
+    "tests/servers/test_floods.py",
+    "tests/test_redis.py",
+    "tests/deploy/test_proxies.py",
+    "tests/browser/test_live.py",
+]
+"""Files that take a minute and more."""
+
 # Playwright's synchronous interface runs a loop in this thread, in which no test uses a database.
 os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
 # A shared machine is slow for a moment now and then.
@@ -23,36 +51,27 @@ settings.load_profile("shared")
 
 
 class _Scheduling(LoadFileScheduling):
-    """The tests of a file run in one process, since they share servers or a browser. Those of the
-    files below do not, and run wherever there is time: last, when files are long."""
-
-    alone = frozenset(
-        {
-            "tests/management/test_broadcast.py",
-            "tests/management/test_runasgi.py",
-            "tests/middleware/test_heartbeat.py",
-            "tests/servers/test_addresses.py",
-            "tests/servers/test_stopping.py",
-            "tests/test_redis_away.py",
-        }
-    )
+    """The tests of a file run in one process, since they share servers or a browser, but for those
+    of `ALONE`."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return nodeid if file in self.alone else file
+        return nodeid if file in ALONE else file
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, and small pieces fill the end."""
+
+    def place(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0]
+        return LONG.index(file) if file in LONG else len(LONG) + (file in ALONE)
+
+    items.sort(key=place)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     return _Scheduling(config, log)
-
-
-@pytest.fixture(autouse=True)
-def _no_coverage_in_slow_servers(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What they run through is covered by other tests, and measuring it makes them slower still."""
-    if request.node.get_closest_marker("slow"):
-        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 @pytest.fixture

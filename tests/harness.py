@@ -38,6 +38,11 @@ _OPTIONS = {
 }
 
 
+_WITHOUT_DAPHNE = ("uvicorn", "hypercorn", "granian")
+"""Servers for which the application of that name is not installed: it loads Twisted, and half of
+what a server needs to start is for that."""
+
+
 @dataclass
 class Server:
     process: subprocess.Popen[bytes]
@@ -146,6 +151,8 @@ def serving(
         "TEST_SETTINGS": json.dumps(settings),
         **(environment or {}),
     }
+    if (asgi_server or command).startswith(_WITHOUT_DAPHNE):
+        environment["WITHOUT_DAPHNE"] = "yes"
     with running(
         [*commands[command], *map(str, arguments)],
         log_file,

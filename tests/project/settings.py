@@ -11,6 +11,9 @@ from example_project.settings import *  # noqa: F403
 
 ASGI_APPLICATION = "tests.project.asgi.application"
 
+if os.environ.get("WITHOUT_DAPHNE"):
+    INSTALLED_APPS.remove("daphne")  # noqa: F405
+
 CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 
 LOGGING = {

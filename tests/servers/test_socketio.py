@@ -231,7 +231,7 @@ def stopped_while_polling(tmp_path_factory):
                 log_file,
                 asgi_server=name,
                 ASGI_APPLICATION=APPLICATION,
-                WS_SUPPORT={"SHUTDOWN_TIMEOUT": 3},
+                WS_SUPPORT={"SHUTDOWN_TIMEOUT": 6},
             ) as server,
             PollingClient(server) as client,
         ):
@@ -294,7 +294,7 @@ def test_its_clients_hear_of_a_stop_in_the_way_of_the_server(stopped, name):
 @pytest.mark.parametrize("name", ASGI_SERVERS)
 def test_a_stop_gives_a_long_poll_the_time_of_any_request(stopped_while_polling, name):
     end = stopped_while_polling[name].result()
-    assert end.seconds > 0.85 * 3
+    assert end.seconds > 0.85 * 6
     assert "Traceback" not in end.log
 
 

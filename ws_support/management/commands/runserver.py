@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.python.failure import Failure
 
 from ws_support.conf import get_options
-from ws_support.servers.daphne import Server, configuration
+from ws_support.servers.daphne_server import Server, configuration
 from ws_support.servers.summary import summary
 
 _GOODBYE_TIMEOUT: Final = 2
