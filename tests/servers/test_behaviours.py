@@ -508,23 +508,24 @@ def test_a_silent_peer_is_found_by_the_heartbeat(server):
         assert code_of_disconnect(server, path) == 3008
 
 
-def test_a_consumer_that_closes_with_messages_unread_leaves_no_socket_open(server):
+def test_a_consumer_that_closes_with_messages_unread_leaves_no_socket_open(pinging):
     def open_files() -> int:
-        pids = [server.process.pid, *children(server.process.pid)]
+        pids = [pinging.process.pid, *children(pinging.process.pid)]
         return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
 
     path = path_for("ends")
-    with server.connect() as socket:  # Some files are opened only then.
+    with pinging.connect() as socket:  # Some files are opened only then.
         socket.send("hello")
         assert socket.recv(BOUND) == "hello"
         before = open_files()
     for _ in range(20):
-        with raw(server, path) as client:
+        with raw(pinging, path) as client:
             client.send_frame(TEXT, b'{"do": "close and wait"}')
             with suppress(ConnectionError):  # Some have closed the socket before the last is sent.
                 for _ in range(10):
                     client.send_frame(TEXT, b'{"do": "say", "text": "unread"}')
             assert frame(client) in (close_frame(4002), None)
+    # Hypercorn finds out with its next ping.
     for _ in until("closed sockets", lambda: f"{open_files()} instead of {before}"):
         if open_files() < before + 5:  # Those of other tests come and go.
             break
