@@ -169,7 +169,7 @@ class Link:
         renewed_at = monotonic()
         while True:
             with suppress(asyncio.TimeoutError):
-                every = _RETRY_EVERY if self._is_lost else _PROBE_EVERY
+                every = _RETRY_EVERY if self._is_lost else min(_PROBE_EVERY, renew_every)
                 await asyncio.wait_for(self._look.wait(), every)
             self._look.clear()
             try:
