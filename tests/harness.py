@@ -39,8 +39,8 @@ _OPTIONS = {
 
 
 _WITHOUT_DAPHNE = ("uvicorn", "hypercorn", "granian")
-"""Servers for which the application of that name is not installed: it loads Twisted, and half of
-what a server needs to start is for that."""
+"""Servers for which the application "daphne" is not installed: it loads Twisted, and half of what a
+server needs to start is for that."""
 
 
 @dataclass

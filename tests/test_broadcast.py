@@ -258,7 +258,36 @@ class KnownPeer(Peer):
     __module__ = "uvicorn.protocols"
 
 
-@pytest.mark.parametrize("kind", [Peer, KnownPeer])
+class WritingPeer(KnownPeer):
+    """One that writes frames itself, as our protocols for Uvicorn."""
+
+    __module__ = "uvicorn.protocols"
+
+    def write_frame(self, frame):
+        if self.error is not None:
+            raise self.error
+        self.outgoing.put_nowait(frame)
+        return True
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), RuntimeError("the handler is closed")])
+async def test_a_frame_that_cannot_be_written_keeps_nobody_else_from_theirs(error):
+    async with (
+        connected(Subscriber.as_asgi(), WritingPeer) as broken,
+        connected(Subscriber.as_asgi(), WritingPeer) as sound,
+    ):
+        broken.error = error
+        await broadcast("topic", "x")
+        assert await sound.next() == b"\x81\x01x"
+        broken.leaves()
+        if isinstance(error, OSError):
+            await broken.end()
+        else:
+            with pytest.raises(RuntimeError, match="closed"):
+                await broken.end()
+
+
+@pytest.mark.parametrize("kind", [Peer, KnownPeer, WritingPeer])
 async def test_a_client_that_has_gone_is_no_error(kind):
     async with connected(Subscriber.as_asgi(), kind) as peer:
         peer.error = OSError("gone")

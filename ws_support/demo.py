@@ -20,4 +20,4 @@ class DemoConsumer(EchoConsumer):
         if text_data == _CUT:
             await self.close(_CUT_CODE, "Cut, as the page has asked")
         else:
-            await self.send(text_data=text_data, bytes_data=bytes_data)
+            await super().receive(text_data, bytes_data)

@@ -117,11 +117,8 @@ class Subscriber:
                 return 0 if self._is_dropped else FULL
             waiting.append(published.message)
             return FILLING if 2 * len(waiting) >= self._limit else 0
-        write_frame = self._write_frame
-        if write_frame is not None and self._connection.is_open and write_frame(published.frame):
-            return 0
         if self._takes_steps:
-            self._send_now(published.message)
+            self._send_now(published)
         else:
             self._send_later(published.message, deque())
         return 0
@@ -137,10 +134,18 @@ class Subscriber:
         )
         self._connection.give_up(CloseCode.TRY_AGAIN_LATER, "Too slow for what is broadcast")
 
-    def _send_now(self, message: Any) -> None:
-        awaitable = self._connection.send_data(message)
-        steps = awaitable if iscoroutine(awaitable) else _awaited(awaitable)
+    def _send_now(self, published: Published) -> None:
+        write_frame = self._write_frame
         try:
+            is_written = (
+                write_frame is not None
+                and self._connection.is_open
+                and write_frame(published.frame)
+            )
+            if is_written:
+                return
+            awaitable = self._connection.send_data(published.message)
+            steps = awaitable if iscoroutine(awaitable) else _awaited(awaitable)
             waits_for = steps.send(None)
         except StopIteration:
             return

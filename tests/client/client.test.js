@@ -134,6 +134,7 @@ describe("in place of WebSocket", () => {
     native.ends(1000);
     socket.send("later");
     assert.deepEqual(native.sent, []);
+    assert.equal(socket.bufferedAmount, 0);
   });
 });
 

@@ -249,7 +249,7 @@ export class ReliableWebSocket extends EventTarget {
     this.dispatchEvent(new Event("open"));
     if (isBack && this.#readyState === ReliableWebSocket.OPEN) {
       const downtime = this.#openedAt - this.#lostAt;
-      this.dispatchEvent(withFields(new Event("reconnected"), { attempts, downtime }));
+      this.dispatchEvent(Object.assign(new Event("reconnected"), { attempts, downtime }));
     }
     if (signal.aborted) return;
     for (const data of this.#queue.splice(0)) this.send(data);
@@ -259,7 +259,7 @@ export class ReliableWebSocket extends EventTarget {
     this.#receivedAt = performance.now();
     if (this.#unanswered.length > 0 && data === this.#options.heartbeatReply) {
       this.#latency = this.#receivedAt - this.#unanswered.shift();
-      this.dispatchEvent(withFields(new Event("latency"), { latency: this.#latency }));
+      this.dispatchEvent(Object.assign(new Event("latency"), { latency: this.#latency }));
     } else {
       this.dispatchEvent(new MessageEvent("message", { data, origin }));
     }
@@ -298,14 +298,14 @@ export class ReliableWebSocket extends EventTarget {
     this.#isWaiting = true;
     this.#timer = setTimeout(() => this.#connectAgain(), delay);
     const fields = { attempt: this.#attempts, delay, code, reason, wasClean, error };
-    this.dispatchEvent(withFields(new Event("reconnecting"), fields));
+    this.dispatchEvent(Object.assign(new Event("reconnecting"), fields));
   }
 
   #finish({ code, reason, error }, wasClean) {
     this.#readyState = ReliableWebSocket.CLOSED;
     this.#queue = [];
     for (const [target, type] of wakingEvents()) target.removeEventListener(type, this.#wake);
-    if (!wasClean) this.dispatchEvent(withFields(new Event("error"), { error }));
+    if (!wasClean) this.dispatchEvent(Object.assign(new Event("error"), { error }));
     this.dispatchEvent(new CloseEvent("close", { code, reason, wasClean }));
   }
 
@@ -480,10 +480,6 @@ function copied(data) {
 function byteSize(data) {
   if (typeof data === "string") return new TextEncoder().encode(data).length;
   return data.byteLength ?? data.size;
-}
-
-function withFields(event, fields) {
-  return Object.assign(event, fields);
 }
 
 function* wakingEvents() {
