@@ -14,6 +14,9 @@ UNIX: Final = "unix"
 
 _SECURE: Final = {"http": False, "ws": False, "https": True, "wss": True}
 
+_MAX_HOPS: Final = 64
+"""Addresses that are read, the last ones. A client can write as many as a request's head holds."""
+
 
 class ForwardedHeaders:
     """Puts what trusted proxies write into `X-Forwarded-For` and `X-Forwarded-Proto` into `scope`.
@@ -25,7 +28,8 @@ class ForwardedHeaders:
     Whoever connects can write what they like into these headers, so a header counts only as far as
     the trust goes: `scope["client"]` becomes the last address that is not a trusted proxy's, and
     `scope["scheme"]` what the proxy that connected says. From others, and when malformed, headers
-    change nothing. The port is the client's where the proxy says it, else 0.
+    change nothing. The port is the client's where the proxy says it, else 0. Of more than 64
+    addresses, the last 64 are read.
 
     The headers themselves stay as they are.
     """
@@ -51,11 +55,12 @@ class ForwardedHeaders:
         address = _address(peer[0]) if peer else None
         if not self._trusts(address):
             return
-        hops: list[str] = []
+        hops: list[bytes] = []
         scheme = ""
         for name, value in scope["headers"]:
             if name == b"x-forwarded-for":
-                hops += value.decode("latin-1").split(",")
+                # What stands before the last ones is one string: nobody looks at it.
+                hops = [*hops, *value.rsplit(b",", _MAX_HOPS)][-_MAX_HOPS:]
             elif name == b"x-forwarded-proto":
                 scheme = value.decode("latin-1").rpartition(",")[2].strip().lower()
         client = self._client(reversed(hops))
@@ -65,14 +70,14 @@ class ForwardedHeaders:
             plain = "ws" if scope["type"] == "websocket" else "http"
             scope["scheme"] = f"{plain}s" if _SECURE[scheme] else plain
 
-    def _client(self, hops: Iterator[str]) -> tuple[str, int] | None:
+    def _client(self, hops: Iterator[bytes]) -> tuple[str, int] | None:
         """The first of these that is nobody we trust, or the last one that can be read."""
         client = None
         for hop in hops:
-            host, port = _host_and_port(hop.strip())
-            address = _address(host)
-            if address is None:
+            found = _address_and_port(hop.decode("latin-1").strip())
+            if found is None:
                 break
+            address, port = found
             client = str(address), port
             if not self._trusts(address):
                 break
@@ -97,6 +102,13 @@ def _network(entry: str) -> IPv4Network | IPv6Network:
 
 
 def _address(host: object) -> IPv4Address | IPv6Address | None:
+    """The address that `host` is; None for anything else.
+
+    A zone (RFC 4007, "fe80::1%eth0") is a name on the machine that wrote it, and `ipaddress` takes
+    any text for one.
+    """
+    if isinstance(host, str) and "%" in host:
+        return None
     try:
         address = ip_address(host)  # type: ignore[arg-type]  # Raises for what is none.
     except ValueError:
@@ -105,13 +117,25 @@ def _address(host: object) -> IPv4Address | IPv6Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _host_and_port(hop: str) -> tuple[str, int]:
-    """`1.2.3.4`, `1.2.3.4:5678`, `2001:db8::1` or `[2001:db8::1]:5678`."""
+def _address_and_port(hop: str) -> tuple[IPv4Address | IPv6Address, int] | None:
+    """Read `1.2.3.4`, `1.2.3.4:5678`, `2001:db8::1` or `[2001:db8::1]:5678`.
+
+    A port that is none is 0. None for anything else.
+    """
     if hop.startswith("["):
-        host, _, rest = hop[1:].partition("]")
-        port = rest.removeprefix(":")
+        host, bracket, rest = hop[1:].partition("]")
+        if not bracket or rest[:1] not in {"", ":"} or ":" not in host:
+            return None
+        port = rest[1:]
     elif hop.count(":") == 1:
         host, _, port = hop.partition(":")
     else:
         host, port = hop, ""
-    return host, int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
+    address = _address(host)
+    return None if address is None else (address, _port(port))
+
+
+def _port(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= 65535:
+        return int(text)
+    return 0
