@@ -40,6 +40,10 @@ origins = st.builds(
         ("https://a_b.client.com", "https://a_b.client.com"),
         ("https://client.com.", "https://client.com."),
         ("chrome-extension://abcdefghijklmnop", "chrome-extension://abcdefghijklmnop"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("file://", "file://"),
+        ("FILE://", "file://"),
+        ("app://.", "app://."),
     ],
 )
 def test_an_origin_is_serialized_in_one_way(serialized, same_as):
@@ -98,7 +102,18 @@ def test_an_origin_is_serialized_in_one_way(serialized, same_as):
         "https://client%2ecom",
         f"https://{'a' * 255}.com",
         "1https://client.com",
-        "file://",
+        "http://",
+        "https://.",
+        "ws://",
+        "wss://.",
+        "file:",
+        "file:/",
+        "file:///",
+        "file:///home/page.html",
+        "file://:80",
+        "file://.:80",
+        "app://..",
+        "app:// ",
         "data:text/html,x",
     ],
 )
@@ -163,6 +178,15 @@ def test_null_is_admitted_only_where_it_is_listed():
     assert not OriginRules(["null"]).allows("NULL")
 
 
+@pytest.mark.parametrize("origin", ["file://", "app://", "app://.", "capacitor://localhost"])
+def test_pages_of_apps_are_admitted_by_their_own_origin_only(origin):
+    assert OriginRules(["https://client.com", origin]).allows(origin)
+    assert OriginRules([], [re.escape(origin)]).allows(origin)
+    assert not OriginRules([origin]).allows("null")
+    assert not OriginRules([origin]).allows("https://client.com")
+    assert not OriginRules(["https://client.com", "null", "localhost", ".com"]).allows(origin)
+
+
 @given(st.text())
 def test_a_star_alone_admits_everybody(origin):
     assert OriginRules(["*"]).allows(origin)
@@ -205,6 +229,10 @@ def test_a_regex_sees_only_what_is_an_origin():
         ("https://cl*ent.com", "A wildcard stands for whole labels at the front"),
         ("https://*", "A wildcard stands for whole labels at the front"),
         ("https://*:8000", "A wildcard stands for whole labels at the front"),
+        ("file:///", 'Write "file://".'),
+        ("file:///home/page.html", 'Write "file://".'),
+        ("app://*", "A wildcard stands for whole labels at the front"),
+        ("app://*..", 'Write "https://*.client.com" for its subdomains.'),
         ("", "Write it as browsers send it"),
         ("[::1", "Write it as browsers send it"),
         ("https://client.com:99999", "Write it as browsers send it"),

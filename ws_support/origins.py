@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _WEB_SCHEMES = frozenset(_DEFAULT_PORTS)
+_SCHEMES_WITH_HOST = _WEB_SCHEMES | {"ws", "wss"}
 
 # RFC 6454, section 6.2, and nothing else: no userinfo, path, query, fragment, backslash or space.
 # Underscores are no letters of a host name, but browsers resolve and send them.
 _SCHEME = r"[a-z][a-z0-9+.-]*"
 _HOST = r"\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?"
 _PORT = r"[1-9][0-9]{0,4}"
-_ORIGIN = re.compile(rf"(?P<scheme>{_SCHEME})://(?P<host>{_HOST})(?::(?P<port>{_PORT}))?")
+_ORIGIN = re.compile(rf"(?P<scheme>{_SCHEME})://(?:(?P<host>{_HOST})(?::(?P<port>{_PORT}))?|\.?)")
 _BARE_HOST = re.compile(rf"(?P<dot>\.?)(?P<host>{_HOST})")
 _WILDCARD = re.compile(rf"(?P<scheme>{_SCHEME}://)(?P<wildcard>\*?\.)(?P<rest>.+)")
 _MAX_HOST_LENGTH = 254  # RFC 1035, section 2.3.4, with the dot of the root
@@ -24,7 +25,9 @@ _MAX_HOST_LENGTH = 254  # RFC 1035, section 2.3.4, with the dot of the root
 class Origin(NamedTuple):
     """A scheme, host and port, lower-cased; a port that the scheme implies is `None`.
 
-    Two origins are the same when these three are (RFC 6454, section 5).
+    Two origins are the same when these three are (RFC 6454, section 5). The host is empty for
+    schemes that have none: pages from the disk send `file://`, and those of some apps `app://`
+    (RFC 3986, section 3.2.2, allows that, and RFC 9110, section 4.2.1, forbids it for http).
     """
 
     scheme: str
@@ -37,7 +40,7 @@ class Origin(NamedTuple):
 
 
 def parse_origin(serialized: str) -> Origin | None:
-    """The origin that `serialized` (`scheme://host[:port]`) stands for.
+    """The origin that `serialized` (`scheme://host[:port]`, or `file://`) stands for.
 
     `None` for everything else, also for `"null"`, which stands for no origin that could be
     compared (RFC 6454, section 6.1). Never raises.
@@ -47,10 +50,14 @@ def parse_origin(serialized: str) -> Origin | None:
     match = _ORIGIN.fullmatch(serialized.lower())
     if match is None:
         return None
+    scheme = match["scheme"]
+    if match["host"] is None:
+        # Chromium's file pages (Electron, WebView, Cordova), and Electron's own scheme, "app://.".
+        empty = serialized.partition("://")[2]
+        return None if scheme in _SCHEMES_WITH_HOST else Origin(scheme, empty, None)
     host = _canonical_host(match["host"])
     if host is None:
         return None
-    scheme = match["scheme"]
     port = int(match["port"]) if match["port"] else None
     if port is not None and port > 65535:
         return None
@@ -81,9 +88,10 @@ class WildcardError(PatternError):
 class OriginRules:
     """Patterns, compiled once, so that a connection costs a few set look-ups.
 
-    `patterns`: `"https://client.com"`, `"https://client.com:8443"`, `"https://*.client.com"`
-    (subdomains only), `"https://.client.com"` (the domain and its subdomains), `"client.com"` and
-    `".client.com"` (under http or https, on any port), `"null"`, and `"*"` (everybody).
+    `patterns`: `"https://client.com"`, `"https://client.com:8443"`, `"file://"` (pages from the
+    disk), `"https://*.client.com"` (subdomains only), `"https://.client.com"` (the domain and its
+    subdomains), `"client.com"` and `".client.com"` (under http or https, on any port), `"null"`,
+    and `"*"` (everybody).
     `regexes` are matched in full against the serialized origin, in lower case and without a
     default port.
 
@@ -179,6 +187,10 @@ def _required_origin(pattern: str, serialized: str) -> Origin:
 
 
 def _require_name(host: str) -> None:
+    if not host.strip("."):
+        raise PatternError(
+            "is a wildcard without a domain", 'Write "https://*.client.com" for its subdomains.'
+        )
     if host.startswith("[") or host.rpartition(".")[2].isdecimal():
         raise PatternError(
             "is a wildcard before an IP address, which has no subdomains", "List each address."

@@ -98,7 +98,7 @@ class OriginValidator(ChannelsOriginValidator):
         """Whether a page of `origin` may connect: what the settings say.
 
         Override this to decide by connection, for example by a tenant's domains in a database.
-        `origin` is what the client sent, and is either `scheme://host[:port]` or `"null"`:
+        `origin` is what the client sent: `scheme://host[:port]`, `file://` or `"null"`;
         malformed, missing and duplicate headers never come here, nor does anything when
         everybody is allowed.
         """
