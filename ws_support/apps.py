@@ -14,5 +14,6 @@ class WsSupportConfig(AppConfig):
 
         checks.register(our_checks.check_settings)
         checks.register(our_checks.check_project)
+        checks.register(our_checks.check_application)
         checks.register(our_checks.check_deployment, deploy=True)
         granian.say_goodbye_when_it_stops()

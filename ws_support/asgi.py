@@ -31,6 +31,8 @@ class WebSocketSupport:
     that no server starts with it.
     """
 
+    checks_origins = True  # For `manage.py check`, which looks for routes without it.
+
     def __init__(
         self,
         application: Any,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from channels.routing import ProtocolTypeRouter
 from django.apps import AppConfig, apps
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
 
 from ws_support import conf
+from ws_support.project import Node, is_unguarded, load_application, websocket_parts
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
@@ -36,6 +39,14 @@ def check_project(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
                 )
             )
             break
+    if misspelt := conf.misspelt_setting():
+        found.append(
+            Warning(
+                f"There is a setting {misspelt} and no WS_SUPPORT: every key has its default.",
+                hint="Name it WS_SUPPORT.",
+                id="ws_support.W006",
+            )
+        )
     if conf.asgi_application() is None:
         found.append(
             Warning(
@@ -45,6 +56,85 @@ def check_project(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
             )
         )
     return found
+
+
+def check_application(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+    """Errors and warnings for what `ASGI_APPLICATION` names, which is imported for that."""
+    # Other checks name what is missing or wrong there, which asgi.py raises as well.
+    if conf.asgi_application() is None or any(conf.settings_problems()):
+        return []
+    try:
+        application = load_application()
+    except ImproperlyConfigured as error:
+        hint = "Mend it there: no server can start without it."
+        return [Error(str(error), hint=hint, id="ws_support.E008")]
+    parts = list(websocket_parts(application))
+    return [
+        *_missing_protocol(application),
+        *(message for part in parts for message in _route_problems(part)),
+        *_missing_applications(parts),
+    ]
+
+
+def _missing_protocol(application: Any) -> Iterator[CheckMessage]:
+    if not isinstance(application, ProtocolTypeRouter):
+        return
+    if "websocket" not in application.application_mapping:
+        yield Warning(
+            f'{_name()} has no key "websocket", so that it serves no WebSockets.',
+            hint='Add "websocket": WebSocketSupport(URLRouter([...])) to its ProtocolTypeRouter.',
+            id="ws_support.W007",
+        )
+
+
+def _route_problems(part: Node) -> Iterator[CheckMessage]:
+    if part.route is None or not part.is_last:
+        return
+    where = f"The WebSocket route {str(part.route.pattern)!r} of {_name()}"
+    if inspect.isclass(part.application):
+        name = part.application.__qualname__
+        yield Error(
+            f"{where} leads to the class {name} itself, and each connection there fails.",
+            hint=f"Write {name}.as_asgi().",
+            id="ws_support.E009",
+        )
+    if str(part.route.pattern).lstrip("^").startswith("/"):
+        yield Warning(
+            f"{where} begins with a slash, which URLRouter takes off a path: nothing gets there.",
+            hint="Leave the slash out.",
+            id="ws_support.W008",
+        )
+    if is_unguarded(part):
+        yield Warning(
+            f"{where} has no WebSocketSupport around it: origins are not checked, and there are"
+            " no heartbeat and no signals.",
+            hint='Write "websocket": WebSocketSupport(URLRouter([...])).',
+            id="ws_support.W009",
+        )
+
+
+def _missing_applications(parts: list[Node]) -> Iterator[CheckMessage]:
+    # Not at the start: they are there when asgi.py uses them.
+    from channels.auth import AuthMiddleware
+    from channels.sessions import SessionMiddleware
+
+    wanted = {
+        SessionMiddleware: ("django.contrib.sessions", conf.needs_the_sessions_application()),
+        AuthMiddleware: ("django.contrib.auth", True),
+    }
+    for middleware, (name, is_needed) in wanted.items():
+        is_used = any(isinstance(part.application, middleware) for part in parts)
+        if is_used and is_needed and not apps.is_installed(name):
+            yield Error(
+                f"{_name()} uses {middleware.__name__}, which needs {name!r} in INSTALLED_APPS:"
+                " each connection fails.",
+                hint=f"Add {name!r}, or leave {middleware.__name__} out.",
+                id="ws_support.E010",
+            )
+
+
+def _name() -> str:
+    return conf.asgi_application() or ""
 
 
 def check_deployment(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:

@@ -161,6 +161,22 @@ def asgi_application() -> str | None:
     return getattr(settings, "ASGI_APPLICATION", None) or None
 
 
+def needs_the_sessions_application() -> bool:
+    """Return True if sessions are kept in the database, by `django.contrib.sessions`."""
+    return settings.SESSION_ENGINE in {
+        "django.contrib.sessions.backends.db",
+        "django.contrib.sessions.backends.cached_db",
+    }
+
+
+def misspelt_setting() -> str | None:
+    """Return the setting whose name is nearly `WS_SUPPORT`, if `WS_SUPPORT` itself is missing."""
+    if hasattr(settings, "WS_SUPPORT"):
+        return None
+    close = difflib.get_close_matches("WS_SUPPORT", dir(settings), n=1, cutoff=0.85)
+    return close[0] if close else None
+
+
 def _settings_dict() -> Any:
     return getattr(settings, "WS_SUPPORT", {})
 

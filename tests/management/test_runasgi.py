@@ -417,8 +417,20 @@ def test_an_asgi_application_that_is_not_there_is_named(name):
     error = error_of(
         *("--server", name, "--port", free_port()),
         ASGI_APPLICATION="tests.nowhere.application",
+        SILENCED_SYSTEM_CHECKS=["ws_support.E008"],
     )
     assert "Cannot import ASGI_APPLICATION module 'tests.nowhere'" in error
+
+
+def test_an_asgi_application_that_is_not_there_is_named_before_a_server_starts():
+    error = error_of(ASGI_APPLICATION="tests.nowhere.application")
+    assert "(ws_support.E008) ASGI_APPLICATION is 'tests.nowhere.application', which" in error
+
+
+def test_routes_whose_origins_nobody_checks_are_named(serve):
+    server = serve(asgi_server="uvicorn", ASGI_APPLICATION="tests.project.unguarded.application")
+    assert "  origins     NOT checked on every route: tests.project.unguarded.app" in server.log()
+    assert "(ws_support.W009) The WebSocket route 'ws' of tests.project.unguard" in server.log()
 
 
 def test_a_setting_that_is_wrong_is_named():
@@ -430,7 +442,10 @@ def test_a_setting_that_is_wrong_is_named():
 def test_when_a_worker_cannot_load_the_application_everything_ends(name):
     result = runasgi_to_its_end(
         *("--server", name, "--workers", 2, "--port", free_port()),
-        settings={"ASGI_APPLICATION": "tests.nowhere.application"},
+        settings={
+            "ASGI_APPLICATION": "tests.nowhere.application",
+            "SILENCED_SYSTEM_CHECKS": ["ws_support.E008"],
+        },
     )
     assert result.returncode == 1
     assert "Cannot import ASGI_APPLICATION module 'tests.nowhere'" in result.stderr

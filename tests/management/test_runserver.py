@@ -62,6 +62,11 @@ def test_it_follows_the_settings(serve, settings, expected):
     assert banner(serve(WS_SUPPORT=settings)) == expected
 
 
+def test_it_names_routes_whose_origins_nobody_checks(serve):
+    server = serve(ASGI_APPLICATION="tests.project.unguarded.application")
+    assert banner(server)[0].startswith("origins: NOT checked on every route: tests.project.")
+
+
 def test_the_command_line_goes_before_the_settings(serve):
     server = serve(
         arguments=("--websocket-max-message-size", "10"), WS_SUPPORT={"MAX_MESSAGE_SIZE": 5}

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from contextlib import suppress
+from multiprocessing import parent_process
 
 from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from channels.routing import ProtocolTypeRouter, URLRouter
@@ -375,4 +376,6 @@ application = ProtocolTypeRouter(
     }
 )
 
-log("loaded", pid=os.getpid())
+# The main process has loaded it as well, for `manage.py check`.
+if parent_process() is not None:
+    log("loaded", pid=os.getpid())

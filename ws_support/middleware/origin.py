@@ -51,6 +51,7 @@ class OriginValidator(ChannelsOriginValidator):
     """
 
     application: Any
+    checks_origins = True  # For `manage.py check`, which looks for routes without it.
 
     def __init__(
         self,

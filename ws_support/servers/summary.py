@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 from channels.layers import get_channel_layer
 
+from ws_support import conf
 from ws_support.conf import Options
 from ws_support.hub import is_between_processes
+from ws_support.project import has_unguarded_routes
 
 
 def summary(options: Options, differences: Mapping[str, str]) -> str:
@@ -24,6 +26,16 @@ def summary(options: Options, differences: Mapping[str, str]) -> str:
     width = max(map(len, lines))
     text = "".join(f"  {name:{width}} {line}\n" for name, line in lines.items())
     return f"WebSockets (WS_SUPPORT):\n{text}"
+
+
+def unguarded() -> dict[str, str]:
+    """Lines in place of those of the settings that nothing enforces."""
+    if not has_unguarded_routes():
+        return {}
+    line = (
+        f"NOT checked on every route: {conf.asgi_application()} has some without WebSocketSupport"
+    )
+    return {"origins": line}
 
 
 def ping_interval(options: Options) -> str:

@@ -13,7 +13,7 @@ from ws_support.middleware.forwarded import UNIX, ForwardedHeaders
 from ws_support.servers import SERVERS, get_server
 from ws_support.servers.base import ASGIServer, Plan
 from ws_support.servers.listening import AddressError
-from ws_support.servers.summary import broadcasts, summary
+from ws_support.servers.summary import broadcasts, summary, unguarded
 
 _LOOPBACK: Final = f"127.0.0.1,::1,{UNIX}"
 
@@ -137,6 +137,7 @@ def _named(name: str, plan: Plan) -> ASGIServer:
 
 def _lines(server: ASGIServer, plan: Plan) -> dict[str, str]:
     lines = {
+        **unguarded(),
         **server.differences(plan),
         "broadcasts": broadcasts(plan.workers),
         "stopping": f"within {plan.options.shutdown_timeout:g} s",

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from ws_support.conf import get_options
 from ws_support.servers.daphne_server import Server, configuration
-from ws_support.servers.summary import summary
+from ws_support.servers.summary import summary, unguarded
 
 _GOODBYE_TIMEOUT: Final = 2
 """Seconds that applications may take to end: somebody waits for the reload."""
@@ -63,7 +63,7 @@ class Command(DaphneCommand):  # type: ignore[misc]
         """The server, made when the system checks have passed: Daphne's command calls this."""
         options = get_options()
         size = self._from_command_line.get("websocket_max_message_size", options.max_message_size)
-        self.stdout.write(summary(replace(options, max_message_size=size), {}))
+        self.stdout.write(summary(replace(options, max_message_size=size), unguarded()))
         return DevelopmentServer(
             **{**arguments, **configuration(options), **self._from_command_line}
         )
