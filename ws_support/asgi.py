@@ -61,7 +61,7 @@ class WebSocketSupport:
 
     async def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> None:
+    ) -> Any:  # path() takes nothing that returns None for sure.
         # Not one application around the other: each coroutine is gone through whenever a message
         # arrives, and is kept for as long as the connection lasts.
         if scope["type"] != "websocket":

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial, wraps
 from inspect import isawaitable
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from asgiref.typing import (
     WebSocketConnectEvent,
@@ -54,6 +54,9 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
     subscriptions: Sequence[str] = ()
     """Topics to subscribe to before `connect()` is called. What is broadcast meanwhile follows the
     accept."""
+
+    if TYPE_CHECKING:
+        channel_layer_alias: ClassVar[str | None]  # type: ignore[assignment]
 
     __connection: Connection | None = None
     __replaced_send: Callable[[Any], Awaitable[None]] | None = None
@@ -286,6 +289,9 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer, generic.AsyncJsonWebsoc
     `ValueError` is raised, as in Channels; `WebSocketSupport` makes one line in the log of it.
     """
 
+    if TYPE_CHECKING:
+        channel_layer_alias: ClassVar[str | None]  # type: ignore[assignment]
+
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None, **kwargs: Any
     ) -> None:
@@ -321,7 +327,7 @@ class EchoConsumer(AsyncWebsocketConsumer):
     whose server agrees to none.
     """
 
-    channel_layer_alias = None  # type: ignore[assignment]
+    channel_layer_alias = None
 
     async def connect(self) -> None:
         await self.accept(subprotocol=next(iter(self.scope["subprotocols"]), None))

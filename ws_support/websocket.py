@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from functools import partial, wraps
 from inspect import iscoroutinefunction
-from typing import Any, Final
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, overload
 
 from channels.exceptions import StopConsumer
 
@@ -23,9 +23,10 @@ from ws_support.closing import (
 from ws_support.connection import Connection, is_client_gone
 from ws_support.topics import checked_topic, message_of
 
-__all__ = ["ConnectionClosed", "WebSocket", "websocket_view"]
+__all__ = ["ConnectionClosed", "WebSocket", "WebSocketView", "websocket_view"]
 
-Handler = Callable[..., Awaitable[None]]
+P = ParamSpec("P")
+Handler = Callable[Concatenate["WebSocket", P], Awaitable[None]]
 
 _MAX_REASON: Final = 123
 """Bytes of a close frame that are left for the reason (RFC 6455, section 5.5)."""
@@ -34,7 +35,26 @@ _END_TIMEOUT: Final = 1.0
 """Seconds until the server says why a connection has ended, after it has refused a message."""
 
 
-def websocket_view(handler: Handler | None = None, *, cancel_on_disconnect: bool = True) -> Any:
+class WebSocketView(Protocol[P]):
+    """What `websocket_view` makes of a handler: an ASGI application for `path()`."""
+
+    __wrapped__: Handler[P]
+    """The handler itself, for tests."""
+
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, Any]: ...
+
+
+@overload
+def websocket_view(handler: Handler[P]) -> WebSocketView[P]: ...
+
+
+@overload
+def websocket_view(
+    handler: None = None, *, cancel_on_disconnect: bool = True
+) -> Callable[[Handler[P]], WebSocketView[P]]: ...
+
+
+def websocket_view(handler: Any = None, *, cancel_on_disconnect: bool = True) -> Any:
     """An ASGI application for `path()` from `async def handler(websocket, **url_kwargs)`.
 
         @websocket_view
@@ -402,7 +422,9 @@ class _Connection(Connection):
             self.read_ahead().put(end)
 
 
-async def _handle(handler: Handler, websocket: WebSocket, message: dict[str, Any]) -> None:
+async def _handle(
+    handler: Callable[..., Awaitable[None]], websocket: WebSocket, message: dict[str, Any]
+) -> None:
     """Handle `websocket.connect`, and with it all that follows."""
     if message["type"] != "websocket.connect":
         return

@@ -1,0 +1,112 @@
+"""What the documentation shows, as a type checker reads it in a project. Checked, never run."""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
+from __future__ import annotations
+
+from typing import Any
+
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.core.asgi import get_asgi_application
+from django.dispatch import receiver
+from django.urls import path, re_path
+
+from ws_support.asgi import WebSocketSupport
+from ws_support.broadcast import broadcast, broadcast_json
+from ws_support.consumers import AsyncJsonWebsocketConsumer, AsyncWebsocketConsumer, EchoConsumer
+from ws_support.middleware.heartbeat import Heartbeat
+from ws_support.middleware.origin import OriginValidator
+from ws_support.signals import disconnected
+from ws_support.websocket import ConnectionClosed, WebSocket, websocket_view
+
+
+class Prices(AsyncJsonWebsocketConsumer):
+    channel_layer_alias = None
+    subscriptions = ["prices"]
+    cancel_on_disconnect = False
+
+    async def connect(self) -> None:
+        await self.accept(subprotocol="v1")
+        task = self.start_background(self.watch(), name="watch")
+        task.cancel()
+
+    async def watch(self) -> None:
+        await self.send_json({"price": 1})
+        await self.subscribe("more")
+
+    async def receive_json(self, content: Any, **kwargs: Any) -> None:
+        await self.close(code=4000, reason="enough")
+
+    async def disconnect(self, code: int) -> None:
+        await self.unsubscribe("more")
+
+
+class Feed(AsyncWebsocketConsumer):
+    groups = ["feed"]
+    channel_layer_alias = "other"
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        await self.send(text_data=text_data)
+
+
+@websocket_view
+async def chat(websocket: WebSocket, room: str) -> None:
+    await websocket.accept()
+    async for message in websocket:
+        await websocket.send(f"{room}: {message!r}")
+
+
+@websocket_view(cancel_on_disconnect=False)
+async def slow(websocket: WebSocket) -> None:
+    await websocket.accept()
+    try:
+        text = await websocket.receive_text()
+        await websocket.send_json({"text": text})
+        await broadcast("prices", text)
+        await broadcast_json("prices", {"text": text})
+    except ConnectionClosed as closed:
+        print(closed.code, closed.reason)
+    await websocket.wait_closed()
+
+
+class Tenants(OriginValidator):
+    async def is_allowed(self, origin: str, scope: Any) -> bool:
+        return origin.endswith(".client.com")
+
+
+urlpatterns = [
+    path("prices", Prices.as_asgi()),
+    path("feed", Heartbeat(Feed.as_asgi(), interval=10)),
+    re_path(r"^chat/(?P<room>\w+)$", chat),
+    path("slow", slow),
+    path("slower", Heartbeat(slow, message=None)),
+    path("echo", WebSocketSupport(EchoConsumer.as_asgi(), allowed_origins=["https://client.com"])),
+    path("tenants", Tenants(EchoConsumer.as_asgi())),
+]
+
+application = ProtocolTypeRouter(
+    {
+        "http": get_asgi_application(),
+        "websocket": WebSocketSupport(URLRouter(urlpatterns), origin_validator=Tenants),
+    }
+)
+
+
+@receiver(disconnected)
+async def count(scope: Any, code: int, reason: str, duration: float, **kwargs: Any) -> None: ...
+
+
+async def call_the_handler(websocket: WebSocket) -> None:
+    """A test of one's own calls what was decorated, with its own signature."""
+    await chat.__wrapped__(websocket, room="kitchen")
+
+
+# What must be refused: a comment that nothing needs is an error, too.
+
+
+@websocket_view  # type: ignore[arg-type]
+def no_coroutine_function(websocket: WebSocket) -> None: ...
+
+
+@websocket_view  # type: ignore[arg-type]
+async def no_websocket(number: int) -> None: ...
