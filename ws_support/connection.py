@@ -14,11 +14,19 @@ from channels.exceptions import StopConsumer
 
 from ws_support import logs
 from ws_support.away import Pauses, is_away, is_idle, log_away
-from ws_support.closing import ClientGone, CloseCode, InvalidMessage, is_client_gone
+from ws_support.closing import (
+    ClientGone,
+    CloseCode,
+    InvalidMessage,
+    check_close,
+    is_client_gone,
+    is_served,
+)
 from ws_support.conf import get_options
 from ws_support.hub import Hub
 from ws_support.inbox import Inbox
 from ws_support.lookout import Lookout
+from ws_support.middleware.client_errors import mark_as_logged
 from ws_support.middleware.heartbeat import TURN, Watch
 from ws_support.subscriber import Subscriber, server_of
 from ws_support.tasks import cancelled_by_others
@@ -309,7 +317,7 @@ class Connection:
             if watch is not None and watch.heard(message):
                 await watch.answer()
                 continue
-            inbox.put(message, len(message.get("bytes") or message.get("text") or ""))
+            inbox.put(message)
             if message["type"] == "websocket.disconnect":
                 self._left = message
                 # Most servers would take what is sent now, and drop it.
@@ -387,16 +395,15 @@ class Connection:
         error = None if task.cancelled() else task.exception()
         if error is None or is_client_gone(error):
             return
-        is_first = self._end is None and not self._is_over
         logger.error(
             "The background task %s raised %r: path %.200a.",
             task.get_name(),
             error,
             self._scope["path"],
             extra=logs.fields(self._scope),
-            # The first is raised to the server, which logs the rest of it.
-            exc_info=None if is_first else error,
+            exc_info=error,
         )
+        mark_as_logged(error)
         self._interrupt(error)
 
     def _has_ended(self, end: Message) -> None:
@@ -432,6 +439,7 @@ class Connection:
             self._subscriber.begin()
 
     async def _close(self, message: Message) -> None:
+        check_close(message)
         self._is_open = False
         # What the server would report comes late from some, or never when the client does not
         # answer (Hypercorn 0.18), and without the code from others (Granian 2.8). A handshake that
@@ -533,7 +541,7 @@ class Connection:
         else:
             last = _disconnect(CloseCode.NORMAL_CLOSURE)
         await self._stop(*self._sources)
-        if self._end is not last and self._is_accepted and not isinstance(error, NoHandler):
+        if self._end is not last and self._is_accepted and self._is_told_to_the_client(error):
             self._last_words = {**last, "type": "websocket.close"}
         if self._said is not None:
             await asyncio.wait([self._said], timeout=_CLOSE_TIMEOUT)
@@ -549,6 +557,17 @@ class Connection:
         if self._has_begun or last is self._end:
             with suppress(StopConsumer):
                 await handle(last)
+
+    def _is_told_to_the_client(self, error: BaseException | None) -> bool:
+        """Whether a close frame is sent for `error`. Without a server it is raised to a test,
+        which would read the frame instead."""
+        if isinstance(error, NoHandler):
+            return False
+        return (
+            is_served(self._scope)
+            or not isinstance(error, Exception)
+            or isinstance(error, InvalidMessage)
+        )
 
     async def _stop(self, *tasks: asyncio.Task[Any]) -> None:
         for task in tasks:

@@ -23,8 +23,16 @@ from channels.exceptions import StopConsumer
 from channels.utils import await_many_dispatch
 
 from ws_support import farewell, logs
-from ws_support.closing import ClientGone, CloseCode, is_client_gone
+from ws_support.closing import (
+    UNANSWERED,
+    ClientGone,
+    CloseCode,
+    check_close,
+    is_client_gone,
+    is_served,
+)
 from ws_support.conf import FROM_SETTINGS, FromSettings, MiddlewareOptions, Options
+from ws_support.inbox import Inbox
 from ws_support.signals import connected, disconnected, rejected
 from ws_support.tasks import cancelled_by_others
 
@@ -126,10 +134,12 @@ class Watch:
         "_code",
         "_expired",
         "_in_grace",
+        "_inbox",
         "_listener",
         "_opened_at",
         "_options",
         "_reader",
+        "_reading",
         "_reason",
         "_receive",
         "_scope",
@@ -165,6 +175,8 @@ class Watch:
         self._in_grace = False
         self._expired = False
         self._turn = TURN
+        self._inbox: Inbox | None = None
+        self._reading: asyncio.Task[None] | None = None
         self.options = options
 
     @property
@@ -194,13 +206,17 @@ class Watch:
                 await self._hear_the_end(error)
                 return
             # Not every server says so (Uvicorn 0.54 and Granian 2.8 do not).
-            if self._code is None and self._opened_at is not None:
+            if self._code is None and self._opened_at is None:
+                self._scope[UNANSWERED] = True  # type: ignore[typeddict-unknown-key]
+            elif self._code is None and is_served(self._scope):
                 await self._close(CloseCode.INTERNAL_ERROR, "")
             self._end(CloseCode.INTERNAL_ERROR, "")
             raise
         finally:
             if self._closing is not None:
                 await asyncio.wait([self._closing])
+            if self._reading is not None:
+                self._reading.cancel()
             # Neither is left to the garbage collector.
             del self._scope[_SCOPE_KEY]  # type: ignore[typeddict-item]
             self._listener = None
@@ -214,6 +230,11 @@ class Watch:
 
     async def receive(self) -> ASGIReceiveEvent:
         while not self._expired:
+            if self._inbox is not None:
+                ahead = await self._inbox.get()
+                if not self._is_given_up():
+                    return cast(ASGIReceiveEvent, ahead)
+                break
             reader: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
             self._reader = reader
             try:
@@ -241,6 +262,9 @@ class Watch:
             "reason": self._reason,
         }
 
+    def _is_given_up(self) -> bool:
+        return self._expired
+
     async def _hear_the_end(self, error: Exception) -> None:
         """The application has ended with what `send()` raised, since its client has gone.
 
@@ -259,7 +283,10 @@ class Watch:
 
     async def _last_message(self) -> None:
         while self._code is None:
-            self.heard(await self._receive())
+            if self._inbox is not None:
+                await self._inbox.get()
+            else:
+                self.heard(await self._receive())
 
     async def dismiss(self, code: int, reason: str) -> None:
         """Close the connection of an application that has not asked for it: the server stops."""
@@ -273,6 +300,8 @@ class Watch:
         if self._reader is not None:
             self._wake_reader()
         else:
+            if self._inbox is not None:
+                self._inbox.put({"type": "websocket.disconnect"})
             # The application hears of it when it asks for the next message.
             await self._close(code, reason)
 
@@ -331,9 +360,33 @@ class Watch:
         if not self._turn:
             # As in `Connection.send_data()`.
             self._turn = TURN
+            if self._reader is None:
+                self._read_ahead()
             await asyncio.sleep(0)
 
+    def _read_ahead(self) -> None:
+        """Receive in place of an application that sends and does not receive: most servers say
+        that the client has gone to nobody else."""
+        if self._inbox is None:
+            self._inbox = Inbox()
+            self._reading = asyncio.create_task(self._read(self._inbox))
+
+    async def _read(self, inbox: Inbox) -> None:
+        while True:
+            message: Any = await self._receive()
+            if self.heard(message):
+                await self.answer()
+                continue
+            inbox.put(message)
+            if message["type"] == "websocket.disconnect":
+                self._send = _discard
+                return
+            if inbox.is_full:
+                await inbox.room()
+
     async def _send_other(self, message: ASGISendEvent) -> None:
+        if message["type"] == "websocket.close":
+            check_close(message)
         if message["type"] == "websocket.close" and self._opened_at is None:
             await self._report_refusal(403)
         elif message["type"] == "websocket.http.response.start":
@@ -387,6 +440,12 @@ class Watch:
 
     async def _report_refusal(self, status: int) -> None:
         origin = logs.fields(self._scope)["origin"]
+        logger.info(
+            "Refused with %d by the application: path %.200a.",
+            status,
+            self._scope["path"],
+            extra=logs.fields(self._scope),
+        )
         await rejected.asend_robust(
             None, scope=self._scope, origin=origin, status=status, rule="application"
         )
@@ -406,7 +465,7 @@ class Watch:
     def _check(self, silence: float) -> None:
         now = monotonic()
         listener = self._listener
-        if not listener.is_reading if listener else self._reader is None:
+        if not (listener or self).is_reading:
             # The application is busy. What came meanwhile is unread, so the count starts again.
             self.heard_at = now
         left = self.heard_at + silence - now
@@ -418,6 +477,11 @@ class Watch:
             self._set_timer(_GRACE, silence)
         else:
             self._expire(silence)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether messages are received now, as of a `Listener`."""
+        return self._reader is not None if self._inbox is None else not self._inbox.is_full
 
     def _expire(self, silence: float) -> None:
         self._end(CloseCode.TIMEOUT, f"No message for {silence:g} seconds")
@@ -432,6 +496,11 @@ class Watch:
             self._listener.give_up(CloseCode.TIMEOUT, self._reason)
             return
         self._expired = True
+        if self._inbox is not None:
+            self._inbox.put({"type": "websocket.disconnect"})
+            # The application may be sending, and not receive.
+            self._closing = asyncio.create_task(self._send_close(CloseCode.TIMEOUT, self._reason))
+            return
         self._wake_reader()
 
     def _wake_reader(self) -> None:
