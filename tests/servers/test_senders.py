@@ -25,8 +25,9 @@ def read_and_leave(server, route, way):
     with server.raw() as client:
         assert client.handshake(f"/senders/{route}")[0] == 101
         client.send_frame(1, b"go")
-        for _ in range(3):
-            assert client.frame()[0] == 2
+        # Hypercorn begins with a ping.
+        while client.frame()[0] != 2:
+            pass
         connection = client.socket
         if way == "close":
             client.send_frame(8, b"\x03\xe8")
