@@ -15,14 +15,14 @@ from weakref import ref
 
 import pytest
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
-from django.db import connections
+from django.db import connections, transaction
 from websockets.exceptions import ConnectionClosed
 
 from tests.harness import BOUND, free_port, running, until
 from ws_support import database
 from ws_support.database import OldConnections
 
-OURS = ["ws_support", "ws_support-with-dispatch"]
+OURS = ["ws_support", "ws_support-with-dispatch", "ws_support-view"]
 BASES = ["channels", *OURS]
 OWN_THREAD = "/in-a-thread-of-its-own"
 
@@ -501,6 +501,23 @@ def test_a_connection_under_an_alias_that_was_added_later_is_due(databases, monk
         assert those.are_due()
         await those.close()
         assert not await sync_to_async(is_open)("later")
+
+    asyncio.run(main())
+
+
+def test_a_connection_in_an_atomic_block_is_left_alone(databases):
+    async def main():
+        those = OldConnections.of_this_loop()
+        block = transaction.atomic(using="closed")
+        await sync_to_async(block.__enter__)()
+        await those.close()
+        assert await sync_to_async(is_open)()
+        # Without a transaction, this one would be closed at once.
+        assert not those.are_due()
+        await sync_to_async(block.__exit__)(None, None, None)
+        assert those.are_due()
+        await those.close()
+        assert not await sync_to_async(is_open)()
 
     asyncio.run(main())
 

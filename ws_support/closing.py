@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
+from typing import Any, Final
 
 
 class CloseCode(IntEnum):
@@ -40,6 +42,10 @@ _NEVER_SENT = frozenset(
 _REGISTERED = frozenset(CloseCode) - _NEVER_SENT
 
 
+MAX_REASON: Final = 123
+"""Bytes of a close frame that are left for the reason (RFC 6455, section 5.5)."""
+
+
 def may_be_sent(code: int) -> bool:
     """Whether a close frame may carry `code` (RFC 6455, sections 7.4.1 and 7.4.2).
 
@@ -48,8 +54,45 @@ def may_be_sent(code: int) -> bool:
     return 3000 <= code <= 4999 or code in _REGISTERED
 
 
+def check_close(message: Mapping[str, Any]) -> None:
+    """Check a `websocket.close`: servers would send something else, and tell nobody.
+
+    Raises `ValueError` for a code that may not be sent, or a reason of more than 123 bytes.
+    """
+    code = message.get("code")
+    if code is not None and not (isinstance(code, int) and may_be_sent(code)):
+        raise ValueError(
+            f"A connection cannot be closed with {code!r:.100}: use 1000 or a code from 3000 to"
+            " 4999."
+        )
+    reason = message.get("reason") or ""
+    size = len(reason.encode())
+    if size > MAX_REASON:
+        raise ValueError(
+            f"The reason has {size} bytes, and {MAX_REASON} are the most: {reason!r:.60}..."
+        )
+
+
+UNANSWERED: Final = "ws_support.unanswered"
+"""In the scope of a handshake whose application has raised before it answered."""
+
+
+def is_served(scope: Mapping[str, Any]) -> bool:
+    """Whether a server has made `scope`. Each says which ASGI it speaks; the communicators of
+    Channels and asgiref, with which projects test, do not."""
+    return "asgi" in scope
+
+
 class ClientGone(OSError):
     """A message was sent to a client that has gone (an `OSError`, as ASGI 2.4 asks for)."""
+
+
+def is_client_gone(error: BaseException) -> bool:
+    """Whether `error`, or all that it groups, says that the client has gone."""
+    grouped = getattr(error, "exceptions", None)
+    if grouped:
+        return all(map(is_client_gone, grouped))
+    return isinstance(error, ClientGone)
 
 
 class ConnectionClosed(ClientGone):

@@ -9,7 +9,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary, ref
 
 from asgiref.sync import AsyncToSync, SyncToAsync, sync_to_async
-from django.db import close_old_connections, connections
+from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
@@ -29,7 +29,8 @@ class OldConnections:
     Channels calls it in a thread before every message. Here it is called when it would do
     something: when a connection has outlived `CONN_MAX_AGE`, has seen an error, was left in another
     autocommit mode, or has to have its health checked (`CONN_HEALTH_CHECKS`). That is read from
-    here; the rest happens in the thread of the asynchronous ORM, which opened the connection.
+    here; the rest happens in the thread of the asynchronous ORM, which opened the connection. One
+    in an atomic block is left alone.
     """
 
     def __init__(self) -> None:
@@ -70,7 +71,7 @@ _of_loops: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, OldConnections]] =
 
 def _is_due(connection: Any) -> bool:
     """What `BaseDatabaseWrapper.close_if_unusable_or_obsolete` would look at."""
-    return bool(
+    return not connection.in_atomic_block and bool(
         connection.errors_occurred
         or (connection.close_at is not None and time.monotonic() >= connection.close_at)
         or (connection.health_check_enabled and connection.health_check_done)
@@ -79,7 +80,11 @@ def _is_due(connection: Any) -> bool:
 
 
 def _close_those_of_this_thread() -> int:
-    close_old_connections()
+    for connection in connections.all(initialized_only=True):
+        # Django's `close_old_connections` closes these, too: a test that runs in a transaction
+        # (`TestCase`) would lose it.
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
     thread = threading.get_ident()
     with _lock:
         # These and no others: also those that were opened before this module was imported, or whose

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any, Final
 
 MAX_MESSAGES: Final = 64
 MAX_SIZE: Final = 2**20
-"""With so many messages, or characters and bytes of them, it is full."""
+"""With so many messages, or bytes that they take in memory, it is full."""
 
 
 class Inbox:
@@ -32,12 +33,13 @@ class Inbox:
     def is_full(self) -> bool:
         return len(self._messages) >= MAX_MESSAGES or self._size >= MAX_SIZE
 
-    def put(self, message: dict[str, Any], size: int = 0) -> None:
+    def put(self, message: dict[str, Any]) -> None:
+        size = _held(message)
         self._messages.append((message, size))
         self._size += size
-        if self._wanted is not None:
+        # Whoever has waited may have been cancelled, and not have run since.
+        if self._wanted is not None and not self._wanted.done():
             self._wanted.set_result(None)
-            self._wanted = None
 
     async def room(self) -> None:
         """Wait until it is not full any more."""
@@ -45,17 +47,33 @@ class Inbox:
             self._room = asyncio.Event()
         await self._room.wait()
 
-    async def get(self) -> dict[str, Any]:
-        """The oldest message, when there is one."""
-        if not self._messages:
-            self._wanted = asyncio.get_running_loop().create_future()
+    async def filled(self) -> None:
+        """Wait until there is a message. Takes none, so that none is lost by a cancellation."""
+        while not self._messages:
+            self._wanted = wanted = asyncio.get_running_loop().create_future()
             try:
-                await self._wanted
+                await wanted
             finally:
-                self._wanted = None
+                if self._wanted is wanted:
+                    self._wanted = None
+
+    def take(self) -> dict[str, Any]:
+        """The oldest message. Raises `IndexError` when there is none."""
         message, size = self._messages.pop(0)
         self._size -= size
         if self._room is not None and not self.is_full:
             self._room.set()
             self._room = None
         return message
+
+    async def get(self) -> dict[str, Any]:
+        """The oldest message, when there is one."""
+        if not self._messages:
+            await self.filled()
+        return self.take()
+
+
+def _held(message: dict[str, Any]) -> int:
+    """Bytes that the content takes: of text, up to four for each character."""
+    text = message.get("text")
+    return sys.getsizeof(text) if text else len(message.get("bytes") or b"")

@@ -17,19 +17,18 @@ from ws_support.closing import (
     CloseCode,
     ConnectionClosed,
     InvalidMessage,
+    check_close,
     invalid_json,
-    may_be_sent,
+    is_client_gone,
 )
-from ws_support.connection import Connection, is_client_gone
+from ws_support.connection import Connection
+from ws_support.database import OldConnections
 from ws_support.topics import checked_topic, message_of
 
 __all__ = ["ConnectionClosed", "WebSocket", "WebSocketView", "websocket_view"]
 
 P = ParamSpec("P")
 Handler = Callable[Concatenate["WebSocket", P], Awaitable[None]]
-
-_MAX_REASON: Final = 123
-"""Bytes of a close frame that are left for the reason (RFC 6455, section 5.5)."""
 
 _END_TIMEOUT: Final = 1.0
 """Seconds until the server says why a connection has ended, after it has refused a message."""
@@ -213,20 +212,12 @@ class WebSocket:
 
         Raises `ValueError` for a code that may not be sent, or a reason of more than 123 bytes.
         """
-        if not may_be_sent(code):
-            raise ValueError(
-                f"A connection cannot be closed with {code!r:.100}: use 1000 or a code from 3000 to"
-                " 4999."
-            )
-        if len(reason.encode()) > _MAX_REASON:
-            raise ValueError(
-                f"The reason has {len(reason.encode())} bytes, and {_MAX_REASON} are the most:"
-                f" {reason!r:.60}..."
-            )
+        message = {"type": "websocket.close", "code": code, "reason": reason}
+        check_close(message)
         if self.closed:
             return
         self._is_ours = True
-        message = {"type": "websocket.close", "code": int(code), "reason": reason}
+        message["code"] = int(code)
         with suppress(ClientGone):
             await self._connection.send(message)
 
@@ -383,9 +374,15 @@ class WebSocket:
 class _Connection(Connection):
     """The connection of a `WebSocket`: all its messages are for the one handler."""
 
-    __slots__ = ("websocket",)
+    __slots__ = ("_databases", "websocket")
 
     websocket: WebSocket
+    _databases: OldConnections
+
+    async def close_old_databases(self) -> None:
+        self._databases = OldConnections.of_this_loop()
+        if self._databases.are_due():
+            await self._databases.close()
 
     @property
     def task(self) -> asyncio.Task[Any]:
@@ -396,6 +393,11 @@ class _Connection(Connection):
         inbox = self.read_ahead()
         if self.websocket.closed and not len(inbox):
             return None
+        if not len(inbox):
+            await inbox.filled()
+        if self._databases.are_due():
+            # Before the message is taken, which a cancellation would lose.
+            await self._databases.close()
         message = await inbox.get()
         return message if message["type"] == "websocket.receive" else None
 
@@ -429,8 +431,9 @@ async def _handle(
     if message["type"] != "websocket.connect":
         return
     websocket._connection.read_ahead()
+    await websocket._connection.close_old_databases()
     try:
-        await handler(websocket, **websocket.url_kwargs)
+        await _with_its_databases(handler, websocket)
     except InvalidMessage as error:
         websocket._end(error.code, error.reason)
         raise
@@ -448,6 +451,13 @@ async def _handle(
             raise
     await websocket.close()
     raise StopConsumer
+
+
+async def _with_its_databases(handler: Handler, websocket: WebSocket) -> None:
+    try:
+        await handler(websocket, **websocket.url_kwargs)
+    finally:
+        await websocket._connection.close_old_databases()
 
 
 def _encoded(

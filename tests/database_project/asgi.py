@@ -31,7 +31,12 @@ django_application = get_asgi_application()
 executor.submit(lambda: connections["kept"].ensure_connection()).result()
 
 from tests.database_project.backend import base as backend  # noqa: E402
-from tests.database_project.consumers import OnChannels, OnOurs, OnOursWithDispatch  # noqa: E402
+from tests.database_project.consumers import (  # noqa: E402
+    OnChannels,
+    OnOurs,
+    OnOursWithDispatch,
+    on_view,
+)
 from ws_support.asgi import WebSocketSupport  # noqa: E402
 
 ended = set()
@@ -104,6 +109,7 @@ bases = {
     "channels": OnChannels.as_asgi(),
     "ws_support": OnOurs.as_asgi(),
     "ws_support-with-dispatch": OnOursWithDispatch.as_asgi(),
+    "ws_support-view": on_view,
 }
 application = ProtocolTypeRouter(
     {

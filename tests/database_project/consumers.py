@@ -13,6 +13,7 @@ from django.db import DatabaseError, connections, transaction
 from tests.database_project.backend import base as backend
 from tests.database_project.models import Visit
 from ws_support import consumers as ws_support
+from ws_support.websocket import websocket_view
 
 copies = []
 
@@ -78,6 +79,21 @@ class OnOursWithDispatch(OnOurs):
 
     async def dispatch(self, message):
         await super().dispatch(message)
+
+
+class _OnView(Asked):
+    def __init__(self, websocket):
+        self.scope = websocket.scope
+        self.send = lambda text_data: websocket.send(text_data)
+
+
+@websocket_view
+async def on_view(websocket, socket):
+    await websocket.accept()
+    asked = _OnView(websocket)
+    async for text in websocket:
+        await asked.receive(text)
+    await asked.disconnect(websocket.close_code)
 
 
 def query(database):

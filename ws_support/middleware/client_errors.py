@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from http import HTTPStatus
 from types import TracebackType
+from typing import Any, Final
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from channels.routing import URLRouter
 from django.urls.exceptions import Resolver404
 
 from ws_support import logs
-from ws_support.closing import InvalidMessage
-from ws_support.middleware.refusal import refuse
+from ws_support.closing import UNANSWERED, CloseCode, InvalidMessage, is_served
+from ws_support.middleware.refusal import answer, refuse
 
 logger = logging.getLogger("ws_support.client_errors")
+_IS_LOGGED: Final = "_ws_support_is_logged"
 
 
 async def handle_client_error(
@@ -49,6 +52,35 @@ async def handle_client_error(
         )
         return True
     return False
+
+
+async def handle_error(error: Exception, scope: Any, send: ASGISendCallable) -> None:
+    """Log what an application has raised, once, and answer the handshake if that is left to do.
+
+    Servers log it in their own words, without the path and the client, and Granian (2.8) without
+    the exception: they do not hear of it. A test hears of it, since its exception is raised.
+    """
+    if not getattr(error, _IS_LOGGED, False):
+        logger.error(
+            "The application raised %.500r: path %.200a.",
+            error,
+            scope["path"],
+            exc_info=error,
+            extra=logs.fields(scope, code=CloseCode.INTERNAL_ERROR),
+        )
+        mark_as_logged(error)
+    if not is_served(scope):
+        raise error
+    if not scope.pop(UNANSWERED, False):
+        return
+    # Servers differ in what they raise when the client has gone meanwhile.
+    with suppress(Exception):
+        await answer(scope, send, HTTPStatus.INTERNAL_SERVER_ERROR, "The server has failed.")
+
+
+def mark_as_logged(error: BaseException) -> None:
+    with suppress(AttributeError):  # It may have no room for more.
+        setattr(error, _IS_LOGGED, True)
 
 
 def _raised_by_router(traceback: TracebackType | None) -> bool:

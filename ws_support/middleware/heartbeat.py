@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
+from types import TracebackType
 from typing import Any, Final, Protocol, cast
 
 from asgiref.sync import markcoroutinefunction
@@ -18,10 +19,20 @@ from asgiref.typing import (
     Scope,
     WebSocketScope,
 )
+from channels.exceptions import StopConsumer
+from channels.utils import await_many_dispatch
 
 from ws_support import farewell, logs
-from ws_support.closing import CloseCode
+from ws_support.closing import (
+    UNANSWERED,
+    ClientGone,
+    CloseCode,
+    check_close,
+    is_client_gone,
+    is_served,
+)
 from ws_support.conf import FROM_SETTINGS, FromSettings, MiddlewareOptions, Options
+from ws_support.inbox import Inbox
 from ws_support.signals import connected, disconnected, rejected
 from ws_support.tasks import cancelled_by_others
 
@@ -41,6 +52,12 @@ would block that for ever."""
 _GRACE: Final = 0.1
 """Seconds from the end of the silence to the verdict. When something blocked the event loop, the
 messages that came meanwhile are read in that time."""
+
+TURN: Final = 128
+"""Messages after which others have their turn, if the server's `send()` lets them have none."""
+
+_END_TIMEOUT: Final = 1.0
+"""Seconds until the server says why a connection has ended, after it has refused a message."""
 
 
 class Heartbeat:
@@ -117,16 +134,19 @@ class Watch:
         "_code",
         "_expired",
         "_in_grace",
+        "_inbox",
         "_listener",
         "_opened_at",
         "_options",
         "_reader",
+        "_reading",
         "_reason",
         "_receive",
         "_scope",
         "_send",
         "_task",
         "_timer",
+        "_turn",
         "_woken",
         "heard_at",
         "heartbeat",
@@ -154,6 +174,9 @@ class Watch:
         self._timer: asyncio.TimerHandle | None = None
         self._in_grace = False
         self._expired = False
+        self._turn = TURN
+        self._inbox: Inbox | None = None
+        self._reading: asyncio.Task[None] | None = None
         self.options = options
 
     @property
@@ -178,15 +201,22 @@ class Watch:
         except asyncio.CancelledError:
             self._end(CloseCode.GOING_AWAY, "")
             raise
-        except Exception:
+        except Exception as error:
+            if is_client_gone(error):
+                await self._hear_the_end(error)
+                return
             # Not every server says so (Uvicorn 0.54 and Granian 2.8 do not).
-            if self._code is None and self._opened_at is not None:
+            if self._code is None and self._opened_at is None:
+                self._scope[UNANSWERED] = True  # type: ignore[typeddict-unknown-key]
+            elif self._code is None and is_served(self._scope):
                 await self._close(CloseCode.INTERNAL_ERROR, "")
             self._end(CloseCode.INTERNAL_ERROR, "")
             raise
         finally:
             if self._closing is not None:
                 await asyncio.wait([self._closing])
+            if self._reading is not None:
+                self._reading.cancel()
             # Neither is left to the garbage collector.
             del self._scope[_SCOPE_KEY]  # type: ignore[typeddict-item]
             self._listener = None
@@ -200,6 +230,11 @@ class Watch:
 
     async def receive(self) -> ASGIReceiveEvent:
         while not self._expired:
+            if self._inbox is not None:
+                ahead = await self._inbox.get()
+                if not self._is_given_up():
+                    return cast(ASGIReceiveEvent, ahead)
+                break
             reader: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
             self._reader = reader
             try:
@@ -227,6 +262,32 @@ class Watch:
             "reason": self._reason,
         }
 
+    def _is_given_up(self) -> bool:
+        return self._expired
+
+    async def _hear_the_end(self, error: Exception) -> None:
+        """The application has ended with what `send()` raised, since its client has gone.
+
+        No error of its own; and a consumer of Channels has not run its `disconnect()`.
+        """
+        if self._code is None:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._last_message(), _END_TIMEOUT)
+        self._end(CloseCode.ABNORMAL_CLOSURE, "")
+        dispatch = _unheard(error.__traceback__)
+        if dispatch is not None:
+            end = {"type": "websocket.disconnect", "code": self._code, "reason": self._reason}
+            # It may send once more.
+            with suppress(StopConsumer, ClientGone):
+                await dispatch(end)
+
+    async def _last_message(self) -> None:
+        while self._code is None:
+            if self._inbox is not None:
+                await self._inbox.get()
+            else:
+                self.heard(await self._receive())
+
     async def dismiss(self, code: int, reason: str) -> None:
         """Close the connection of an application that has not asked for it: the server stops."""
         if self._opened_at is None or self._code is not None:
@@ -239,6 +300,8 @@ class Watch:
         if self._reader is not None:
             self._wake_reader()
         else:
+            if self._inbox is not None:
+                self._inbox.put({"type": "websocket.disconnect"})
             # The application hears of it when it asks for the next message.
             await self._close(code, reason)
 
@@ -283,10 +346,47 @@ class Watch:
     def send(self, message: ASGISendEvent) -> Any:
         # No coroutine of its own: this is on the path of each message.
         if message["type"] == "websocket.send":
-            return self._send(message)
+            return self._send_data(message)
         return self._send_other(message)
 
+    async def _send_data(self, message: ASGISendEvent) -> None:
+        try:
+            await self._send(message)
+        except OSError as error:
+            # Who suppresses this and sends on would have the event loop for itself.
+            await asyncio.sleep(0)
+            raise ClientGone(*error.args) from error
+        self._turn -= 1
+        if not self._turn:
+            # As in `Connection.send_data()`.
+            self._turn = TURN
+            if self._reader is None:
+                self._read_ahead()
+            await asyncio.sleep(0)
+
+    def _read_ahead(self) -> None:
+        """Receive in place of an application that sends and does not receive: most servers say
+        that the client has gone to nobody else."""
+        if self._inbox is None:
+            self._inbox = Inbox()
+            self._reading = asyncio.create_task(self._read(self._inbox))
+
+    async def _read(self, inbox: Inbox) -> None:
+        while True:
+            message: Any = await self._receive()
+            if self.heard(message):
+                await self.answer()
+                continue
+            inbox.put(message)
+            if message["type"] == "websocket.disconnect":
+                self._send = _discard
+                return
+            if inbox.is_full:
+                await inbox.room()
+
     async def _send_other(self, message: ASGISendEvent) -> None:
+        if message["type"] == "websocket.close":
+            check_close(message)
         if message["type"] == "websocket.close" and self._opened_at is None:
             await self._report_refusal(403)
         elif message["type"] == "websocket.http.response.start":
@@ -340,6 +440,12 @@ class Watch:
 
     async def _report_refusal(self, status: int) -> None:
         origin = logs.fields(self._scope)["origin"]
+        logger.info(
+            "Refused with %d by the application: path %.200a.",
+            status,
+            self._scope["path"],
+            extra=logs.fields(self._scope),
+        )
         await rejected.asend_robust(
             None, scope=self._scope, origin=origin, status=status, rule="application"
         )
@@ -359,7 +465,7 @@ class Watch:
     def _check(self, silence: float) -> None:
         now = monotonic()
         listener = self._listener
-        if not listener.is_reading if listener else self._reader is None:
+        if not (listener or self).is_reading:
             # The application is busy. What came meanwhile is unread, so the count starts again.
             self.heard_at = now
         left = self.heard_at + silence - now
@@ -371,6 +477,11 @@ class Watch:
             self._set_timer(_GRACE, silence)
         else:
             self._expire(silence)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether messages are received now, as of a `Listener`."""
+        return self._reader is not None if self._inbox is None else not self._inbox.is_full
 
     def _expire(self, silence: float) -> None:
         self._end(CloseCode.TIMEOUT, f"No message for {silence:g} seconds")
@@ -385,6 +496,11 @@ class Watch:
             self._listener.give_up(CloseCode.TIMEOUT, self._reason)
             return
         self._expired = True
+        if self._inbox is not None:
+            self._inbox.put({"type": "websocket.disconnect"})
+            # The application may be sending, and not receive.
+            self._closing = asyncio.create_task(self._send_close(CloseCode.TIMEOUT, self._reason))
+            return
         self._wake_reader()
 
     def _wake_reader(self) -> None:
@@ -412,3 +528,21 @@ class Watch:
 
 async def _discard(message: ASGISendEvent) -> None:
     """Where messages go that are sent to a client that was given up."""
+    await asyncio.sleep(0)
+    if message["type"] == "websocket.send":
+        raise ClientGone("The connection was closed.")
+
+
+def _unheard(traceback: TracebackType | None) -> Callable[[Any], Awaitable[None]] | None:
+    """The `dispatch()` of a consumer of Channels that has raised from a handler, unless it was
+    the one for `websocket.disconnect`.
+
+    Channels (4.3) ends a consumer with whatever a handler raises.
+    """
+    while traceback is not None:
+        if traceback.tb_frame.f_code is await_many_dispatch.__code__:
+            found = traceback.tb_frame.f_locals
+            if found.get("result", {}).get("type") != "websocket.disconnect":
+                return cast(Callable[[Any], Awaitable[None]], found["dispatch"])
+        traceback = traceback.tb_next
+    return None

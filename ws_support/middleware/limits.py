@@ -40,11 +40,18 @@ class MessageSizeLimit:
         if scope["type"] != "websocket":
             return self.application(scope, receive, send)  # type: ignore[no-any-return]
 
+        is_over = False
+
         async def receive_limited() -> Any:
-            message = await receive()
-            if message["type"] == "websocket.receive" and self._is_too_large(message):
-                return await self._close(scope, send)
-            return message
+            nonlocal is_over
+            if not is_over:
+                message = await receive()
+                if message["type"] != "websocket.receive" or not self._is_too_large(message):
+                    return message
+                is_over = True
+                self._log(scope)
+            # Again, when whoever has received was cancelled meanwhile.
+            return await self._close(send)
 
         return self.application(scope, receive_limited, send)  # type: ignore[no-any-return]
 
@@ -56,13 +63,18 @@ class MessageSizeLimit:
             return False
         return (len(text) if text.isascii() else len(text.encode())) > self._max_size
 
-    async def _close(self, scope: Any, send: Any) -> Any:
-        code = CloseCode.MESSAGE_TOO_BIG
-        reason = f"A message may have at most {self._max_size} bytes"
+    @property
+    def _reason(self) -> str:
+        return f"A message may have at most {self._max_size} bytes"
+
+    def _log(self, scope: Any) -> None:
         logger.warning(
             'Closed with 1009: %s. To allow more, raise WS_SUPPORT["MAX_MESSAGE_SIZE"].',
-            reason,
-            extra=logs.fields(scope, code=code),
+            self._reason,
+            extra=logs.fields(scope, code=CloseCode.MESSAGE_TOO_BIG),
         )
-        await send({"type": "websocket.close", "code": int(code), "reason": reason})
-        return {"type": "websocket.disconnect", "code": int(code), "reason": reason}
+
+    async def _close(self, send: Any) -> Any:
+        end = {"code": int(CloseCode.MESSAGE_TOO_BIG), "reason": self._reason}
+        await send({"type": "websocket.close", **end})
+        return {"type": "websocket.disconnect", **end}

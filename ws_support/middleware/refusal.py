@@ -45,6 +45,13 @@ async def refuse(
     await rejected.asend_robust(None, scope=scope, origin=origin, status=int(status), rule=rule)
     if (await receive())["type"] != "websocket.connect":
         return  # The client is gone.
+    await answer(scope, send, status, reason)
+
+
+async def answer(
+    scope: WebSocketScope, send: ASGISendCallable, status: HTTPStatus, reason: str
+) -> None:
+    """Answer a handshake with `status`, where the server can, and a line of text."""
     if "websocket.http.response" in (scope.get("extensions") or {}):
         body = f"{reason}\n".encode()
         headers = [

@@ -1,0 +1,163 @@
+"""A `receive()` that is cancelled takes no message with it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.test_connection import BOUND, Peer, connected
+from ws_support.inbox import MAX_SIZE, Inbox
+from ws_support.middleware.heartbeat import Heartbeat
+from ws_support.middleware.limits import MessageSizeLimit
+from ws_support.websocket import websocket_view
+
+STEPS = st.lists(st.sampled_from(["put", "receive", "cancel", "turn"]), max_size=40)
+
+
+def text_of(message):
+    return message if isinstance(message, str) else message["text"]
+
+
+async def kept(steps, put, receive):
+    """What is received when these steps are taken, and then all of the rest."""
+    received, sent, receiving = [], 0, None
+    tasks = []
+
+    async def take():
+        message = await receive()
+        # Nothing may be lost from here on: there is no `await`.
+        received.append(text_of(message))
+
+    for step in steps:
+        if step == "put":
+            put(str(sent))
+            sent += 1
+        elif step == "receive" and (receiving is None or receiving.done()):
+            receiving = asyncio.create_task(take())
+            tasks.append(receiving)
+        elif step == "cancel" and receiving is not None:
+            receiving.cancel()
+        elif step == "turn":
+            await asyncio.sleep(0)
+    await asyncio.gather(*[task for task in tasks if task.cancelling()], return_exceptions=True)
+    if receiving is not None and not receiving.done() and len(received) < sent:
+        await asyncio.wait_for(receiving, BOUND)
+    while len(received) < sent:
+        await asyncio.wait_for(take(), BOUND)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return received == [str(number) for number in range(sent)]
+
+
+def app_that_waits():
+    received = asyncio.get_running_loop().create_future()
+
+    async def application(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        received.set_result(receive)
+        await asyncio.Event().wait()
+
+    return application, received
+
+
+if sys.version_info >= (3, 11):  # `Task.cancelling()`
+
+    @given(steps=STEPS)
+    def test_of_the_inbox(steps):
+        async def run():
+            inbox = Inbox()
+            return await kept(steps, lambda text: inbox.put({"text": text}), inbox.get)
+
+        assert asyncio.run(run())
+
+    @pytest.mark.parametrize(
+        "middleware", [Heartbeat, lambda application: MessageSizeLimit(application, 100)]
+    )
+    @given(steps=STEPS)
+    def test_of_an_application_behind_our_middleware(middleware, steps):
+        async def run():
+            application, receive = app_that_waits()
+            async with connected(middleware(application)) as peer:
+                return await kept(steps, peer.says, await receive)
+
+        assert asyncio.run(run())
+
+    @given(steps=STEPS)
+    def test_of_a_websocket(steps):
+        async def run():
+            websockets = asyncio.get_running_loop().create_future()
+
+            @websocket_view
+            async def handler(websocket):
+                await websocket.accept()
+                websockets.set_result(websocket)
+                await websocket.wait_closed()
+
+            async with connected(handler) as peer:
+                return await kept(steps, peer.says, (await websockets).receive)
+
+        assert asyncio.run(run())
+
+
+async def test_a_message_that_comes_when_receiving_is_cancelled_is_received_next():
+    inbox = Inbox()
+    receiving = asyncio.create_task(inbox.get())
+    await asyncio.sleep(0)
+    receiving.cancel()
+    # The future is cancelled, and the task has not run since.
+    inbox.put({"text": "one"})
+    with pytest.raises(asyncio.CancelledError):
+        await receiving
+    assert await inbox.get() == {"text": "one"}
+
+
+async def test_two_may_wait_one_after_the_other_has_been_cancelled():
+    inbox = Inbox()
+    first = asyncio.create_task(inbox.get())
+    await asyncio.sleep(0)
+    first.cancel()
+    second = asyncio.create_task(inbox.get())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    inbox.put({"text": "one"})
+    assert await asyncio.wait_for(second, BOUND) == {"text": "one"}
+
+
+@pytest.mark.parametrize("text", ["x", "é", "€", "𝄞"])
+async def test_the_inbox_counts_what_a_text_takes_in_memory(text):
+    inbox = Inbox()
+    large = "x" * (MAX_SIZE // 4) + text
+    inbox.put({"type": "websocket.receive", "text": large})
+    assert inbox.is_full == (sys.getsizeof(large) >= MAX_SIZE)
+    assert inbox.is_full == (text == "𝄞")
+    await inbox.get()
+    assert not inbox.is_full
+
+
+async def test_a_message_that_is_too_large_closes_also_when_its_receiver_was_cancelled():
+    application, receive = app_that_waits()
+    blocked = asyncio.Event()
+
+    class Blocking(Peer):
+        async def send(self, message):
+            if message["type"] == "websocket.close" and not blocked.is_set():
+                blocked.set()
+                await asyncio.Event().wait()
+            await super().send(message)
+
+    async with connected(MessageSizeLimit(application, 3), Blocking) as peer:
+        receive = await receive
+        receiving = asyncio.create_task(receive())
+        peer.says("four")
+        await asyncio.wait_for(blocked.wait(), BOUND)
+        receiving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+        assert (await receive())["code"] == 1009
+        assert (await peer.next())["code"] == 1009
