@@ -11,6 +11,7 @@ from inspect import iscoroutinefunction
 from typing import Any, Final
 
 from channels.exceptions import StopConsumer
+from django.core.serializers.json import DjangoJSONEncoder
 
 from ws_support.closing import (
     ClientGone,
@@ -21,7 +22,7 @@ from ws_support.closing import (
     may_be_sent,
 )
 from ws_support.connection import Connection, is_client_gone
-from ws_support.topics import checked_topic, message_of
+from ws_support.topics import checked_topic, json_of, message_of
 
 __all__ = ["ConnectionClosed", "WebSocket", "websocket_view"]
 
@@ -302,9 +303,14 @@ class WebSocket:
             self._check_open()
             raise
 
-    async def send_json(self, value: Any) -> None:
-        """Send `value` as JSON, in text."""
-        await self.send(json.dumps(value))
+    async def send_json(
+        self, value: Any, *, encoder: type[json.JSONEncoder] = DjangoJSONEncoder
+    ) -> None:
+        """Send `value` as JSON, in text: by default also dates, times, `Decimal` and `UUID`.
+
+        Raises `ValueError` for NaN and infinity, which no browser can read.
+        """
+        await self.send(json_of(value, encoder))
 
     # Topics.
 
