@@ -17,10 +17,13 @@ from channels.layers import (
     channel_layers,
     get_channel_layer,
 )
+from django.core.signals import request_started
 
+from ws_support.conf import get_options
 from ws_support.link import MOMENT, Link
 from ws_support.publisher import Publisher
 from ws_support.subscriber import FILLING, FULL, Published, Subscriber
+from ws_support.topics import check_subscriptions
 
 logger = logging.getLogger("ws_support.broadcast")
 
@@ -85,7 +88,10 @@ class Hub:
         """From the return on, `subscriber` gets what is published.
 
         While the layer is away, it returns all the same: that will be so once the layer is back.
+        Raises `ValueError` when the connection has subscribed to as much as it may.
         """
+        check_subscriptions(subscriber.topics, topic, get_options().max_subscriptions)
+        _Listeners.are_here = True
         subscribers = self._topics.setdefault(topic, {})
         subscribers[subscriber] = None
         subscriber.topics.add(topic)
@@ -169,6 +175,8 @@ class Hub:
         if self._publisher is not None:
             await self._publisher.publish(topic, message)
             return
+        if not _Listeners.are_here:
+            _Listeners.warn(topic)
         here = asyncio.get_running_loop()
         is_filling = False
         for loop, hub in list(_hubs.items()):
@@ -186,6 +194,33 @@ class Hub:
         return await self._publisher.count_takers(  # type: ignore[union-attr]
             topic, message, wait
         )
+
+
+class _Listeners:
+    """Whether somebody may listen in this process, which then is that of a server."""
+
+    are_here = False
+
+    @classmethod
+    def warn(cls, topic: str) -> None:
+        """Say once that a shell or a worker of a task queue talks to itself."""
+        cls.are_here = True
+        logger.warning(
+            "Nobody has heard the broadcast under %.100a: in this process nobody has subscribed to"
+            " anything, and CHANNEL_LAYERS has no layer to other processes. With Redis, its BACKEND"
+            " is channels_redis.core.RedisChannelLayer.",
+            topic,
+        )
+
+    @classmethod
+    def note_request(cls, **details: Any) -> None:
+        """A request that has a scope is one to an ASGI server."""
+        if "scope" in details:
+            cls.are_here = True
+            request_started.disconnect(cls.note_request)
+
+
+request_started.connect(_Listeners.note_request)
 
 
 def _own_layer() -> Any:
