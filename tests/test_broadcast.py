@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from asgiref.sync import async_to_sync
 from channels.layers import BaseChannelLayer
+from django.core.signals import request_started
 from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from tests.servers.test_behaviours import expected
 from tests.test_connection import Peer, connected
 from ws_support.broadcast import broadcast, broadcast_json, statistics
 from ws_support.consumers import AsyncWebsocketConsumer
+from ws_support.hub import _Listeners
 from ws_support.link import group_of
 from ws_support.websocket import websocket_view
 
@@ -513,3 +515,63 @@ async def test_the_length_of_the_queue_is_a_setting(caplog):
     peer.incoming.put_nowait({"type": "websocket.connect"})
     await peer.end()
     assert re.search(r"1013: 2 messages were waiting.*'topic'", caplog.text)
+
+
+async def test_a_topic_has_an_end():
+    with pytest.raises(ValueError, match="up to 10000 characters: got 10001, 'xxx"):
+        await broadcast("x" * 10_001, "message")
+
+
+@override_settings(WS_SUPPORT={"MAX_SUBSCRIPTIONS": 2})
+async def test_one_connection_may_not_subscribe_to_any_number_of_topics():
+    @websocket_view
+    async def greedy(websocket):
+        await websocket.accept()
+        for topic in ("one", "two", "two"):
+            await websocket.subscribe(topic)
+        with pytest.raises(ValueError, match=r'2 topics.*"MAX_SUBSCRIPTIONS"'):
+            await websocket.subscribe("three")
+        await websocket.unsubscribe("one")
+        await websocket.subscribe("three")
+        await websocket.send("done")
+
+    async with connected(greedy) as peer:
+        assert await received(peer) == "done"
+
+
+async def test_the_topics_of_one_connection_have_a_size_together():
+    @websocket_view
+    async def greedy(websocket):
+        await websocket.accept()
+        for number in range(26):
+            await websocket.subscribe(f"{number:010000}")
+        with pytest.raises(ValueError, match="262144 characters together"):
+            await websocket.subscribe("x" * 10_000)
+        await websocket.send("done")
+
+    async with connected(greedy) as peer:
+        assert await received(peer) == "done"
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A process in which nobody has subscribed, as that of a shell."""
+    monkeypatch.setattr("ws_support.hub._Listeners.are_here", False)
+
+
+async def test_a_broadcast_that_nobody_can_hear_is_warned_of_once(alone, caplog):
+    await broadcast("topic", "message")
+    await broadcast("topic", "again")
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "Nobody has heard the broadcast under 'topic'" in record.message
+    assert "CHANNEL_LAYERS" in record.message
+
+
+async def test_a_broadcast_of_a_server_is_not_warned_of(alone, caplog):
+    request_started.connect(_Listeners.note_request)
+    request_started.send(sender=None, environ={})
+    assert not _Listeners.are_here
+    request_started.send(sender=None, scope={})
+    await broadcast("topic", "message")
+    assert caplog.records == []

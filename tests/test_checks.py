@@ -20,6 +20,12 @@ KEYS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def layers(settings):
+    backend = "channels_redis.core.RedisChannelLayer"
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend}}
+
+
 def found(*, deploy: bool = False) -> list[checks.CheckMessage]:
     messages = checks.run_checks(include_deployment_checks=deploy)
     return [message for message in messages if message.id.startswith("ws_support.")]
@@ -267,3 +273,14 @@ def test_a_project_without_an_asgi_application_is_warned_of(settings):
     del settings.ASGI_APPLICATION
     [warning] = found()
     assert warning.id == "ws_support.W005"
+
+
+@pytest.mark.parametrize(
+    "layers", [{}, {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}]
+)
+def test_deployment_warns_when_processes_do_not_hear_each_other(settings, layers):
+    settings.CHANNEL_LAYERS = layers
+    settings.WS_SUPPORT = {"KEEP_ALIVE_INTERVAL": 30}
+    [warning] = found(deploy=True)
+    assert warning.id == "ws_support.W010"
+    assert warning.msg.startswith("CHANNEL_LAYERS has no layer between processes")

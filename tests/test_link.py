@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 
 import pytest
 from channels.layers import InMemoryChannelLayer
 from django.test import override_settings
 
 from tests.test_broadcast import KnownPeer, received
-from tests.test_connection import connected
+from tests.test_connection import connected, eventually
 from ws_support.broadcast import BroadcastError, broadcast, statistics
 from ws_support.consumers import AsyncWebsocketConsumer
+from ws_support.gaps import Gaps
 from ws_support.websocket import websocket_view
 
 BOUND = 10
@@ -146,3 +148,159 @@ async def test_what_comes_after_the_end_of_a_connection_goes_nowhere():
         peer.leaves()
         await asyncio.wait_for(peer.task, BOUND)
         assert peer.outgoing.empty()
+
+
+class LossyLayer(SlowLayer):
+    """Takes messages and loses those that it is told to, as Redis does when too many wait."""
+
+    is_losing = False
+
+    async def group_send(self, group, message):
+        if not self.is_losing or "probe" in group:
+            await super().group_send(group, message)
+
+
+@pytest.fixture
+def lossy(monkeypatch):
+    monkeypatch.setattr("ws_support.hub.Hub._logged_at", None)
+
+    @contextmanager
+    def losing():
+        monkeypatch.setattr(LossyLayer, "is_losing", True)
+        yield
+        monkeypatch.setattr(LossyLayer, "is_losing", False)
+
+    with layer(LossyLayer):
+        yield losing
+
+
+async def test_subscribers_are_closed_with_1013_when_messages_for_them_were_lost(lossy, caplog):
+    before = statistics()
+    async with (
+        connected(Subscriber.as_asgi()) as peer,
+        connected(Subscriber.as_asgi()) as another,
+    ):
+        await broadcast("topic", "heard")
+        with lossy():
+            await broadcast("topic", "lost")
+            await broadcast("topic", "lost, too")
+        await broadcast("topic", "after")
+        for each in (peer, another):
+            assert await received(each) == "heard"
+            close = await each.next()
+            assert (close["code"], close["reason"]) == (1013, "Messages were lost")
+            await each.end()
+    now = statistics()
+    assert (now.lost - before.lost, now.dropped - before.dropped) == (2, 2)
+    (record,) = [each for each in caplog.records if "lost" in each.message]
+    assert "2 under the topic 'topic'" in record.message
+    assert "capacity of 10000" in record.message
+
+
+async def test_what_is_lost_under_many_topics_is_counted_and_one_line_in_the_log(lossy, caplog):
+    class Both(Subscriber):
+        subscriptions = ["topic", "another"]
+
+    before = statistics()
+    async with connected(Both.as_asgi()) as peer:
+        await broadcast("topic", "1")
+        await broadcast("another", "2")
+        with lossy():
+            await broadcast("topic", "lost")
+            await broadcast("another", "lost")
+        assert [await received(peer), await received(peer)] == ["1", "2"]
+        await broadcast("topic", "after")
+        await broadcast("another", "after")
+        assert (await peer.next())["code"] == 1013
+        await eventually(lambda: statistics().lost - before.lost == 2)
+        await peer.end()
+    assert statistics().dropped - before.dropped == 1
+    assert caplog.text.count("Messages are lost") == 1
+
+
+async def test_who_has_left_a_topic_has_missed_nothing_in_between(lossy):
+    @websocket_view
+    async def restless(websocket):
+        await websocket.accept()
+        await websocket.subscribe("another")
+        async for _ in websocket:
+            await websocket.subscribe("topic")
+            await websocket.send("subscribed")
+            await websocket.receive()
+            await websocket.unsubscribe("topic")
+            await websocket.send("unsubscribed")
+
+    async with connected(restless) as peer:
+        for number in range(2):
+            peer.says("subscribe")
+            assert await received(peer) == "subscribed"
+            await broadcast("topic", f"heard {number}")
+            assert await received(peer) == f"heard {number}"
+            peer.says("unsubscribe")
+            assert await received(peer) == "unsubscribed"
+            await broadcast("topic", "not for you")
+
+
+async def test_a_message_that_was_taken_with_an_error_is_no_gap(lossy, monkeypatch):
+    class Doubtful(LossyLayer):
+        async def group_send(self, group, message):
+            await super().group_send(group, message)
+            if message.get("text") == "doubtful":
+                raise RuntimeError("after it was taken")
+
+    monkeypatch.setattr(f"{__name__}.LossyLayer", Doubtful)
+    async with connected(Subscriber.as_asgi()) as peer:
+        await broadcast("topic", "1")
+        with pytest.raises(BroadcastError):
+            await broadcast("topic", "doubtful")
+        await broadcast("topic", "2")
+        await broadcast("topic", "3")
+        assert await peer.texts(4) == ["1", "doubtful", "2", "3"]
+
+
+def test_publishers_are_forgotten_in_turn_and_nothing_is_missed_from_who_is_new():
+    gaps = Gaps()
+    assert [gaps.lost_before("topic", "first", number) for number in (7, 9, 9, 1, 2)] == [
+        0,
+        1,
+        0,
+        0,
+        0,
+    ]
+    for number in range(64):
+        assert gaps.lost_before("topic", f"publisher {number}", 2) == 0
+    assert gaps.lost_before("topic", "first", 9) == 0
+    assert gaps.lost_before("topic", "first", 11) == 1
+
+
+async def test_a_topic_whose_number_is_forgotten_starts_again(lossy, monkeypatch):
+    monkeypatch.setattr("ws_support.publisher._NUMBERED", 1)
+    async with connected(Subscriber.as_asgi()) as peer:
+        for number in range(3):
+            await broadcast("topic", str(number))
+            await broadcast("nobody's", "message")
+        assert await peer.texts(3) == ["0", "1", "2"]
+        assert peer.outgoing.empty()
+
+
+class AwayLayer(SlowLayer):
+    """Takes nothing, and counts what it was asked for."""
+
+    asked = 0
+
+    async def group_send(self, group, message):
+        AwayLayer.asked += 1
+        await asyncio.sleep(0)
+        raise ConnectionError("refused")
+
+
+@layer(AwayLayer)
+async def test_the_next_in_line_fail_with_one_for_whom_the_layer_is_away():
+    results = await asyncio.gather(
+        *(broadcast("topic", str(number)) for number in range(100)), return_exceptions=True
+    )
+    assert {type(each) for each in results} == {BroadcastError}
+    assert AwayLayer.asked == 1
+    with pytest.raises(BroadcastError, match="refused"):
+        await broadcast("topic", "asked for by itself")
+    assert AwayLayer.asked == 2

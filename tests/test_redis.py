@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from channels_redis.core import RedisChannelLayer
+from django.test import override_settings
+from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import need_program
 from tests.harness import ASGI_SERVERS, BOUND, serving, until
+from tests.project.live import Prices
 from tests.redis import CORE, PUBSUB, Redis
 from tests.test_broadcast import asked, subscribed, tell
+from tests.test_connection import connected
+from ws_support.broadcast import broadcast
 from ws_support.link import group_of
 
 
@@ -145,3 +151,51 @@ def test_the_server_says_where_broadcasts_go(serve, redis):
     assert "broadcasts  through RedisChannelLayer to every process" in server.log()
     server = serve(asgi_server="uvicorn", arguments=("--workers", "2"))
     assert "broadcasts  within each of the 2 processes by itself" in server.log()
+
+
+async def test_what_is_broadcast_together_arrives_in_order_and_does_not_ask_too_much(redis, layers):
+    count = 500
+    with override_settings(CHANNEL_LAYERS=layers, WS_SUPPORT={"BROADCAST_QUEUE": count}):
+        async with connected(Prices.as_asgi()) as peer:
+            await asyncio.gather(*(broadcast("prices", str(number)) for number in range(count)))
+            assert await peer.texts(count) == [str(number) for number in range(count)]
+
+
+def test_a_process_that_stands_still_gets_what_was_broadcast_meanwhile(redis, serve, layers):
+    queue = {"BROADCAST_QUEUE": 1000}
+    still, other = (
+        serve(asgi_server="uvicorn", CHANNEL_LAYERS=layers, WS_SUPPORT=queue) for _ in range(2)
+    )
+    with ExitStack() as stack:
+        reader = subscribed(stack, still, "all")
+        publisher = subscribed(stack, other, "publisher")
+        still.process.send_signal(signal.SIGSTOP)
+        tell(publisher, "broadcast many", topic="all", count=500)
+        assert publisher.recv(BOUND) == "done"
+        still.process.send_signal(signal.SIGCONT)
+        assert [reader.recv(BOUND) for _ in range(500)] == [f"{n} " for n in range(500)]
+
+
+def test_who_has_missed_messages_that_redis_has_lost_is_closed_with_1013(redis, serve):
+    still, other = (serve(asgi_server="uvicorn", CHANNEL_LAYERS=redis.layers()) for _ in range(2))
+    with ExitStack() as stack:
+        reader = subscribed(stack, still, "all")
+        publisher = subscribed(stack, other, "publisher")
+        tell(publisher, "broadcast", topic="all", text="heard")
+        assert publisher.recv(BOUND) == "broadcast"
+        assert reader.recv(BOUND) == "heard"
+        still.process.send_signal(signal.SIGSTOP)
+        tell(publisher, "broadcast many", topic="all", count=10)
+        assert publisher.recv(BOUND) == "done"
+        for name in redis.names():
+            if "specific" in name:
+                redis.ask("DEL", name)
+        still.process.send_signal(signal.SIGCONT)
+        tell(publisher, "broadcast", topic="all", text="after")
+        with suppress(ConnectionClosed):
+            while True:  # One may have been on its way.
+                reader.recv(BOUND)
+        assert reader.close_code == 1013
+        still.wait_for_log("Messages are lost")
+        assert publisher.recv(BOUND) == "broadcast"
+        assert asked(publisher)["lost"] == 0

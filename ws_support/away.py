@@ -12,13 +12,22 @@ logger = logging.getLogger("ws_support.channel_layer")
 _LOG_EVERY: Final = 60.0
 """Seconds. Every connection finds out by itself; one line is enough."""
 
+_OUTAGES: Final = frozenset(
+    {"OSError", "ConnectionError", "TimeoutError", "RedisError", "RedisClusterException"}
+)
+"""Names of exceptions, and of what they are derived from."""
+
 _logged_at: float | None = None
 
 
 def is_away(error: Exception) -> bool:
-    """Whether `error` says that the layer cannot be reached. redis-py has exceptions of its own,
-    with the names of Python's."""
-    return not _names(error).isdisjoint({"OSError", "ConnectionError", "TimeoutError"})
+    """Return True if `error` says that the channel layer cannot be used for now.
+
+    redis-py has exceptions of its own, with the names of Python's. A Redis that answers with an
+    error is out of service as well: a replica after a failover (READONLY, UNBLOCKED), one that is
+    loading or full, or one whose password has changed.
+    """
+    return not _names(error).isdisjoint(_OUTAGES)
 
 
 def is_idle(error: Exception, seconds: float) -> bool:

@@ -14,12 +14,14 @@ while the layer is away is lost, as is what goes to a client that is not connect
 
 from __future__ import annotations
 
-import json
+from json import JSONEncoder
 from typing import Any
+
+from django.core.serializers.json import DjangoJSONEncoder
 
 from ws_support.hub import Hub, Statistics, statistics
 from ws_support.link import LayerError
-from ws_support.topics import checked_topic, message_of
+from ws_support.topics import checked_topic, json_of, message_of
 
 __all__ = ["BroadcastError", "Statistics", "broadcast", "broadcast_json", "statistics"]
 
@@ -46,9 +48,15 @@ async def broadcast(topic: str, message: str | bytes) -> None:
         raise _broadcast_error(topic, error) from error
 
 
-async def broadcast_json(topic: str, value: Any) -> None:
-    """The same with `value` as JSON: encoded once, and sent as text."""
-    await broadcast(topic, json.dumps(value))
+async def broadcast_json(
+    topic: str, value: Any, *, encoder: type[JSONEncoder] = DjangoJSONEncoder
+) -> None:
+    """Send `value` as JSON to all who have subscribed to `topic`: encoded once, and as text.
+
+    Raises what `broadcast()` raises, `TypeError` for what `encoder` does not know, and `ValueError`
+    for NaN and infinity, which no browser can read.
+    """
+    await broadcast(topic, json_of(value, encoder))
 
 
 async def count_takers(topic: str, message: str | bytes, wait: float) -> int:

@@ -12,6 +12,7 @@ from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
 
 from ws_support import conf
+from ws_support.hub import is_between_processes
 from ws_support.project import Node, is_unguarded, load_application, websocket_parts
 
 
@@ -174,6 +175,19 @@ def check_deployment(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[
                 " your users.",
                 hint="List the origins of your own pages.",
                 id="ws_support.W003",
+            )
+        )
+    if not is_between_processes():
+        found.append(
+            Warning(
+                "CHANNEL_LAYERS has no layer between processes, so that nobody hears what another"
+                " worker, a task or a shell broadcasts or sends to a group.",
+                hint=(
+                    'Install "django-ws-support[redis]" and set the BACKEND to'
+                    " channels_redis.core.RedisChannelLayer, or silence this if one process is all"
+                    " there is."
+                ),
+                id="ws_support.W010",
             )
         )
     return found

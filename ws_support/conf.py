@@ -67,6 +67,9 @@ class Options:
     broadcast_queue: int = 64
     """Messages that wait for a subscriber; one more closes its connection with 1013."""
 
+    max_subscriptions: int = 1000
+    """Topics that one connection may subscribe to."""
+
     shutdown_timeout: float = 10
     """Seconds from the signal to stop until the server has ended."""
 
@@ -325,5 +328,6 @@ _VALIDATORS: Final[dict[str, Callable[[object], Iterator[Problem]]]] = {
     "MAX_MESSAGE_SIZE": _number("a whole number of bytes above 0", integer=True),
     "PER_MESSAGE_DEFLATE": _boolean,
     "BROADCAST_QUEUE": _number("a whole number of messages above 0", integer=True),
+    "MAX_SUBSCRIPTIONS": _number("a whole number of topics above 0", integer=True),
     "SHUTDOWN_TIMEOUT": _number("a number of seconds above 0"),
 }

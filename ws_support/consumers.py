@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial, wraps
 from inspect import isawaitable
+from json import JSONEncoder
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from asgiref.typing import (
@@ -26,7 +27,7 @@ from channels.layers import BaseChannelLayer, get_channel_layer
 from ws_support.closing import ClientGone, CloseCode, InvalidMessage, invalid_json
 from ws_support.connection import Connection, NoHandler
 from ws_support.database import OldConnections
-from ws_support.topics import checked_topic
+from ws_support.topics import checked_topic, json_of
 
 
 class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
@@ -312,9 +313,27 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer, generic.AsyncJsonWebsoc
             raise _not_a_coroutine(self, "receive_json")
         await awaitable
 
-    async def send_json(self, content: Any, close: bool = False) -> None:
-        text = await self.__awaitable(self.encode_json(content), "encode_json")
+    async def send_json(
+        self,
+        content: Any,
+        close: bool = False,
+        *,
+        encoder: type[JSONEncoder] | None = None,
+    ) -> None:
+        """Send `content` as JSON: as `encode_json()` makes it, or with `encoder`."""
+        if encoder is None:
+            text = await self.__awaitable(self.encode_json(content), "encode_json")
+        else:
+            text = json_of(content, encoder)
         await super().send(text_data=text, close=close)
+
+    @classmethod
+    async def encode_json(cls, content: Any) -> str:
+        """Return `content` as JSON: also dates, times, `Decimal` and `UUID`.
+
+        Raises `ValueError` for NaN and infinity, which no browser can read.
+        """
+        return json_of(content)
 
     def __awaitable(self, result: Any, method: str) -> Awaitable[Any]:
         if not isawaitable(result):

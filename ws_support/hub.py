@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from channels import DEFAULT_CHANNEL_LAYER
-from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_layer
+from channels.layers import (
+    BaseChannelLayer,
+    InMemoryChannelLayer,
+    channel_layers,
+    get_channel_layer,
+)
+from django.core.signals import request_started
 
-from ws_support.link import MOMENT, Link, count_takers, publish
+from ws_support.conf import get_options
+from ws_support.link import MOMENT, Link
+from ws_support.publisher import Publisher
 from ws_support.subscriber import FILLING, FULL, Published, Subscriber
+from ws_support.topics import check_subscriptions
+
+logger = logging.getLogger("ws_support.broadcast")
+
+CAPACITY: Final = 10_000
+"""Messages that a channel layer keeps for a process that is busy. Its own default, 100, are those
+of an instant."""
+
+_LOG_EVERY: Final = 10.0
+"""Seconds. Messages of many topics are lost at the same time."""
 
 
 @dataclass
@@ -26,7 +46,11 @@ class Statistics:
     """Of connections to topics."""
 
     dropped: int = 0
-    """Connections that were closed with 1013, for a queue that was full."""
+    """Connections that were closed with 1013, for a queue that was full or messages that were lost
+    on the way to this process."""
+
+    lost: int = 0
+    """Those messages: the channel layer had taken them, and did not keep them."""
 
 
 class Hub:
@@ -38,14 +62,16 @@ class Hub:
     """
 
     dropped = 0
+    lost = 0
+    _logged_at: float | None = None
 
     def __init__(self) -> None:
         self._topics: dict[str, dict[Subscriber, None]] = {}
-        # A layer of its own. In channels_redis 4.3, what waits for consumers takes up room in the
-        # queue of their process.
-        self._layer: Any = (
-            channel_layers.make_backend(DEFAULT_CHANNEL_LAYER) if is_between_processes() else None
-        )
+        self._layer: Any = None
+        self._publisher: Publisher | None = None
+        if is_between_processes():
+            self._layer = _own_layer()
+            self._publisher = Publisher(self._layer)
         self._link: Link | None = None
         # asyncio itself refers to its tasks only weakly.
         self._leaving: set[asyncio.Task[None]] = set()
@@ -62,13 +88,16 @@ class Hub:
         """From the return on, `subscriber` gets what is published.
 
         While the layer is away, it returns all the same: that will be so once the layer is back.
+        Raises `ValueError` when the connection has subscribed to as much as it may.
         """
+        check_subscriptions(subscriber.topics, topic, get_options().max_subscriptions)
+        _Listeners.are_here = True
         subscribers = self._topics.setdefault(topic, {})
         subscribers[subscriber] = None
         subscriber.topics.add(topic)
         if self._layer is not None:
             if self._link is None:
-                self._link = Link(self._layer, self.deliver)
+                self._link = Link(self._layer, self)
             await self._link.join(topic)
 
     async def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
@@ -117,14 +146,37 @@ class Hub:
                 subscriber.drop(topic)
         return is_filling
 
+    def miss(self, topic: str, count: int) -> None:
+        """Close the connections of all subscribers: `count` messages were lost on the way here."""
+        Hub.lost += count
+        subscribers = [each for each in self._topics.get(topic, ()) if each.is_open]
+        for subscriber in subscribers:
+            subscriber.miss()
+        Hub.dropped += len(subscribers)
+        now = monotonic()
+        if Hub._logged_at is None or now - Hub._logged_at >= _LOG_EVERY:
+            Hub._logged_at = now
+            logger.error(
+                "Messages are lost: %d under the topic %.100a (%d in this process until now). More"
+                " were waiting for this process than the channel layer keeps, its capacity of %s,"
+                " or for longer than its expiry. Closed with 1013, to ask again: %d connections.",
+                count,
+                topic,
+                Hub.lost,
+                getattr(self._layer, "capacity", "Redis"),
+                len(subscribers),
+            )
+
     async def publish(self, topic: str, message: Any) -> None:
         """Deliver `message` wherever somebody has subscribed.
 
         Raises `LayerError` when the layer does not take it.
         """
-        if self._layer is not None:
-            await publish(self._layer, topic, message)
+        if self._publisher is not None:
+            await self._publisher.publish(topic, message)
             return
+        if not _Listeners.are_here:
+            _Listeners.warn(topic)
         here = asyncio.get_running_loop()
         is_filling = False
         for loop, hub in list(_hubs.items()):
@@ -137,9 +189,49 @@ class Hub:
         await asyncio.sleep(MOMENT if is_filling else 0)
 
     async def count_takers(self, topic: str, message: Any, wait: float) -> int:
-        """`publish()` through the layer; how many processes say within `wait` seconds that they
-        have taken it."""
-        return await count_takers(self._layer, topic, message, wait)
+        """`publish()` through the layer, which there has to be; how many processes say within
+        `wait` seconds that they have taken it."""
+        return await self._publisher.count_takers(  # type: ignore[union-attr]
+            topic, message, wait
+        )
+
+
+class _Listeners:
+    """Whether somebody may listen in this process, which then is that of a server."""
+
+    are_here = False
+
+    @classmethod
+    def warn(cls, topic: str) -> None:
+        """Say once that a shell or a worker of a task queue talks to itself."""
+        cls.are_here = True
+        logger.warning(
+            "Nobody has heard the broadcast under %.100a: in this process nobody has subscribed to"
+            " anything, and CHANNEL_LAYERS has no layer to other processes. With Redis, its BACKEND"
+            " is channels_redis.core.RedisChannelLayer.",
+            topic,
+        )
+
+    @classmethod
+    def note_request(cls, **details: Any) -> None:
+        """A request that has a scope is one to an ASGI server."""
+        if "scope" in details:
+            cls.are_here = True
+            request_started.disconnect(cls.note_request)
+
+
+request_started.connect(_Listeners.note_request)
+
+
+def _own_layer() -> Any:
+    """Return a layer like that of the consumers. In channels_redis 4.3, what waits for them takes
+    up room in the queue of their process."""
+    layer: Any = channel_layers.make_backend(DEFAULT_CHANNEL_LAYER)
+    # RedisPubSubChannelLayer keeps nothing, and has no capacity.
+    if issubclass(type(layer), BaseChannelLayer):
+        layer.capacity = max(layer.capacity, CAPACITY)
+        layer.channel_capacity = []
+    return layer
 
 
 def is_between_processes() -> bool:
@@ -155,6 +247,7 @@ def statistics() -> Statistics:
         topics=sum(len(hub._topics) for hub in hubs),
         subscriptions=sum(len(each) for hub in hubs for each in list(hub._topics.values())),
         dropped=Hub.dropped,
+        lost=Hub.lost,
     )
 
 

@@ -1,18 +1,19 @@
-"""What is published, between processes: through a channel layer that may go away and come back."""
+"""What comes from other processes: through a channel layer that may go away and come back."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import logging
-import os
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
-from itertools import count
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
+
+from ws_support.away import is_away
+from ws_support.gaps import Gaps
 
 logger = logging.getLogger("ws_support.broadcast")
 
@@ -37,13 +38,27 @@ MOMENT: Final = 0.001
 _REMEMBERED: Final = 256
 """Messages that are remembered, since Redis may hand one out twice."""
 
-_PUBLISHED: Final = "ws_support.published"
+PUBLISHED: Final = "ws_support.published"
 _TAKEN: Final = "ws_support.taken"
 _PROBE: Final = "ws_support.probe"
 
 
 class LayerError(Exception):
     """The channel layer does not do what it was asked for."""
+
+
+class LayerOutage(LayerError):
+    """The channel layer does nothing for now, whoever asks."""
+
+
+class Receiver(Protocol):
+    """Whom messages are for."""
+
+    def deliver(self, topic: str, message: Any) -> bool:
+        """Take a `websocket.send`; return True if the next one should wait for a moment."""
+
+    def miss(self, topic: str, count: int) -> None:
+        """Hear that so many messages were lost."""
 
 
 class Link:
@@ -54,12 +69,16 @@ class Link:
     since memberships expire. Whether it is there is found out by a message that goes round, to this
     process alone: redis-py may connect again without a word.
 
+    Messages that the layer has taken and does not hand out, since more of them were waiting than it
+    keeps, are noticed by the numbers that they have. What is lost while it is away, it has said.
+
     It exists while there are topics. What is published needs none of it.
     """
 
-    def __init__(self, layer: Any, deliver: Callable[[str, Any], bool]) -> None:
+    def __init__(self, layer: Any, receiver: Receiver) -> None:
         self._layer = layer
-        self._deliver = deliver
+        self._receiver = receiver
+        self._gaps = Gaps()
         self._memberships: dict[str, _Membership] = {}
         self._probe = _Membership(f"ws_support-probe.{uuid.uuid4().hex}")
         self._probe.is_wanted = True
@@ -88,14 +107,15 @@ class Link:
         await self._try_to_settle(membership)
         if not membership.is_wanted and self._memberships.get(topic) is membership:
             del self._memberships[topic]
+            self._gaps.forget(topic)
 
     async def close(self) -> None:
         """Leave all, and end."""
-        await _cancelled(self._tender)
+        await cancelled(self._tender)
         for membership in (self._probe, *self._memberships.values()):
             membership.is_wanted = False
             await self._try_to_settle(membership)
-        await _cancelled(self._reader)
+        await cancelled(self._reader)
 
     async def _try_to_settle(self, membership: _Membership) -> None:
         if not self._is_lost:
@@ -113,17 +133,17 @@ class Link:
         wanted = await self._get_channel() if membership.is_wanted else None
         known = membership.channel
         if known not in (None, wanted):
-            await _within(self._layer.group_discard(membership.group, known))
+            await within(self._layer.group_discard(membership.group, known))
             known = membership.channel = None
         if wanted is not None and (known is None or again):
-            await _within(self._layer.group_add(membership.group, wanted))
+            await within(self._layer.group_add(membership.group, wanted))
             membership.channel = wanted
 
     async def _get_channel(self) -> str:
         async with self._channel_lock:
             if self._channel is not None:
                 return self._channel
-            channel: str = await _within(self._layer.new_channel())
+            channel: str = await within(self._layer.new_channel())
             self._channel = channel
             return channel
 
@@ -147,19 +167,21 @@ class Link:
         if kind == _PROBE:
             self._came_round.set()
             return
-        if kind != _PUBLISHED or message["id"] in self._remembered:
+        if kind != PUBLISHED or message["id"] in self._remembered:
             return
         self._remembered[message["id"]] = None
         if len(self._remembered) > _REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
+        topic = message["topic"]
+        if not self._is_lost and topic in self._memberships and "number" in message:
+            lost = self._gaps.lost_before(topic, message["publisher"], message["number"])
+            if lost:
+                self._receiver.miss(topic, lost)
         form = "text" if "text" in message else "bytes"
-        is_filling = self._deliver(
-            message["topic"], {"type": "websocket.send", form: message[form]}
-        )
-        if is_filling:
+        if self._receiver.deliver(topic, {"type": "websocket.send", form: message[form]}):
             await asyncio.sleep(MOMENT)
         if "reply_to" in message:
-            await _within(self._layer.send(message["reply_to"], {"type": _TAKEN}))
+            await within(self._layer.send(message["reply_to"], {"type": _TAKEN}))
 
     # Whether it comes.
 
@@ -188,10 +210,10 @@ class Link:
         self._came_round.clear()
         await send_to_group(self._layer, self._probe.group, {"type": _PROBE})
         try:
-            await _within(self._came_round.wait())
+            await within(self._came_round.wait())
         except LayerError:
             # It takes messages and gives none: forgotten memberships, or a connection that hangs.
-            await _cancelled(self._reader)
+            await cancelled(self._reader)
             self._channel = None
             self._reader = asyncio.create_task(self._read())
             raise LayerError("messages do not come back from it") from None
@@ -199,6 +221,7 @@ class Link:
     def _lose(self, error: Exception) -> None:
         if not self._is_lost:
             self._is_lost = True
+            self._gaps.forget_all()
             self._look.set()
             logger.error(
                 "The channel layer is away: %s. What is broadcast is lost until it comes back;"
@@ -227,41 +250,11 @@ class _Membership:
         self.lock = asyncio.Lock()
 
 
-# What is published.
-
-
-async def publish(layer: Any, topic: str, message: dict[str, Any], **more: Any) -> None:
-    """Hand `message`, a `websocket.send`, to every process that has joined `topic`.
-
-    Raises `LayerError` when the layer has not taken it within `TIMEOUT`.
-    """
-    id_ = f"{_PROCESS}.{os.getpid()}.{next(_numbers)}"
-    envelope = {**message, **more, "type": _PUBLISHED, "topic": topic, "id": id_}
-    await send_to_group(layer, group_of(topic), envelope)
-
-
-async def count_takers(layer: Any, topic: str, message: dict[str, Any], wait: float) -> int:
-    """`publish()`; how many processes say within `wait` seconds that they have taken it."""
-    channel = await _within(layer.new_channel())
-    takers = 0
-
-    async def listen() -> None:
-        nonlocal takers
-        while True:
-            await layer.receive(channel)
-            takers += 1
-
-    listener = asyncio.create_task(listen())
-    try:
-        await publish(layer, topic, message, reply_to=channel)
-        await asyncio.wait([listener], timeout=wait)
-    finally:
-        await _cancelled(listener)
-    return takers
+# What the layer is asked.
 
 
 async def send_to_group(layer: Any, group: str, message: dict[str, Any]) -> None:
-    await _within(layer.group_send(group, message))
+    await within(layer.group_send(group, message))
 
 
 def group_of(topic: str) -> str:
@@ -272,23 +265,22 @@ def group_of(topic: str) -> str:
     return f"ws_support-sha256.{digest}"
 
 
-async def _within(awaitable: Awaitable[Result]) -> Result:
-    """Raises `LayerError` for whatever the layer raises, and when it takes too long."""
+async def within(awaitable: Awaitable[Result]) -> Result:
+    """Wait for the layer. Raises `LayerError` for whatever it raises, and `LayerOutage` when it is
+    away or takes longer than `TIMEOUT`."""
     try:
         return await asyncio.wait_for(awaitable, TIMEOUT)
     except asyncio.TimeoutError:
-        raise LayerError(f"no answer within {TIMEOUT:g} s") from None
+        raise LayerOutage(f"no answer within {TIMEOUT:g} s") from None
     except Exception as error:
-        raise LayerError(f"{type(error).__name__}: {error}".rstrip(".")) from error
+        kind = LayerOutage if is_away(error) else LayerError
+        raise kind(f"{type(error).__name__}: {error}".rstrip(".")) from error
 
 
-async def _cancelled(task: asyncio.Task[None]) -> None:
+async def cancelled(task: asyncio.Task[None]) -> None:
     """Cancel it, and wait until it has ended: for a while, since Redis may not answer."""
     task.cancel()
     await asyncio.wait([task], timeout=TIMEOUT)
 
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_PROCESS: Final = uuid.uuid4().hex
-"""With the process identifier, since processes that were forked have the same."""
-_numbers: Final = count()

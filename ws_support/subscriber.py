@@ -134,6 +134,16 @@ class Subscriber:
         )
         self._connection.give_up(CloseCode.TRY_AGAIN_LATER, "Too slow for what is broadcast")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether this side has not closed the connection."""
+        return self._connection.is_open
+
+    def miss(self) -> None:
+        """Close the connection of a client that was not sent everything."""
+        self._is_dropped = True
+        self._connection.give_up(CloseCode.TRY_AGAIN_LATER, "Messages were lost")
+
     def _send_now(self, published: Published) -> None:
         write_frame = self._write_frame
         try:

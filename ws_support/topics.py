@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, Final
+
+from django.core.serializers.json import DjangoJSONEncoder
+
+MAX_LENGTH: Final = 10_000
+"""Characters of a topic."""
+
+MAX_SUBSCRIBED: Final = 2**18
+"""Characters of all topics that one connection has subscribed to."""
 
 
 def checked_topic(topic: object) -> str:
-    """Any string is a topic. Raises `TypeError` for anything else, and `ValueError` for one that
-    cannot be encoded."""
+    """Return `topic`, which may be any string up to `MAX_LENGTH`. Raises `TypeError` for anything
+    else, and `ValueError` for one that is longer or cannot be encoded."""
     if not isinstance(topic, str):
         raise TypeError(f"A topic is a string: got {topic!r:.100}.")
+    if len(topic) > MAX_LENGTH:
+        raise ValueError(
+            f"A topic has up to {MAX_LENGTH} characters: got {len(topic)}, {topic[:60]!r}..."
+        )
     _check(topic, "The topic")
     return topic
+
+
+def check_subscriptions(topics: set[str], topic: str, limit: int) -> None:
+    """Raise `ValueError` when a connection that has `topics` may not subscribe to one more."""
+    if topic in topics:
+        return
+    if len(topics) >= limit:
+        raise ValueError(
+            f"One connection may subscribe to {limit} topics, and has: {topic!r:.60} would be one"
+            ' more. To allow more, raise WS_SUPPORT["MAX_SUBSCRIPTIONS"].'
+        )
+    if sum(map(len, topics)) + len(topic) > MAX_SUBSCRIBED:
+        raise ValueError(
+            f"The topics of one connection have up to {MAX_SUBSCRIBED} characters together:"
+            f" {topic!r:.60} would be too much."
+        )
 
 
 def message_of(data: object) -> dict[str, Any]:
@@ -25,6 +54,19 @@ def message_of(data: object) -> dict[str, Any]:
         f"A message is text (str) or binary (bytes): got {data!r:.100}. For other values there is a"
         " function whose name ends in _json."
     )
+
+
+def json_of(value: object, encoder: type[json.JSONEncoder] = DjangoJSONEncoder) -> str:
+    """Return `value` as JSON, by default with what models hold: dates and times, `Decimal`, `UUID`
+    and lazy text. Raises `TypeError` for what `encoder` does not know, and `ValueError` for NaN and
+    infinity, which are no JSON."""
+    if encoder is DjangoJSONEncoder:
+        return _ENCODER.encode(value)
+    return json.dumps(value, cls=encoder, allow_nan=False)
+
+
+_ENCODER: Final = DjangoJSONEncoder(allow_nan=False)
+"""Kept, as the json module keeps its own: to make one takes as long as a short message."""
 
 
 def _check(text: str, what: str) -> None:

@@ -11,6 +11,7 @@ from inspect import iscoroutinefunction
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, overload
 
 from channels.exceptions import StopConsumer
+from django.core.serializers.json import DjangoJSONEncoder
 
 from ws_support.closing import (
     ClientGone,
@@ -23,7 +24,7 @@ from ws_support.closing import (
 )
 from ws_support.connection import Connection
 from ws_support.database import OldConnections
-from ws_support.topics import checked_topic, message_of
+from ws_support.topics import checked_topic, json_of, message_of
 
 __all__ = ["ConnectionClosed", "WebSocket", "WebSocketView", "websocket_view"]
 
@@ -313,9 +314,14 @@ class WebSocket:
             self._check_open()
             raise
 
-    async def send_json(self, value: Any) -> None:
-        """Send `value` as JSON, in text."""
-        await self.send(json.dumps(value))
+    async def send_json(
+        self, value: Any, *, encoder: type[json.JSONEncoder] = DjangoJSONEncoder
+    ) -> None:
+        """Send `value` as JSON, in text: by default also dates, times, `Decimal` and `UUID`.
+
+        Raises `ValueError` for NaN and infinity, which no browser can read.
+        """
+        await self.send(json_of(value, encoder))
 
     # Topics.
 

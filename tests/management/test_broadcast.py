@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+import pytest
+
 from tests.harness import BOUND
 from tests.redis import broadcast_from_the_shell
 from tests.test_broadcast import subscribed
+
+NOWHERE = {"default": {"BACKEND": "channels_redis.core.RedisChannelLayer"}}
 
 
 def test_the_command_says_how_many_processes_took_it(two_servers, layers):
@@ -22,8 +26,9 @@ def test_the_command_says_how_many_processes_took_it(two_servers, layers):
         assert done.stdout.startswith("No process took it within 1 s"), done.stderr
 
 
-def test_the_command_refuses_what_is_no_json(layers):
-    done = broadcast_from_the_shell(layers, "all", "{", "--json")
+@pytest.mark.parametrize("text", ["{", "NaN", '{"a": -Infinity}', "[" * 100_000])
+def test_the_command_refuses_what_is_no_json(text):
+    done = broadcast_from_the_shell(NOWHERE, "all", text, "--json")
     assert (done.returncode, "is not valid JSON" in done.stderr) == (1, True)
 
 

@@ -35,8 +35,8 @@ class Command(BaseCommand):
             )
         if given["json"]:
             try:
-                json.loads(given["message"])
-            except ValueError as error:
+                json.loads(given["message"], parse_constant=_refuse)
+            except (ValueError, RecursionError) as error:
                 raise CommandError(f"The message is not valid JSON: {error}.") from None
         try:
             takers = asyncio.run(count_takers(given["topic"], given["message"], given["wait"]))
@@ -50,3 +50,7 @@ class Command(BaseCommand):
                 f"No process took it within {given['wait']:g} s: nobody has subscribed to"
                 f" {given['topic']!r:.100}."
             )
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is known to Python alone")

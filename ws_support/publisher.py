@@ -1,0 +1,108 @@
+"""What is published through a channel layer: in order, numbered, and not all at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import uuid
+from collections import OrderedDict
+from itertools import count
+from time import monotonic
+from typing import Any, Final
+
+from ws_support.link import (
+    PUBLISHED,
+    LayerOutage,
+    cancelled,
+    group_of,
+    send_to_group,
+    within,
+)
+
+_LANES: Final = 8
+"""Messages that are handed to the layer at the same time: each takes a connection to Redis."""
+
+_NUMBERED: Final = 10_000
+"""Topics whose last numbers are remembered. One that is forgotten starts again with 1."""
+
+
+class Publisher:
+    """Hands messages to `layer`, those under one topic one after the other.
+
+    Each message has a number, which counts those of its thread under its topic: who misses one
+    finds out with the next. A number is used again when the layer has not taken its message.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+        self._lanes = [asyncio.Lock() for _ in range(_LANES)]
+        self._outage: LayerOutage | None = None
+        self._outage_at = 0.0
+
+    async def publish(self, topic: str, message: dict[str, Any], **more: Any) -> None:
+        """Hand `message`, a `websocket.send`, to every process that has joined `topic`.
+
+        Raises `LayerError` when the layer has not taken it within 5 s, and when it has failed for a
+        message that this one was waiting for.
+        """
+        began_at = monotonic()
+        async with self._lanes[hash(topic) % _LANES]:
+            if self._outage is not None and self._outage_at >= began_at:
+                raise LayerOutage(*self._outage.args)
+            number = _numbers.last.get(topic, 0) + 1
+            envelope = {
+                **message,
+                **more,
+                "type": PUBLISHED,
+                "topic": topic,
+                "id": f"{_PROCESS}.{os.getpid()}.{next(_ids)}",
+                "publisher": f"{_numbers.thread}.{os.getpid()}",
+                "number": number,
+            }
+            try:
+                await send_to_group(self._layer, group_of(topic), envelope)
+            except LayerOutage as outage:
+                self._outage, self._outage_at = outage, monotonic()
+                raise
+            _numbers.taken(topic, number)
+
+    async def count_takers(self, topic: str, message: dict[str, Any], wait: float) -> int:
+        """`publish()`; how many processes say within `wait` seconds that they have taken it."""
+        channel = await within(self._layer.new_channel())
+        takers = 0
+
+        async def listen() -> None:
+            nonlocal takers
+            while True:
+                await self._layer.receive(channel)
+                takers += 1
+
+        listener = asyncio.create_task(listen())
+        try:
+            await self.publish(topic, message, reply_to=channel)
+            await asyncio.wait([listener], timeout=wait)
+        finally:
+            await cancelled(listener)
+        return takers
+
+
+class _Numbers(threading.local):
+    """Of the last message under each topic. One thread runs one event loop at a time, so that they
+    are taken in order also by `async_to_sync(broadcast)`, which makes a loop for each call."""
+
+    def __init__(self) -> None:
+        self.thread = uuid.uuid4().hex
+        self.last: OrderedDict[str, int] = OrderedDict()
+
+    def taken(self, topic: str, number: int) -> None:
+        self.last[topic] = number
+        self.last.move_to_end(topic)
+        if len(self.last) > _NUMBERED:
+            self.last.popitem(last=False)
+
+
+_numbers: Final = _Numbers()
+_ids: Final = count()
+_PROCESS: Final = uuid.uuid4().hex
+"""With the process identifier, since processes that were forked have the same."""
