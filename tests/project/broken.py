@@ -10,3 +10,7 @@ def application(scope, receive, send):
 async def without_a_start(scope, receive, send):
     await receive()
     await send({"type": "lifespan.startup.failed", "message": "nothing to start with"})
+
+
+async def without_a_pool(scope, receive, send):
+    raise RuntimeError("nothing to start with")
