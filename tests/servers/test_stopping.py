@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
 import struct
+import subprocess
+import sys
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -287,9 +290,13 @@ def test_ctrl_c_while_workers_load_their_application_ends_them_quietly(serve, na
     assert "Traceback" not in server.log()
 
 
-@pytest.mark.parametrize("name", ["uvicorn", "hypercorn"], indirect=True)
-def test_workers_end_with_their_main_process(serve, name):
-    server = serve(asgi_server=name, arguments=("--workers", "2"))
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [("uvicorn", 2), ("hypercorn", 2), ("granian", 1), ("granian", 2)],
+    indirect=["name"],
+)
+def test_workers_end_with_their_main_process(serve, name, workers):
+    server = serve(asgi_server=name, arguments=("--workers", str(workers)))
     with ExitStack() as stack:
         clients = connected(stack, server, "/ends", 20)
         server.process.kill()
@@ -297,6 +304,50 @@ def test_workers_end_with_their_main_process(serve, name):
     for _ in until("20 calls of disconnect()", server.log):
         if len(server.events("disconnect() done")) == 20:
             break
+    wait_until_nobody_listens(server)
+
+
+def wait_until_nobody_listens(server):
+    for _ in until("end of the workers", server.log):
+        try:
+            server.raw().socket.close()
+        except ConnectionRefusedError:
+            return
+        except ConnectionResetError:
+            pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "keeps_the_lock"),
+    [("uvicorn", True), ("uvicorn", False), ("hypercorn", True), ("granian", True)],
+    indirect=["name"],
+)
+def test_workers_that_hang_in_c_are_killed_when_their_main_process_has_ended(
+    serve, name, keeps_the_lock
+):
+    server = serve(
+        asgi_server=name, arguments=("--workers", "2"), WS_SUPPORT={"SHUTDOWN_TIMEOUT": 1}
+    )
+    with server.connect("/commands") as socket:
+        socket.send(json.dumps({"do": "hang", "keeps_the_lock": keeps_the_lock}))
+        server.wait_for_event("hanging", "/commands")
+        server.process.kill()
+        wait_until_nobody_listens(server)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "number"), [(1, 16), (16, 16), (17, 34), (50.5, 51), (65, None)]
+)
+def test_the_kernel_kills_such_a_worker_no_sooner_than_it_may_end(timeout, number):
+    """In a process of its own, whose handlers of signals stay as they are for the tests."""
+    program = (
+        "import ctypes; from ws_support.servers import workers;"
+        f" workers._be_killed_after_main_process({timeout}); number = ctypes.c_int();"
+        " ctypes.CDLL(None).prctl(2, ctypes.byref(number), 0, 0, 0); print(number.value)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert int(found.stdout) == (number or 0)
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "hypercorn"], indirect=True)

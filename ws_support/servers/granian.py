@@ -21,6 +21,7 @@ from ws_support.servers.application import load
 from ws_support.servers.base import ASGIServer, Plan
 from ws_support.servers.listening import BACKLOG, UDS_MODE, check
 from ws_support.servers.stopping import SIGNALS, Stop
+from ws_support.servers.workers import end_with_main_process
 
 _MAX_CONNECTIONS: Final = 2**20
 """For each worker. Granian counts open WebSockets as requests, and by default lets 1,024 in."""
@@ -104,6 +105,7 @@ def _load(plan: Plan) -> Any:
     """The application, in a worker, which imports this module to find it."""
     # Until Granian handles it. What Ctrl-C means, the main process decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_main_process(plan.options.shutdown_timeout)
     limit = MessageSizeLimit(load(plan), plan.options.max_message_size)
 
     def application(scope: Any, receive: Any, send: Any) -> Any:
@@ -112,9 +114,37 @@ def _load(plan: Plan) -> Any:
             if scope.get(key):
                 host, port = scope[key]
                 scope[key] = (host, int(port))
+        if scope["type"] == "websocket":
+            send = _Sending(send)
         return limit.limited(scope, receive, send)
 
     return application
+
+
+class _Sending:
+    """An application's `send()`, which lets others have their turn now and then.
+
+    Granian 2.8 is done with a message at once when the client has left, without a word: an
+    application that does nothing but send would keep everybody else from the event loop, and from
+    hearing that its client has left.
+    """
+
+    __slots__ = ("_count", "_send")
+
+    def __init__(self, send: Any) -> None:
+        self._send = send
+        self._count = 0
+
+    def __call__(self, message: Any) -> Any:
+        # No coroutine of its own: this is on the path of each message.
+        self._count += 1
+        if self._count & 63:
+            return self._send(message)
+        return self._send_and_wait(message)
+
+    async def _send_and_wait(self, message: Any) -> None:
+        await self._send(message)
+        await asyncio.sleep(0)
 
 
 def _end_at_second_signal() -> None:
