@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
 import signal
+import socket as sockets
 import struct
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from tests.harness import ASGI_SERVERS, BOUND, until
 WITH_WORKERS = [name for name in ASGI_SERVERS if name != "daphne"]
 TEXT, CLOSE, PING = 1, 8, 9
 GOODBYE = (CLOSE, struct.pack("!H", 1001) + b"The server is stopping")
+EVENTS = {"ROOT_URLCONF": "tests.project.urls", "WS_SUPPORT": {"SHUTDOWN_TIMEOUT": 60}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -170,6 +173,50 @@ def test_a_request_in_progress_is_answered(serve, name):
     ended(server)
 
 
+@pytest.mark.parametrize("path", ["/events", "/deaf-events"])
+def test_an_event_stream_is_ended_soon_and_its_view_is_told(serve, name, path):
+    server = serve(asgi_server=name, **EVENTS)
+    request = HTTPConnection(server.host, server.port, timeout=BOUND)
+    request.request("GET", path)
+    response = request.getresponse()
+    assert response.read(9) == b"data: x\n\n"
+    server.process.send_signal(signal.SIGTERM)
+    response.read()  # Its end is one that HTTP knows: otherwise this raises.
+    request.close()
+    ended(server)
+    assert len(server.events("told", path)) == 1
+    for word in ("Traceback", "rror", "ancel"):
+        assert word not in server.log()
+
+
+def test_an_event_stream_that_begins_while_it_stops_is_ended_at_once(serve, name):
+    server = serve(asgi_server=name, **EVENTS)
+    request = HTTPConnection(server.host, server.port, timeout=BOUND)
+    request.request("GET", "/events?wait")
+    server.wait_for_event("requested", "/events")
+    server.process.send_signal(signal.SIGTERM)
+    assert request.getresponse().status == 200
+    request.close()
+    ended(server)
+    assert len(server.events("told", "/events")) == 1
+
+
+@pytest.mark.parametrize("name", WITH_WORKERS, indirect=True)
+def test_a_request_that_takes_too_long_is_answered_with_503(serve, name):
+    server = serve(asgi_server=name, WS_SUPPORT={"SHUTDOWN_TIMEOUT": 20})
+    request = HTTPConnection(server.host, server.port, timeout=BOUND)
+    request.request("GET", "/deaf")
+    server.wait_for_event("requested", "/deaf")
+    server.process.send_signal(signal.SIGTERM)
+    response = request.getresponse()
+    assert (response.status, response.read()) == (503, b"The server is stopping.\n")
+    request.close()
+    ended(server)
+    assert len(server.events("told", "/deaf")) == 1
+    assert "1 requests have not been answered in time and are cancelled." in server.log()
+    assert "Traceback" not in server.log()
+
+
 def test_nobody_gets_in_while_it_ends(serve, name):
     server = serve(asgi_server=name)
     with server.connect("/stubborn") as socket:
@@ -309,12 +356,9 @@ def test_workers_end_with_their_main_process(serve, name, workers):
 
 def wait_until_nobody_listens(server):
     for _ in until("end of the workers", server.log):
-        try:
-            server.raw().socket.close()
-        except ConnectionRefusedError:
-            return
-        except ConnectionResetError:
-            pass
+        with sockets.socket() as probe:
+            if probe.connect_ex((server.host, server.port)) == errno.ECONNREFUSED:
+                return
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from asgiref.compatibility import guarantee_single_callable
 from channels.routing import get_default_application
 
 from ws_support.middleware.forwarded import ForwardedHeaders
+from ws_support.servers import requests
 from ws_support.servers.base import Plan
 
 logger = logging.getLogger("ws_support.servers")
@@ -47,6 +48,8 @@ class Application:
             return self._lifespan(scope, receive, send)
         if self._forwarded is not None:
             self._forwarded.apply(scope)
+        if scope["type"] == "http":
+            return requests.here.serve(self._application, scope, receive, send)
         return self._application(scope, receive, send)  # type: ignore[no-any-return]
 
     async def _lifespan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ from types import FrameType
 from typing import Final
 
 from ws_support import farewell
+from ws_support.servers import requests
 
 logger = logging.getLogger("ws_support.servers")
 
@@ -60,8 +62,12 @@ class Stop:
     async def say_goodbye(self) -> None:
         """Close every WebSocket and wait until its `disconnect()` has run.
 
-        Those that take most of the time are cancelled then.
+        Those that take most of the time are cancelled then. Event streams are ended meanwhile, and
+        requests that take most of the time are cancelled, too.
         """
+        requests.here.stop()
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._left_until(_FOR_GOODBYES), requests.here.give_up)
         here = farewell.here
         here.dismiss_all()
         if await here.is_empty(self._left_until(_FOR_GOODBYES)):
