@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import unix_connect
 
 from tests.harness import ASGI_SERVERS, BOUND, until
 
@@ -113,6 +114,133 @@ def test_both_signals_stop_it_in_good_order(serve, name, number):
     ended(server)
     assert [event["code"] for event in server.events("disconnect() done")] == [1001]
     assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize(
+    "name", [each for each in ASGI_SERVERS if each != "granian"], indirect=True
+)
+def test_sighup_stops_it_in_good_order(serve, name):
+    server = serve(asgi_server=name)
+    with ExitStack() as stack:
+        clients = connected(stack, server, "/ends", 20)
+        server.process.send_signal(signal.SIGHUP)
+        assert Counter(map(frame_of, clients)) == {GOODBYE: 20}
+        ended(server)
+    assert [event["code"] for event in server.events("disconnect() done")] == [1001] * 20
+
+
+@pytest.mark.parametrize("name", ["uvicorn", "hypercorn"], indirect=True)
+def test_sighup_to_every_process_at_once_stops_workers_in_good_order(serve, name):
+    """As the kernel sends it when a terminal is closed."""
+    server = serve(asgi_server=name, arguments=("--workers", "2"))
+    with ExitStack() as stack:
+        clients = connected(stack, server, "/ends", 20)
+        for pid in [server.process.pid, *workers_with("loaded", server)]:
+            os.kill(pid, signal.SIGHUP)
+        assert Counter(map(frame_of, clients)) == {GOODBYE: 20}
+        ended(server)
+
+
+def test_sighup_replaces_the_workers_of_granian_in_good_order(serve):
+    server = serve(asgi_server="granian", arguments=("--workers", "2"))
+    with ExitStack() as stack:
+        before = served_by(stack, server, 2)
+        for pid in [server.process.pid, *before.values()]:
+            os.kill(pid, signal.SIGHUP)
+        assert {frame_of(client) for client in before} == {GOODBYE}
+        assert not set(before.values()) & set(served_by(stack, server, 2).values())
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sighup_that_nohup_ignores_is_ignored(serve, workers):
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        server = serve(asgi_server="uvicorn", arguments=("--workers", workers))
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+    with server.connect() as socket:
+        for pid in [server.process.pid, *workers_of(server)]:
+            os.kill(pid, signal.SIGHUP)
+        socket.send("still there")
+        assert socket.recv(BOUND) == "still there"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sighup_is_no_second_signal(serve, workers):
+    """systemd and shells send it besides."""
+    server = serve(asgi_server="uvicorn", arguments=("--workers", workers))
+    with server.connect("/stubborn") as socket:
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed):
+            socket.recv(BOUND)
+        server.process.send_signal(signal.SIGHUP)
+        ended(server)
+
+
+@pytest.fixture
+def path(tmp_path_factory):
+    # Not in the folder of the test, whose name may be too long for a Unix socket.
+    return tmp_path_factory.mktemp("s") / "asgi.sock"
+
+
+LOADING = [(name, signal.SIGTERM) for name in ASGI_SERVERS]
+LOADING += [("uvicorn", signal.SIGHUP), ("uvicorn", signal.SIGINT)]
+
+
+@pytest.mark.parametrize(("name", "number"), LOADING, indirect=["name"])
+def test_a_signal_while_it_loads_the_application_ends_it_quietly(serve, name, number, path):
+    server = serve(
+        asgi_server=name,
+        arguments=("--uds", str(path)),
+        ASGI_APPLICATION="tests.project.slow_in_main.application",
+        waits=False,
+    )
+    server.wait_for_log('"loading"')
+    server.process.send_signal(number)
+    ended(server)
+    assert not path.exists()
+    assert "Traceback" not in server.log()
+
+
+STARTING = [("uvicorn-picows", 1), ("uvicorn", 2), ("hypercorn", 1), ("hypercorn", 2)]
+STARTING += [("granian", 1), ("granian", 2)]
+
+
+@pytest.mark.parametrize(("name", "workers"), STARTING, indirect=["name"])
+def test_a_signal_while_the_lifespan_starts_ends_it_at_once(serve, name, workers, path):
+    server = serve(
+        asgi_server=name,
+        arguments=("--uds", str(path), "--workers", str(workers)),
+        ASGI_APPLICATION="tests.project.broken.without_an_end_of_its_start",
+        WS_SUPPORT={"SHUTDOWN_TIMEOUT": 60},
+        waits=False,
+    )
+    server.wait_for_log('"starting"')
+    server.process.send_signal(signal.SIGTERM)
+    ended(server)
+    assert not path.exists()
+    assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [("uvicorn", 1), ("uvicorn", 2), ("granian", 1)],
+    indirect=["name"],
+)
+def test_the_unix_socket_goes_also_at_the_second_signal(serve, name, workers, path):
+    server = serve(
+        asgi_server=name,
+        arguments=("--uds", str(path), "--workers", str(workers)),
+        listens_at=path,
+        WS_SUPPORT={"SHUTDOWN_TIMEOUT": 60},
+    )
+    with unix_connect(str(path), "ws://localhost/immortal", origin="http://localhost") as socket:
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed):
+            socket.recv(BOUND)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(BOUND) == 128 + signal.SIGTERM
+    assert not path.exists()
 
 
 def test_a_busy_handler_is_cancelled_after_a_moment(serve, name):

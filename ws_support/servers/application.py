@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import django
 from asgiref.compatibility import guarantee_single_callable
@@ -30,6 +30,9 @@ def load(plan: Plan) -> Application:
 
 class Application:
     """An ASGI application that servers need not ask whether it knows of lifespans."""
+
+    is_starting: ClassVar[bool] = False
+    """The lifespan has not answered yet."""
 
     def __init__(self, application: Any, trusted_proxies: tuple[str, ...]) -> None:
         self._application = application
@@ -72,9 +75,11 @@ class Application:
             return message
 
         async def answer(message: Any) -> None:
+            Application.is_starting = False
             answered.append(message["type"])
             await send(message)
 
+        Application.is_starting = True
         try:
             await self._application(scope, listen, answer)
         except Exception as error:
@@ -88,6 +93,8 @@ class Application:
                 )
         else:
             return
+        finally:
+            Application.is_starting = False
         unanswered = received[len(answered) :]
         while True:
             kind = unanswered.pop() if unanswered else (await receive())["type"]

@@ -47,7 +47,7 @@ class Requests:
         """End endless responses, from now on."""
         self.is_stopping = True
         for request in self._requests:
-            if request.is_endless:
+            if request.is_endless and not request.is_ended:
                 request.end()
 
     def give_up(self) -> None:
@@ -98,9 +98,8 @@ class _Request:
 
     def end(self) -> None:
         """Tell the application that its client has left, and cancel it when it goes on."""
-        if not self.is_ended:
-            self._ended.set_result(None)
-            self._timer = self._loop.call_later(_UNTIL_CANCELLED, self._cancel)
+        self._ended.set_result(None)
+        self._timer = self._loop.call_later(_UNTIL_CANCELLED, self._cancel)
 
     async def receive(self) -> Any:
         if not self._has_all_of_it:
@@ -123,9 +122,9 @@ class _Request:
         if message["type"] == "http.response.start":
             self._has_started = True
             self.is_endless = _is_endless(message)
-            if self.is_endless and self._requests.is_stopping:
+            if self.is_endless and self._requests.is_stopping and not self.is_ended:
                 self.end()
-        elif message["type"] == "http.response.body":
+        else:
             self._is_complete = not message.get("more_body", False)
         return self._send(message)
 

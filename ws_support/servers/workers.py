@@ -24,7 +24,12 @@ from ws_support.servers import get_server
 from ws_support.servers.application import load
 from ws_support.servers.base import ASGIServer, Plan
 from ws_support.servers.listening import listen, remove_path
-from ws_support.servers.stopping import SIGNALS, Stop
+from ws_support.servers.stopping import (
+    SIGNALS,
+    Stop,
+    leave_signals_to_main_process,
+    stop_signals,
+)
 
 logger = logging.getLogger("ws_support.servers")
 
@@ -49,7 +54,8 @@ class SocketServer(ASGIServer):
         listeners = listen(plan)
         try:
             if plan.workers == 1:
-                self.serve(load(plan), plan, listeners[0], Stop(plan.options.shutdown_timeout))
+                stop = Stop(plan.options.shutdown_timeout, uds=plan.uds)
+                self.serve(load(plan), plan, listeners[0], stop)
             else:
                 sys.exit(Workers(self.name, plan, listeners).run())
         finally:
@@ -77,6 +83,7 @@ class Workers:
         self._plan = plan
         self._listeners = listeners
         self._is_stopping = False
+        self._is_asked = False
         self._workers: list[_Worker] = []
 
     def run(self) -> int:
@@ -85,7 +92,7 @@ class Workers:
         with closing(wake), closing(waker):
             waker.setblocking(False)
             signal.set_wakeup_fd(waker.fileno())
-            for number in SIGNALS:
+            for number in stop_signals():
                 signal.signal(number, self._handle)
             self._workers = [
                 self._start(number, listener)
@@ -102,9 +109,12 @@ class Workers:
                 signal.set_wakeup_fd(-1)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self._is_stopping:
+        if self._is_asked and number in SIGNALS:
             self._kill()
+            if self._plan.uds:
+                remove_path(self._plan.uds)
             os._exit(128 + number)
+        self._is_asked = self._is_asked or number in SIGNALS
         self._is_stopping = True
 
     def _start(self, number: int, listener: socket.socket) -> _Worker:
@@ -154,8 +164,7 @@ class Workers:
 
 def _work(server: str, plan: Plan, listener: socket.socket) -> None:
     """A worker, from its start to its end."""
-    # Ctrl-C reaches every process of a terminal. What it means, the main process decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_main_process()
     end_with_main_process(plan.options.shutdown_timeout)
     try:
         application = load(plan)
