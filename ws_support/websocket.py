@@ -459,7 +459,9 @@ async def _handle(
     raise StopConsumer
 
 
-async def _with_its_databases(handler: Handler, websocket: WebSocket) -> None:
+async def _with_its_databases(
+    handler: Callable[..., Awaitable[None]], websocket: WebSocket
+) -> None:
     try:
         await handler(websocket, **websocket.url_kwargs)
     finally:

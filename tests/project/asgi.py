@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 from contextlib import suppress
@@ -99,6 +100,10 @@ class Commands(AsyncWebsocketConsumer):
                 asyncio.get_running_loop().call_soon(fail)
             case "raise":
                 fail()
+            case "hang":
+                log("hanging", path=self.scope["path"])
+                library = ctypes.PyDLL if command["keeps_the_lock"] else ctypes.CDLL
+                library(None).sleep(3600)
 
     async def disconnect(self, code: int) -> None:
         log("disconnect()", path=self.scope["path"], code=code)
@@ -123,6 +128,15 @@ class Spring(LoggedEcho):
             while True:
                 await self.send(bytes_data=bytes(2**16))
                 await asyncio.sleep(0)
+
+
+async def sending_only(scope, receive, send):
+    """Awaits nothing but `send()`."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    log("accepted", path=scope["path"])
+    while True:
+        await send({"type": "websocket.send", "bytes": bytes(2**16)})
 
 
 class Pid(LoggedEcho):
@@ -337,6 +351,7 @@ application = ProtocolTypeRouter(
                         path("counting/<str:test>", Counting.as_asgi()),
                         path("sink", Sink.as_asgi()),
                         path("spring", Spring.as_asgi()),
+                        path("sending-only", sending_only),
                         path("headers", Headers.as_asgi()),
                         path("wrong-subprotocol", WrongSubprotocol.as_asgi()),
                         path("sending-first", SendingFirst.as_asgi()),

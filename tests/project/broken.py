@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from tests.project.events import log
+
 
 def application(scope, receive, send):
     raise RuntimeError("no coroutine")
@@ -10,3 +14,13 @@ def application(scope, receive, send):
 async def without_a_start(scope, receive, send):
     await receive()
     await send({"type": "lifespan.startup.failed", "message": "nothing to start with"})
+
+
+async def without_a_pool(scope, receive, send):
+    raise RuntimeError("nothing to start with")
+
+
+async def without_an_end_of_its_start(scope, receive, send):
+    await receive()
+    log("starting", path="")
+    await asyncio.sleep(3600)

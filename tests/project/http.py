@@ -1,4 +1,4 @@
-"""What the demo has no page for: a request that takes a while, and what a request's scope says."""
+"""What the demo has no page for: requests that take a while, and what a request's scope says."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ class Http:
             log("requested", path="/slow")
             await asyncio.sleep(float(scope["query_string"]))
             await answer(send, b"slow")
+        elif scope["path"] == "/deaf-events":
+            await stream(send)
+        elif scope["path"] == "/deaf":
+            log("requested", path="/deaf")
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                log("told", path="/deaf")
+                raise
         elif scope["path"] == "/scope":
             found = {key: scope.get(key) for key in ("client", "scheme", "http_version")}
             await answer(send, json.dumps(found).encode())
@@ -30,3 +39,16 @@ class Http:
 async def answer(send, body: bytes) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": body})
+
+
+async def stream(send) -> None:
+    """Send without end, and never listen."""
+    headers = [(b"content-type", b"text/event-stream")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    try:
+        while True:
+            await send({"type": "http.response.body", "body": b"data: x\n\n", "more_body": True})
+            await asyncio.sleep(0.1)
+    except asyncio.CancelledError:
+        log("told", path="/deaf-events")
+        raise

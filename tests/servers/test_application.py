@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
+from channels.sessions import CookieMiddleware
+from django.core.asgi import get_asgi_application
 
 from tests.harness import BOUND, free_port, runasgi_to_its_end
 from ws_support.servers.application import Application
@@ -52,14 +56,87 @@ async def test_an_application_with_a_lifespan_answers_for_itself():
     assert answers == ["startup.complete", "shutdown.complete"]
 
 
-async def test_what_it_raises_after_its_answer_is_its_own():
+@pytest.mark.parametrize(
+    "application",
+    [
+        ProtocolTypeRouter({}),
+        URLRouter([]),
+        CookieMiddleware(URLRouter([])),
+        AllowedHostsOriginValidator(URLRouter([])),
+        get_asgi_application(),
+    ],
+    ids=["types", "paths", "cookies", "origins", "Django"],
+)
+async def test_what_channels_and_django_raise_for_an_unknown_scope_is_no_failure(application):
+    answers = await lifespan(application, "startup", "shutdown")
+    assert answers == ["startup.complete", "shutdown.complete"]
+
+
+@pytest.mark.parametrize("error", [NotImplementedError(), AssertionError(), KeyError("path")])
+async def test_nor_is_what_routers_of_other_makers_raise(error):
+    async def application(scope, receive, send):
+        raise error
+
+    answers = await lifespan(application, "startup", "shutdown")
+    assert answers == ["startup.complete", "shutdown.complete"]
+
+
+@pytest.mark.parametrize("listens", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("no pool"),
+        KeyError("DATABASE_URL"),
+        KeyError(),
+        ValueError("no pool"),
+        AssertionError("no pool"),
+    ],
+    ids=repr,
+)
+async def test_a_lifespan_that_raises_has_failed_and_the_log_says_why(caplog, error, listens):
+    async def application(scope, receive, send):
+        if listens:
+            await receive()
+        raise error
+
+    assert await lifespan(application, "startup") == ["startup.failed"]
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("ws_support.servers", "ERROR")
+    assert record.exc_info[1] is error
+
+
+async def test_an_error_that_speaks_of_scopes_is_a_failure_when_it_has_listened(caplog):
+    async def application(scope, receive, send):
+        await receive()
+        raise ValueError("The scope of the OAuth token is wrong.")
+
+    assert await lifespan(application, "startup") == ["startup.failed"]
+    assert "The lifespan of ASGI_APPLICATION has failed." in caplog.text
+
+
+@pytest.mark.parametrize("listens", [False, True])
+async def test_one_that_raises_after_its_start_has_failed_at_the_end(caplog, listens):
     async def application(scope, receive, send):
         await receive()
         await send({"type": "lifespan.startup.complete"})
+        if listens:
+            await receive()
         raise RuntimeError("later")
 
-    with pytest.raises(RuntimeError, match="later"):
-        await lifespan(application, "startup", "shutdown")
+    answers = await lifespan(application, "startup", "shutdown")
+    assert answers == ["startup.complete", "shutdown.failed"]
+    assert "later" in caplog.text
+
+
+async def test_what_it_raises_when_it_has_said_that_it_failed_is_its_own(caplog):
+    async def application(scope, receive, send):
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no pool"})
+        raise RuntimeError("said already")
+
+    with pytest.raises(RuntimeError, match="said already"):
+        await lifespan(application, "startup")
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "hypercorn", "granian", "daphne"])
@@ -71,14 +148,15 @@ def test_no_server_warns_of_a_lifespan_that_is_not_there(serve, name):
     assert "lifespan" not in server.log().lower()
 
 
+@pytest.mark.parametrize("application", ["without_a_start", "without_a_pool"])
 @pytest.mark.parametrize(
     ("name", "workers"),
     [("uvicorn", 1), ("uvicorn", 2), ("hypercorn", 1), ("hypercorn", 2), ("granian", 1)],
 )
-def test_a_start_that_fails_in_the_lifespan_ends_the_server(name, workers):
+def test_a_start_that_fails_in_the_lifespan_ends_the_server(name, workers, application):
     result = runasgi_to_its_end(
         *("--server", name, "--workers", workers, "--port", free_port()),
-        settings={"ASGI_APPLICATION": "tests.project.broken.without_a_start"},
+        settings={"ASGI_APPLICATION": f"tests.project.broken.{application}"},
     )
     assert result.returncode != 0
     assert "nothing to start with" in result.stdout + result.stderr

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import resource
 import signal
+import socket as sockets
 import struct
+import subprocess
+import sys
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -15,12 +20,14 @@ from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import unix_connect
 
 from tests.harness import ASGI_SERVERS, BOUND, until
 
 WITH_WORKERS = [name for name in ASGI_SERVERS if name != "daphne"]
 TEXT, CLOSE, PING = 1, 8, 9
 GOODBYE = (CLOSE, struct.pack("!H", 1001) + b"The server is stopping")
+EVENTS = {"ROOT_URLCONF": "tests.project.urls", "WS_SUPPORT": {"SHUTDOWN_TIMEOUT": 60}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -109,6 +116,133 @@ def test_both_signals_stop_it_in_good_order(serve, name, number):
     assert "Traceback" not in server.log()
 
 
+@pytest.mark.parametrize(
+    "name", [each for each in ASGI_SERVERS if each != "granian"], indirect=True
+)
+def test_sighup_stops_it_in_good_order(serve, name):
+    server = serve(asgi_server=name)
+    with ExitStack() as stack:
+        clients = connected(stack, server, "/ends", 20)
+        server.process.send_signal(signal.SIGHUP)
+        assert Counter(map(frame_of, clients)) == {GOODBYE: 20}
+        ended(server)
+    assert [event["code"] for event in server.events("disconnect() done")] == [1001] * 20
+
+
+@pytest.mark.parametrize("name", ["uvicorn", "hypercorn"], indirect=True)
+def test_sighup_to_every_process_at_once_stops_workers_in_good_order(serve, name):
+    """As the kernel sends it when a terminal is closed."""
+    server = serve(asgi_server=name, arguments=("--workers", "2"))
+    with ExitStack() as stack:
+        clients = connected(stack, server, "/ends", 20)
+        for pid in [server.process.pid, *workers_with("loaded", server)]:
+            os.kill(pid, signal.SIGHUP)
+        assert Counter(map(frame_of, clients)) == {GOODBYE: 20}
+        ended(server)
+
+
+def test_sighup_replaces_the_workers_of_granian_in_good_order(serve):
+    server = serve(asgi_server="granian", arguments=("--workers", "2"))
+    with ExitStack() as stack:
+        before = served_by(stack, server, 2)
+        for pid in [server.process.pid, *before.values()]:
+            os.kill(pid, signal.SIGHUP)
+        assert {frame_of(client) for client in before} == {GOODBYE}
+        assert not set(before.values()) & set(served_by(stack, server, 2).values())
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sighup_that_nohup_ignores_is_ignored(serve, workers):
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        server = serve(asgi_server="uvicorn", arguments=("--workers", workers))
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+    with server.connect() as socket:
+        for pid in [server.process.pid, *workers_of(server)]:
+            os.kill(pid, signal.SIGHUP)
+        socket.send("still there")
+        assert socket.recv(BOUND) == "still there"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sighup_is_no_second_signal(serve, workers):
+    """systemd and shells send it besides."""
+    server = serve(asgi_server="uvicorn", arguments=("--workers", workers))
+    with server.connect("/stubborn") as socket:
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed):
+            socket.recv(BOUND)
+        server.process.send_signal(signal.SIGHUP)
+        ended(server)
+
+
+@pytest.fixture
+def path(tmp_path_factory):
+    # Not in the folder of the test, whose name may be too long for a Unix socket.
+    return tmp_path_factory.mktemp("s") / "asgi.sock"
+
+
+LOADING = [(name, signal.SIGTERM) for name in ASGI_SERVERS]
+LOADING += [("uvicorn", signal.SIGHUP), ("uvicorn", signal.SIGINT)]
+
+
+@pytest.mark.parametrize(("name", "number"), LOADING, indirect=["name"])
+def test_a_signal_while_it_loads_the_application_ends_it_quietly(serve, name, number, path):
+    server = serve(
+        asgi_server=name,
+        arguments=("--uds", str(path)),
+        ASGI_APPLICATION="tests.project.slow_in_main.application",
+        waits=False,
+    )
+    server.wait_for_log('"loading"')
+    server.process.send_signal(number)
+    ended(server)
+    assert not path.exists()
+    assert "Traceback" not in server.log()
+
+
+STARTING = [("uvicorn-picows", 1), ("uvicorn", 2), ("hypercorn", 1), ("hypercorn", 2)]
+STARTING += [("granian", 1), ("granian", 2)]
+
+
+@pytest.mark.parametrize(("name", "workers"), STARTING, indirect=["name"])
+def test_a_signal_while_the_lifespan_starts_ends_it_at_once(serve, name, workers, path):
+    server = serve(
+        asgi_server=name,
+        arguments=("--uds", str(path), "--workers", str(workers)),
+        ASGI_APPLICATION="tests.project.broken.without_an_end_of_its_start",
+        WS_SUPPORT={"SHUTDOWN_TIMEOUT": 60},
+        waits=False,
+    )
+    server.wait_for_log('"starting"')
+    server.process.send_signal(signal.SIGTERM)
+    ended(server)
+    assert not path.exists()
+    assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [("uvicorn", 1), ("uvicorn", 2), ("granian", 1)],
+    indirect=["name"],
+)
+def test_the_unix_socket_goes_also_at_the_second_signal(serve, name, workers, path):
+    server = serve(
+        asgi_server=name,
+        arguments=("--uds", str(path), "--workers", str(workers)),
+        listens_at=path,
+        WS_SUPPORT={"SHUTDOWN_TIMEOUT": 60},
+    )
+    with unix_connect(str(path), "ws://localhost/immortal", origin="http://localhost") as socket:
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed):
+            socket.recv(BOUND)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(BOUND) == 128 + signal.SIGTERM
+    assert not path.exists()
+
+
 def test_a_busy_handler_is_cancelled_after_a_moment(serve, name):
     server = serve(asgi_server=name)
     with server.connect("/ends/busy") as socket:
@@ -165,6 +299,50 @@ def test_a_request_in_progress_is_answered(serve, name):
     assert request.getresponse().read() == b"slow"
     request.close()
     ended(server)
+
+
+@pytest.mark.parametrize("path", ["/events", "/deaf-events"])
+def test_an_event_stream_is_ended_soon_and_its_view_is_told(serve, name, path):
+    server = serve(asgi_server=name, **EVENTS)
+    request = HTTPConnection(server.host, server.port, timeout=BOUND)
+    request.request("GET", path)
+    response = request.getresponse()
+    assert response.read(9) == b"data: x\n\n"
+    server.process.send_signal(signal.SIGTERM)
+    response.read()  # Its end is one that HTTP knows: otherwise this raises.
+    request.close()
+    ended(server)
+    assert len(server.events("told", path)) == 1
+    for word in ("Traceback", "rror", "ancel"):
+        assert word not in server.log()
+
+
+def test_an_event_stream_that_begins_while_it_stops_is_ended_at_once(serve, name):
+    server = serve(asgi_server=name, **EVENTS)
+    request = HTTPConnection(server.host, server.port, timeout=BOUND)
+    request.request("GET", "/events?wait")
+    server.wait_for_event("requested", "/events")
+    server.process.send_signal(signal.SIGTERM)
+    assert request.getresponse().status == 200
+    request.close()
+    ended(server)
+    assert len(server.events("told", "/events")) == 1
+
+
+@pytest.mark.parametrize("name", WITH_WORKERS, indirect=True)
+def test_a_request_that_takes_too_long_is_answered_with_503(serve, name):
+    server = serve(asgi_server=name, WS_SUPPORT={"SHUTDOWN_TIMEOUT": 20})
+    request = HTTPConnection(server.host, server.port, timeout=BOUND)
+    request.request("GET", "/deaf")
+    server.wait_for_event("requested", "/deaf")
+    server.process.send_signal(signal.SIGTERM)
+    response = request.getresponse()
+    assert (response.status, response.read()) == (503, b"The server is stopping.\n")
+    request.close()
+    ended(server)
+    assert len(server.events("told", "/deaf")) == 1
+    assert "1 requests have not been answered in time and are cancelled." in server.log()
+    assert "Traceback" not in server.log()
 
 
 def test_nobody_gets_in_while_it_ends(serve, name):
@@ -287,9 +465,13 @@ def test_ctrl_c_while_workers_load_their_application_ends_them_quietly(serve, na
     assert "Traceback" not in server.log()
 
 
-@pytest.mark.parametrize("name", ["uvicorn", "hypercorn"], indirect=True)
-def test_workers_end_with_their_main_process(serve, name):
-    server = serve(asgi_server=name, arguments=("--workers", "2"))
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [("uvicorn", 2), ("hypercorn", 2), ("granian", 1), ("granian", 2)],
+    indirect=["name"],
+)
+def test_workers_end_with_their_main_process(serve, name, workers):
+    server = serve(asgi_server=name, arguments=("--workers", str(workers)))
     with ExitStack() as stack:
         clients = connected(stack, server, "/ends", 20)
         server.process.kill()
@@ -297,6 +479,47 @@ def test_workers_end_with_their_main_process(serve, name):
     for _ in until("20 calls of disconnect()", server.log):
         if len(server.events("disconnect() done")) == 20:
             break
+    wait_until_nobody_listens(server)
+
+
+def wait_until_nobody_listens(server):
+    for _ in until("end of the workers", server.log):
+        with sockets.socket() as probe:
+            if probe.connect_ex((server.host, server.port)) == errno.ECONNREFUSED:
+                return
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "keeps_the_lock"),
+    [("uvicorn", True), ("uvicorn", False), ("hypercorn", True), ("granian", True)],
+    indirect=["name"],
+)
+def test_workers_that_hang_in_c_are_killed_when_their_main_process_has_ended(
+    serve, name, keeps_the_lock
+):
+    server = serve(
+        asgi_server=name, arguments=("--workers", "2"), WS_SUPPORT={"SHUTDOWN_TIMEOUT": 1}
+    )
+    with server.connect("/commands") as socket:
+        socket.send(json.dumps({"do": "hang", "keeps_the_lock": keeps_the_lock}))
+        server.wait_for_event("hanging", "/commands")
+        server.process.kill()
+        wait_until_nobody_listens(server)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "number"), [(1, 16), (16, 16), (17, 34), (50.5, 51), (65, None)]
+)
+def test_the_kernel_kills_such_a_worker_no_sooner_than_it_may_end(timeout, number):
+    """In a process of its own, whose handlers of signals stay as they are for the tests."""
+    program = (
+        "import ctypes; from ws_support.servers import workers;"
+        f" workers._be_killed_after_main_process({timeout}); number = ctypes.c_int();"
+        " ctypes.CDLL(None).prctl(2, ctypes.byref(number), 0, 0, 0); print(number.value)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert int(found.stdout) == (number or 0)
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "hypercorn"], indirect=True)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, ClassVar, Final
 
 import django
 from asgiref.compatibility import guarantee_single_callable
 from channels.routing import get_default_application
 
 from ws_support.middleware.forwarded import ForwardedHeaders
+from ws_support.servers import requests
 from ws_support.servers.base import Plan
+
+logger = logging.getLogger("ws_support.servers")
 
 
 def load(plan: Plan) -> Application:
@@ -25,6 +30,9 @@ def load(plan: Plan) -> Application:
 
 class Application:
     """An ASGI application that servers need not ask whether it knows of lifespans."""
+
+    is_starting: ClassVar[bool] = False
+    """The lifespan has not answered yet."""
 
     def __init__(self, application: Any, trusted_proxies: tuple[str, ...]) -> None:
         self._application = application
@@ -43,6 +51,8 @@ class Application:
             return self._lifespan(scope, receive, send)
         if self._forwarded is not None:
             self._forwarded.apply(scope)
+        if scope["type"] == "http":
+            return requests.here.serve(self._application, scope, receive, send)
         return self._application(scope, receive, send)  # type: ignore[no-any-return]
 
     async def _lifespan(
@@ -51,32 +61,65 @@ class Application:
         receive: Callable[[], Awaitable[Any]],
         send: Callable[[Any], Awaitable[None]],
     ) -> None:
-        """Django and Channels raise for lifespans, of which servers warn at each start.
+        """Answer for an application that has no lifespan, and tell of one that fails.
 
-        An application that raises has none (ASGI, Lifespan Protocol), unless it has answered
-        already.
+        Routers raise for a scope of a type that they do not know, of which servers warn at each
+        start. Uvicorn 0.54 and Granian 2.8 take whatever else is raised for the same, and serve.
         """
-        has_answered = False
-        unanswered: list[Any] = []
+        received: list[str] = []
+        answered: list[str] = []
 
         async def listen() -> Any:
-            unanswered.append(await receive())
-            return unanswered[-1]
+            message = await receive()
+            received.append(message["type"])
+            return message
 
         async def answer(message: Any) -> None:
-            nonlocal has_answered
-            has_answered = True
+            Application.is_starting = False
+            answered.append(message["type"])
             await send(message)
 
+        Application.is_starting = True
         try:
             await self._application(scope, listen, answer)
-        except Exception:
-            if has_answered:
-                raise
+        except Exception as error:
+            if answered and answered[-1].endswith(".failed"):
+                raise  # It has said so itself.
+            is_unknown = not answered and _is_for_an_unknown_scope(error, bool(received))
+            if not is_unknown:
+                logger.exception(
+                    "The lifespan of ASGI_APPLICATION has failed. (An application without one"
+                    " raises a ValueError that names the scope type, as ProtocolTypeRouter does.)"
+                )
         else:
             return
+        finally:
+            Application.is_starting = False
+        unanswered = received[len(answered) :]
         while True:
-            message = unanswered.pop() if unanswered else await receive()
-            await send({"type": f"{message['type']}.complete"})
-            if message["type"] == "lifespan.shutdown":
+            kind = unanswered.pop() if unanswered else (await receive())["type"]
+            await send({"type": f"{kind}.{'complete' if is_unknown else 'failed'}"})
+            if kind == "lifespan.shutdown" or not is_unknown:
                 return
+
+
+_HTTP_KEYS: Final = ("client", "headers", "method", "path", "query_string", "scheme")
+"""What scopes of HTTP and WebSockets have, and middleware takes for granted."""
+
+
+def _is_for_an_unknown_scope(error: Exception, has_listened: bool) -> bool:
+    """Return True if this is what a router or a middleware raises for the type "lifespan".
+
+    They do before they listen, except for who looks the type up in a dictionary.
+    """
+    if isinstance(error, KeyError):
+        key = error.args[0] if error.args else None
+        return key == "lifespan" or (key in _HTTP_KEYS and not has_listened)
+    if has_listened:
+        return False
+    if isinstance(error, ValueError):
+        # Of Django, Channels' routers, its middleware, and its validator of origins.
+        return re.search(r"lifespan|scope|non-WebSocket", str(error)) is not None
+    return isinstance(error, NotImplementedError) or (
+        isinstance(error, AssertionError) and not error.args  # assert scope["type"] == "http"
+    )

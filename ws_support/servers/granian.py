@@ -17,10 +17,11 @@ from typing import Any, ClassVar, Final
 
 from ws_support.conf import Options, get_options
 from ws_support.middleware.limits import MessageSizeLimit
-from ws_support.servers.application import load
+from ws_support.servers.application import Application, load
 from ws_support.servers.base import ASGIServer, Plan
-from ws_support.servers.listening import BACKLOG, UDS_MODE, check
-from ws_support.servers.stopping import SIGNALS, Stop
+from ws_support.servers.listening import BACKLOG, UDS_MODE, check, remove_path
+from ws_support.servers.stopping import SIGNALS, Stop, leave_signals_to_main_process
+from ws_support.servers.workers import end_with_main_process
 
 _MAX_CONNECTIONS: Final = 2**20
 """For each worker. Granian counts open WebSockets as requests, and by default lets 1,024 in."""
@@ -89,7 +90,7 @@ class Granian(ASGIServer):
             ssl_protocol_min=SSLProtocols.tls12,  # As on the other servers.
             log_dictconfig=_LOGGING,
         )
-        server.on_startup(_end_at_second_signal)
+        server.on_startup(partial(_end_at_second_signal, plan.uds))
         server.serve(target_loader=partial(_load, plan), wrap_loader=False)
 
 
@@ -102,8 +103,8 @@ _LOGGING: Final = {
 
 def _load(plan: Plan) -> Any:
     """The application, in a worker, which imports this module to find it."""
-    # Until Granian handles it. What Ctrl-C means, the main process decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_main_process()  # Until Granian handles them, which leaves SIGHUP alone.
+    end_with_main_process(plan.options.shutdown_timeout)
     limit = MessageSizeLimit(load(plan), plan.options.max_message_size)
 
     def application(scope: Any, receive: Any, send: Any) -> Any:
@@ -112,12 +113,40 @@ def _load(plan: Plan) -> Any:
             if scope.get(key):
                 host, port = scope[key]
                 scope[key] = (host, int(port))
+        if scope["type"] == "websocket":
+            send = _Sending(send)
         return limit.limited(scope, receive, send)
 
     return application
 
 
-def _end_at_second_signal() -> None:
+class _Sending:
+    """An application's `send()`, which lets others have their turn now and then.
+
+    Granian 2.8 is done with a message at once when the client has left, without a word: an
+    application that does nothing but send would keep everybody else from the event loop, and from
+    hearing that its client has left.
+    """
+
+    __slots__ = ("_count", "_send")
+
+    def __init__(self, send: Any) -> None:
+        self._send = send
+        self._count = 0
+
+    def __call__(self, message: Any) -> Any:
+        # No coroutine of its own: this is on the path of each message.
+        self._count += 1
+        if self._count & 63:
+            return self._send(message)
+        return self._send_and_wait(message)
+
+    async def _send_and_wait(self, message: Any) -> None:
+        await self._send(message)
+        await asyncio.sleep(0)
+
+
+def _end_at_second_signal(uds: str | None) -> None:
     """In the main process, which has set its handlers. They do nothing but stop in good order."""
     stop: Any = signal.getsignal(signal.SIGTERM)
     is_stopping = False
@@ -127,6 +156,8 @@ def _end_at_second_signal() -> None:
         if is_stopping:
             for worker in multiprocessing.active_children():
                 worker.kill()
+            if uds:
+                remove_path(uds)
             os._exit(128 + number)
         is_stopping = True
         stop(number, frame)
@@ -177,6 +208,9 @@ class _Stop:
             self._task = loop.create_task(self._stop(event))
 
     async def _stop(self, event: Any) -> None:
+        if Application.is_starting:
+            # Granian hears of the event when the lifespan has started, if it ever does.
+            os._exit(0)
         stop = Stop(get_options().shutdown_timeout, is_worker=True)
         stop.begin()
         await stop.say_goodbye()

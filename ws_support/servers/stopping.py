@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from types import FrameType
 from typing import Final
 
 from ws_support import farewell
+from ws_support.servers import requests
+from ws_support.servers.listening import remove_path
 
 logger = logging.getLogger("ws_support.servers")
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+_HANGUP: Final = getattr(signal, "SIGHUP", None)
+"""What a terminal sends when it is closed, and many an operator to reload. Windows has none."""
 
 _FOR_GOODBYES: Final = 0.8
 _FOR_THE_SERVER: Final = 0.9
@@ -23,25 +30,52 @@ _FOR_THE_SERVER: Final = 0.9
 and when the server cancels whatever it still waits for. They have the rest to clean up."""
 
 
+def stop_at_once_until_it_serves() -> None:
+    """Have a signal to stop end the process with 0 while there is nobody to say goodbye to."""
+    for number in stop_signals():
+        signal.signal(number, lambda *_: sys.exit(0))
+
+
+def leave_signals_to_main_process() -> None:
+    """In a worker, until it has handlers of its own.
+
+    A terminal sends Ctrl-C, and that it is closed, to each of its processes. What that means, the
+    main process decides.
+    """
+    for number in stop_signals():
+        if number != signal.SIGTERM:
+            signal.signal(number, lambda *_: None)
+
+
+def stop_signals() -> Iterator[int]:
+    """Return the signals that mean a stop. SIGHUP is none when it is ignored, as by nohup."""
+    yield from SIGNALS
+    if _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN:
+        yield _HANGUP
+
+
 class Stop:
     """The one stop of this process, `timeout` seconds long from the first signal on.
 
     When it takes longer, the process is ended as it is. A second signal ends it at once, unless
     `is_worker`: a terminal and systemd send a signal to each process, and the main process sends
-    another; it is the main process that decides then.
+    another; it is the main process that decides then. SIGHUP is no second one: systemd and shells
+    send it besides. `uds` is the path of a Unix socket, which goes with the process.
     """
 
-    def __init__(self, timeout: float, *, is_worker: bool = False) -> None:
+    def __init__(self, timeout: float, *, is_worker: bool = False, uds: str | None = None) -> None:
         self._timeout = timeout
         self._is_worker = is_worker
+        self._uds = uds
         self._begun_at: float | None = None
+        self._is_asked = False
         self._begin: Callable[[], object] = lambda: None
 
     def on_signal(self, begin: Callable[[], object]) -> None:
-        """Call `begin` at the first SIGINT or SIGTERM, in the main thread, between two steps of
-        whatever runs there."""
+        """Call `begin` at the first SIGINT, SIGTERM or SIGHUP, in the main thread, between two
+        steps of whatever runs there."""
         self._begin = begin
-        for number in SIGNALS:
+        for number in stop_signals():
             signal.signal(number, self._handle)
 
     def begin(self) -> None:
@@ -60,8 +94,12 @@ class Stop:
     async def say_goodbye(self) -> None:
         """Close every WebSocket and wait until its `disconnect()` has run.
 
-        Those that take most of the time are cancelled then.
+        Those that take most of the time are cancelled then. Event streams are ended meanwhile, and
+        requests that take most of the time are cancelled, too.
         """
+        requests.here.stop()
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._left_until(_FOR_GOODBYES), requests.here.give_up)
         here = farewell.here
         here.dismiss_all()
         if await here.is_empty(self._left_until(_FOR_GOODBYES)):
@@ -81,10 +119,11 @@ class Stop:
         return max(self._begun_at + part * self._timeout - monotonic(), 0.01)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
+        if self._is_asked and number in SIGNALS and not self._is_worker:
+            self._exit(128 + number)
+        self._is_asked = self._is_asked or number in SIGNALS
         if self._begun_at is None:
             self.begin()
-        elif not self._is_worker:
-            os._exit(128 + number)
 
     def _end(self) -> None:  # pragma: no cover  # Nothing is saved of a process that it ends.
         logger.error(
@@ -93,4 +132,9 @@ class Stop:
             self._timeout,
             len(farewell.here),
         )
-        os._exit(0)
+        self._exit(0)
+
+    def _exit(self, code: int) -> None:
+        if self._uds:
+            remove_path(self._uds)
+        os._exit(code)

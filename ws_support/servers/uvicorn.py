@@ -91,6 +91,24 @@ class Uvicorn(SocketServer):
 
             def begin_to_stop(self) -> None:
                 self.should_exit = True
+                if self.starting is not None:
+                    self.starting.get_loop().call_soon_threadsafe(self.cancel_start)
+
+            starting: asyncio.Task[Any] | None = None
+
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                # Uvicorn 0.54 waits for the lifespan, also when it is told to stop meanwhile.
+                self.starting = asyncio.current_task()
+                try:
+                    await super().startup(sockets)
+                except asyncio.CancelledError:
+                    self.should_exit = True
+                finally:
+                    self.starting = None
+
+            def cancel_start(self) -> None:
+                if self.starting is not None:  # pragma: no branch  # It may be done by now.
+                    self.starting.cancel()
 
             async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
                 for server in self.servers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from math import ceil
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -22,7 +24,12 @@ from ws_support.servers import get_server
 from ws_support.servers.application import load
 from ws_support.servers.base import ASGIServer, Plan
 from ws_support.servers.listening import listen, remove_path
-from ws_support.servers.stopping import SIGNALS, Stop
+from ws_support.servers.stopping import (
+    SIGNALS,
+    Stop,
+    leave_signals_to_main_process,
+    stop_signals,
+)
 
 logger = logging.getLogger("ws_support.servers")
 
@@ -47,7 +54,8 @@ class SocketServer(ASGIServer):
         listeners = listen(plan)
         try:
             if plan.workers == 1:
-                self.serve(load(plan), plan, listeners[0], Stop(plan.options.shutdown_timeout))
+                stop = Stop(plan.options.shutdown_timeout, uds=plan.uds)
+                self.serve(load(plan), plan, listeners[0], stop)
             else:
                 sys.exit(Workers(self.name, plan, listeners).run())
         finally:
@@ -75,6 +83,7 @@ class Workers:
         self._plan = plan
         self._listeners = listeners
         self._is_stopping = False
+        self._is_asked = False
         self._workers: list[_Worker] = []
 
     def run(self) -> int:
@@ -83,7 +92,7 @@ class Workers:
         with closing(wake), closing(waker):
             waker.setblocking(False)
             signal.set_wakeup_fd(waker.fileno())
-            for number in SIGNALS:
+            for number in stop_signals():
                 signal.signal(number, self._handle)
             self._workers = [
                 self._start(number, listener)
@@ -100,9 +109,12 @@ class Workers:
                 signal.set_wakeup_fd(-1)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self._is_stopping:
+        if self._is_asked and number in SIGNALS:
             self._kill()
+            if self._plan.uds:
+                remove_path(self._plan.uds)
             os._exit(128 + number)
+        self._is_asked = self._is_asked or number in SIGNALS
         self._is_stopping = True
 
     def _start(self, number: int, listener: socket.socket) -> _Worker:
@@ -152,9 +164,8 @@ class Workers:
 
 def _work(server: str, plan: Plan, listener: socket.socket) -> None:
     """A worker, from its start to its end."""
-    # Ctrl-C reaches every process of a terminal. What it means, the main process decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_main_process, daemon=True).start()
+    leave_signals_to_main_process()
+    end_with_main_process(plan.options.shutdown_timeout)
     try:
         application = load(plan)
     except Exception:
@@ -164,7 +175,41 @@ def _work(server: str, plan: Plan, listener: socket.socket) -> None:
     get_server(server).serve(application, plan, listener, stop)  # type: ignore[attr-defined]
 
 
-def _end_with_main_process() -> None:
+def end_with_main_process(timeout: float) -> None:
+    """In a worker: stop it in good order when its main process has ended, however that was.
+
+    When it takes longer than `timeout` seconds it is killed.
+    """
+    _be_killed_after_main_process(timeout + _GRACE)
+    threading.Thread(target=_stop_after_main_process, args=(timeout,), daemon=True).start()
+
+
+def _stop_after_main_process(timeout: float) -> None:
     main: Any = parent_process()
     main.join()
     os.kill(os.getpid(), signal.SIGTERM)
+    # No handler of Python's runs while the main thread hangs in C.
+    time.sleep(timeout + _GRACE)
+    os.kill(os.getpid(), signal.SIGKILL)  # pragma: no cover  # Nothing is saved of it.
+
+
+_PR_SET_PDEATHSIG: Final = 1
+_UNUSED_SIGNAL: Final = 16
+"""SIGSTKFLT on most machines, which Linux never sends."""
+
+
+def _be_killed_after_main_process(timeout: float) -> None:
+    """On Linux, also while something in C keeps the lock of Python's interpreter.
+
+    No thread runs then that is written in Python, and no handler of a signal. The kernel sends a
+    signal when the main process ends (prctl(2)), and its handler is alarm() of the C library: it
+    gets the number of the signal, and that many seconds later the process ends with SIGALRM.
+    """
+    if sys.platform != "linux":
+        return
+    number = _UNUSED_SIGNAL if timeout <= _UNUSED_SIGNAL else max(ceil(timeout), signal.SIGRTMIN)
+    if number <= signal.SIGRTMAX:
+        library = ctypes.CDLL(None)
+        library.signal.restype = ctypes.c_void_p
+        library.signal(number, ctypes.cast(library.alarm, ctypes.c_void_p))
+        library.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)

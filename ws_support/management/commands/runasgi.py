@@ -13,6 +13,7 @@ from ws_support.middleware.forwarded import UNIX, ForwardedHeaders
 from ws_support.servers import SERVERS, get_server
 from ws_support.servers.base import ASGIServer, Plan
 from ws_support.servers.listening import AddressError
+from ws_support.servers.stopping import stop_at_once_until_it_serves
 from ws_support.servers.summary import broadcasts, summary, unguarded
 
 _LOOPBACK: Final = f"127.0.0.1,::1,{UNIX}"
@@ -20,6 +21,10 @@ _LOOPBACK: Final = f"127.0.0.1,::1,{UNIX}"
 
 class Command(BaseCommand):
     help = "Serves ASGI_APPLICATION in production, with the options of WS_SUPPORT."
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        stop_at_once_until_it_serves()
+        super().run_from_argv(argv)
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(

@@ -1,0 +1,106 @@
+"""HTTP requests, as `runasgi` follows them; how they end with a server is in `test_stopping.py`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.harness import BOUND
+from ws_support.servers.requests import Requests
+
+
+@pytest.fixture
+def requests():
+    return Requests()
+
+
+def serving(requests, application, *received):
+    """The task of a request that gets these messages, and what it sends."""
+    queue = asyncio.Queue()
+    for message in received:
+        queue.put_nowait({"type": "http.request", **message})
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http"}
+    return asyncio.create_task(requests.serve(application, scope, queue.get, send)), queue, sent
+
+
+async def test_a_body_comes_in_pieces_and_then_the_end(requests):
+    messages = []
+
+    async def application(scope, receive, send):
+        while not messages or messages[-1]["type"] == "http.request":
+            messages.append(await receive())
+
+    pieces = [{"body": b"1", "more_body": True}, {"body": b"2"}]
+    task, queue, _ = serving(requests, application, *pieces)
+    await asyncio.sleep(0)
+    queue.put_nowait({"type": "http.disconnect"})
+    await asyncio.wait_for(task, BOUND)
+    assert [message.get("body") for message in messages] == [b"1", b"2", None]
+
+
+async def test_a_request_that_the_server_cancels_is_cancelled(requests):
+    started = asyncio.Event()
+
+    async def application(scope, receive, send):
+        await receive()
+        started.set()
+        await receive()
+
+    task, _, sent = serving(requests, application, {})
+    await asyncio.wait_for(started.wait(), BOUND)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, BOUND)
+    assert sent == []
+
+
+async def test_one_that_hears_of_the_end_is_answered_with_503(requests, caplog):
+    started = asyncio.Event()
+
+    async def application(scope, receive, send):
+        await receive()
+        started.set()
+        assert await receive() == {"type": "http.disconnect"}
+
+    task, _, sent = serving(requests, application, {})
+    await asyncio.wait_for(started.wait(), BOUND)
+    requests.stop()  # Nothing endless.
+    requests.give_up()
+    requests.give_up()  # Nothing more.
+    await asyncio.wait_for(task, BOUND)
+    assert [message.get("status") for message in sent] == [503, None]
+    assert sent[1]["body"] == b"The server is stopping.\n"
+    assert len(caplog.records) == 1
+
+
+async def test_a_response_that_is_cut_off_is_completed_and_one_that_is_complete_is_not(requests):
+    started = asyncio.Event()
+
+    async def application(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"all", "more_body": scope["more"]})
+        started.set()
+        await receive()
+
+    async def more(scope, receive, send):
+        await application({"more": True}, receive, send)
+
+    async def complete(scope, receive, send):
+        await application({"more": False}, receive, send)
+
+    bodies = []
+    for each in (more, complete):
+        task, _, sent = serving(requests, each, {})
+        started.clear()
+        await asyncio.wait_for(started.wait(), BOUND)
+        requests.give_up()
+        await asyncio.wait_for(task, BOUND)
+        bodies.append([message["body"] for message in sent[1:]])
+    assert bodies == [[b"all", b""], [b"all"]]

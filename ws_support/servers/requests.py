@@ -1,0 +1,152 @@
+"""The HTTP requests of this process, and ending those that would hold up its stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
+
+logger = logging.getLogger("ws_support.servers")
+
+_UNTIL_CANCELLED: Final = 1.0
+"""Seconds in which an application may end that was told that its client has left."""
+
+_ENDLESS: Final = (b"text/event-stream", b"multipart/x-mixed-replace")
+"""Media types of responses that go on until somebody ends them."""
+
+_UNAVAILABLE: Final = b"The server is stopping.\n"
+
+_Send = Callable[[Any], Awaitable[None]]
+_Receive = Callable[[], Awaitable[Any]]
+
+
+class Requests:
+    """The requests that are answered in this process, in one event loop.
+
+    An endless response (an event stream) is ended as soon as the server stops: its application gets
+    `http.disconnect`, as if the client had left, and is cancelled when it goes on. Others have
+    until `give_up()`.
+    """
+
+    def __init__(self) -> None:
+        self._requests: set[_Request] = set()
+        self.is_stopping = False
+
+    async def serve(self, application: Any, scope: Any, receive: _Receive, send: _Send) -> None:
+        """Have `application` answer a request."""
+        request = _Request(self, receive, send)
+        self._requests.add(request)
+        try:
+            await request.answer(application, scope)
+        finally:
+            self._requests.discard(request)
+
+    def stop(self) -> None:
+        """End endless responses, from now on."""
+        self.is_stopping = True
+        for request in self._requests:
+            if request.is_endless and not request.is_ended:
+                request.end()
+
+    def give_up(self) -> None:
+        """End all others, too."""
+        late = [request for request in self._requests if not request.is_ended]
+        if late:
+            logger.error(
+                "%d requests have not been answered in time and are cancelled. To give them more"
+                ' time, raise WS_SUPPORT["SHUTDOWN_TIMEOUT"].',
+                len(late),
+            )
+        for request in late:
+            request.end()
+
+
+class _Request:
+    def __init__(self, requests: Requests, receive: _Receive, send: _Send) -> None:
+        self._requests = requests
+        self._receive = receive
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
+        self._has_all_of_it = False
+        self._has_started = False
+        self._is_complete = False
+        self._is_cancelled = False
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_endless = False
+
+    async def answer(self, application: Any, scope: Any) -> None:
+        try:
+            await application(scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            if not self._is_cancelled:
+                raise
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+        if self.is_ended and not self._is_complete:
+            # Servers log an error of their own for a response that is not.
+            with suppress(Exception):
+                await self._complete()
+
+    @property
+    def is_ended(self) -> bool:
+        return self._ended.done()
+
+    def end(self) -> None:
+        """Tell the application that its client has left, and cancel it when it goes on."""
+        self._ended.set_result(None)
+        self._timer = self._loop.call_later(_UNTIL_CANCELLED, self._cancel)
+
+    async def receive(self) -> Any:
+        if not self._has_all_of_it:
+            message = await self._receive()
+            self._has_all_of_it = not message.get("more_body", False)
+            return message
+        # What comes now is the end, for which Django waits while its view runs.
+        ending = asyncio.ensure_future(self._receive())
+        try:
+            await asyncio.wait([ending, self._ended], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            ending.cancel()
+            raise
+        if ending.done():
+            return ending.result()
+        ending.cancel()
+        return {"type": "http.disconnect"}
+
+    def send(self, message: Any) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            self._has_started = True
+            self.is_endless = _is_endless(message)
+            if self.is_endless and self._requests.is_stopping and not self.is_ended:
+                self.end()
+        else:
+            self._is_complete = not message.get("more_body", False)
+        return self._send(message)
+
+    def _cancel(self) -> None:
+        self._is_cancelled = True
+        self._task.cancel()
+
+    async def _complete(self) -> None:
+        body = b""
+        if not self._has_started:
+            body = _UNAVAILABLE
+            headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
+            await self._send({"type": "http.response.start", "status": 503, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _is_endless(start: Any) -> bool:
+    return any(
+        name.lower() == b"content-type" and value.lower().startswith(_ENDLESS)
+        for name, value in start.get("headers", ())
+    )
+
+
+here: Final = Requests()
+"""Those of this process."""
