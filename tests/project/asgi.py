@@ -194,6 +194,9 @@ class SyncEcho(WebsocketConsumer):
     def receive(self, text_data=None, bytes_data=None):
         self.send(text_data=text_data, bytes_data=bytes_data)
 
+    def disconnect(self, code):
+        log("disconnect()", path=self.scope["path"], code=code)
+
 
 async def returning(scope, receive, send):
     """An application that is done before its connection is."""

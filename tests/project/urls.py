@@ -10,6 +10,7 @@ from django.template import engines
 from django.urls import path
 
 from example_project.urls import urlpatterns as demo_patterns
+from tests.project import requests
 
 PAGE = """
 {% load static ws_support %}
@@ -61,5 +62,7 @@ urlpatterns = [
     *demo_patterns,
     path("client", client),
     path("token", token),
+    path("events", requests.events),
+    path("poll", requests.poll),
     path("example/<path:page>", example),
 ]

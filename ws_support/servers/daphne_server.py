@@ -22,13 +22,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from ws_support import farewell
 from ws_support.closing import CloseCode
 from ws_support.conf import Options
-from ws_support.farewell import REASON
 from ws_support.servers.base import Plan
 from ws_support.servers.daphne_flow import ReceiveQueue
+from ws_support.servers.daphne_http import HTTPFactory, WebRequest
 from ws_support.servers.daphne_protocol import CAN_DEFLATE, WebSocketProtocol
 from ws_support.servers.stopping import Stop
+
+_PATIENCE: Final = 1
+"""Seconds for applications to end that are told that their clients have left."""
 
 _CERTIFICATE: Final = rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----"
 
@@ -49,6 +53,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
 
     Takes Daphne's arguments. `ping_interval` and `ping_timeout` are seconds and may be fractions;
     `inf` and 0 switch them off. `per_message_deflate`: compress for clients that offer it.
+    `stop_timeout`: seconds that applications may take to end when the server stops.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         ping_interval: float = 20,
         ping_timeout: float = 30,
         per_message_deflate: bool = False,
+        stop_timeout: float = 10,
         **options: Any,
     ) -> None:
         # Our protocol has timers of its own. Daphne looks every two seconds which pings are due,
@@ -67,11 +73,21 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         self.keep_alive_interval = ping_interval
         self.keep_alive_timeout = ping_timeout
         self.per_message_deflate = per_message_deflate
+        self.stop_timeout = stop_timeout
         self._ports: list[Any] = []
 
     def listen_success(self, port: Any) -> None:
         self._ports.append(port)
         super().listen_success(port)
+
+    @property
+    def http_factory(self) -> HTTPFactory:
+        return self._http_factory
+
+    @http_factory.setter
+    def http_factory(self, _: Any) -> None:
+        # Daphne's run() makes the factory and offers no choice of its requests.
+        self._http_factory = HTTPFactory(self)
 
     @property
     def ws_factory(self) -> daphne.ws_protocol.WebSocketFactory:
@@ -109,25 +125,44 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         if not self.connections.get(protocol, {"disconnected": True}).get("disconnected"):
             protocol.handle_reply(message)
 
+    def run(self) -> None:
+        super().run()
+        # What Django and other applications have started for their connections, and left behind
+        # when they were cancelled. CPython 3.11 crashes on its way out where a task is suspended.
+        reactor._asyncioEventloop.run_until_complete(_end_tasks())
+
     def kill_all_applications(self) -> Deferred[Any]:
-        """Stop listening, say goodbye, cancel every application and wait until all are done.
+        """Stop listening, say goodbye, end every application and wait until all are done.
 
         Daphne waits for the first one only, and for none when a connection is younger than a
         second: it then looks for the application of the request that became a WebSocket, and the
-        KeyError goes to Twisted's log. It listens on meanwhile. What is left over crashes CPython
-        3.11 on its way out.
+        KeyError goes to Twisted's log. It listens on meanwhile.
         """
         for port in self._ports:
             port.stopListening()
-        ended = asyncio.wait_for(self._end_applications(), self.application_close_timeout)
+        ended = asyncio.wait_for(self._end_applications(), self.stop_timeout)
         deferred = Deferred.fromFuture(asyncio.ensure_future(ended))
         deferred.addErrback(lambda _: None)  # They had their time.
         return deferred
 
     async def _end_applications(self) -> None:
+        farewell.here.dismiss_all()
+        self._close_websockets()
+        self._end_requests()
+        if running := self._running_applications():
+            await asyncio.wait(running, timeout=_PATIENCE)
         # More than once: a handshake may have been on its way.
         while running := self._cancel_applications():
             await asyncio.wait(running)
+
+    def _end_requests(self) -> None:
+        """Tell every request that its client has left.
+
+        Django cancels a view when it is told so. When it is cancelled itself, the view goes on.
+        """
+        for protocol in self.connections:
+            if isinstance(protocol, WebRequest):
+                protocol.leave()
 
     def _cancel_applications(self) -> list[asyncio.Future[None]]:
         self._close_websockets()
@@ -139,11 +174,20 @@ class Server(daphne.server.Server):  # type: ignore[misc]
     def _close_websockets(self) -> None:
         for protocol in self.connections:
             if isinstance(protocol, WebSocketProtocol) and protocol.state == protocol.STATE_OPEN:
-                protocol.sendCloseFrame(CloseCode.GOING_AWAY, REASON.encode())
+                protocol.sendCloseFrame(CloseCode.GOING_AWAY, farewell.REASON.encode())
 
     def _running_applications(self) -> list[asyncio.Future[None]]:
         applications = (each.get("application_instance") for each in self.connections.values())
         return [each for each in applications if each is not None and not each.done()]
+
+
+async def _end_tasks() -> None:
+    """Cancel every task of this loop and wait until all have ended, as `asyncio.run()` does."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 class ProductionServer(Server):
@@ -155,7 +199,7 @@ class ProductionServer(Server):
             endpoints=["one that listens already"],
             ready_callable=self._adopt_listener,
             signal_handlers=False,  # Twisted's raise at the second signal.
-            application_close_timeout=plan.options.shutdown_timeout,
+            stop_timeout=plan.options.shutdown_timeout,
             **configuration(plan.options),
         )
         # Daphne wants some, but only as strings that Twisted makes listen by itself.
@@ -166,7 +210,7 @@ class ProductionServer(Server):
         stop.on_signal(partial(reactor.callFromThread, self.stop))
 
     def _adopt_listener(self) -> None:
-        factory = self.http_factory
+        factory: Any = self.http_factory
         if self._plan.certfile is not None and self._plan.keyfile is not None:
             tls: Any = _tls(Path(self._plan.certfile), Path(self._plan.keyfile))
             factory = TLSMemoryBIOFactory(tls, False, factory)

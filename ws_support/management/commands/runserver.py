@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from daphne.management.commands.runserver import Command as DaphneCommand
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ws_support.conf import get_options
@@ -25,8 +26,10 @@ class DevelopmentServer(Server):
     def run(self) -> None:
         self._done = threading.Event()
         # The autoreloader ends its process, at Ctrl-C and to start a new one, without a word to
-        # this thread. The clients would see their connections break.
-        atexit.register(self._stop_and_wait)
+        # this thread. The clients would see their connections break. By the time of `atexit`, no
+        # thread can be had any more for what is synchronous, as in the `disconnect()` of consumers.
+        register = getattr(threading, "_register_atexit", atexit.register)
+        register(self._stop_and_wait)
         try:
             super().run()
         finally:
@@ -36,6 +39,14 @@ class DevelopmentServer(Server):
         if not self._done.is_set():
             reactor.callFromThread(self.stop)
             self._done.wait(_GOODBYE_TIMEOUT)
+
+    def kill_all_applications(self) -> Deferred[Any]:
+        if threading.current_thread() is threading.main_thread():
+            # Nobody else sees to it that the process ends.
+            watchdog = threading.Timer(self.stop_timeout + _GOODBYE_TIMEOUT, os._exit, (0,))
+            watchdog.daemon = True
+            watchdog.start()
+        return super().kill_all_applications()
 
     def listen_error(self, failure: Failure) -> None:
         sys.stderr.write(f"Error: {failure.getErrorMessage()}\n")
@@ -65,5 +76,6 @@ class Command(DaphneCommand):  # type: ignore[misc]
         size = self._from_command_line.get("websocket_max_message_size", options.max_message_size)
         self.stdout.write(summary(replace(options, max_message_size=size), {}))
         return DevelopmentServer(
-            **{**arguments, **configuration(options), **self._from_command_line}
+            stop_timeout=options.shutdown_timeout,
+            **{**arguments, **configuration(options), **self._from_command_line},
         )
