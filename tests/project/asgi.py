@@ -161,7 +161,7 @@ class SendingFirst(AsyncWebsocketConsumer):
 class SlowAccept(EchoConsumer):
     async def connect(self) -> None:
         log("connecting", path=self.scope["path"])
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(float(self.scope["query_string"] or 0.5))
         await super().connect()
 
 

@@ -186,12 +186,13 @@ def test_an_application_that_returns_without_an_answer_refuses(demo):
     assert error.value.response.status_code == 403
 
 
-@pytest.mark.slow
-def test_an_application_that_cannot_be_called_leaves_its_client_to_the_handshake_timeout(serve):
+def test_an_application_that_cannot_be_called_is_a_500(serve):
     server = serve(arguments=("--nostatic",), ASGI_APPLICATION="tests.project.broken.application")
     with server.raw() as client:
-        assert client.handshake() == (0, b"")
+        assert client.handshake()[0] == 500
     server.wait_for_log("no coroutine")
+    with server.raw() as client:
+        assert client.handshake()[0] == 500
 
 
 def test_the_scope_is_complete(serve):
@@ -646,3 +647,51 @@ def test_without_an_interval_no_pings_come(serve, interval):
     with server.raw() as client:
         client.handshake()
         assert pings(client, 2.5) == []
+
+
+# Daphne's own limits
+
+
+SHORT_LIMITS = """
+from inspect import signature
+
+from daphne.server import Server
+
+short = {
+    "websocket_timeout": 1,
+    "websocket_connect_timeout": 1,
+    "websocket_handshake_timeout": 1,
+    "application_close_timeout": 1,
+}
+Server.__init__.__defaults__ = tuple(
+    short.get(name, parameter.default)
+    for name, parameter in signature(Server.__init__).parameters.items()
+    if parameter.default is not parameter.empty
+)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"asgi_server": "daphne"}], ids=["runserver", "runasgi"])
+def test_nothing_ends_for_its_age_alone(serve, tmp_path, options):
+    """Daphne ends a connection after a day, a connect() after 5 s, and an application 10 s after
+    its client has left."""
+    (tmp_path / "sitecustomize.py").write_text(SHORT_LIMITS)
+    server = serve(environment={"PYTHONPATH": str(tmp_path)}, **options)
+    with server.connect("/finishes/late") as leaves:
+        leaves.send('{"do": "wait", "seconds": 4}')
+        server.wait_for_event("waiting", "/finishes/late")
+    with server.connect() as old, server.raw() as slow:
+        slow.request("/slow-accept?6.5")
+        assert slow.response()[0] == 101
+        old.send("still open")
+        assert old.recv() == "still open"
+    assert server.wait_for_event("waited", "/finishes/late")
+    assert server.wait_for_event("disconnect() done", "/finishes/late")["code"] == 1000
+    assert "took too long" not in server.log()
+
+
+def test_a_handshake_timeout_that_is_asked_for_holds(serve):
+    server = serve(arguments=("--websocket_handshake_timeout", "1"))
+    with server.raw() as client:
+        assert client.handshake("/slow-accept?20") == (0, b"")

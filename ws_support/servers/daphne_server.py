@@ -34,6 +34,15 @@ from ws_support.servers.stopping import Stop
 _PATIENCE: Final = 1
 """Seconds for applications to end that are told that their clients have left."""
 
+_NO_LIMITS: Final = {
+    "websocket_timeout": -1,
+    "websocket_connect_timeout": inf,
+    "websocket_handshake_timeout": 0,
+    "application_close_timeout": inf,
+}
+"""Daphne ends a WebSocket after a day, a handshake whose application takes more than 5 s, and an
+application 10 s after its client has left, with a warning."""
+
 _CERTIFICATE: Final = rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----"
 
 
@@ -69,7 +78,9 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         # Our protocol has timers of its own. Daphne looks every two seconds which pings are due,
         # and txaio (25.12) cuts off the fractions of the second at which a pong is: a timeout of
         # 1 second ends a connection after anything from 0 to 1.
-        super().__init__(application, ping_interval=inf, ping_timeout=0, **options)
+        super().__init__(
+            application, ping_interval=inf, ping_timeout=0, **{**_NO_LIMITS, **options}
+        )
         self.keep_alive_interval = ping_interval
         self.keep_alive_timeout = ping_timeout
         self.per_message_deflate = per_message_deflate
@@ -110,9 +121,17 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         scope["extensions"] = {"websocket.http.response": {}}
         scope["asgi"] = {"version": "3.0"}
         queue = ReceiveQueue(protocol.resume)
-        application = asyncio.ensure_future(
-            self.application(scope=scope, receive=queue.get, send=partial(self._reply, protocol))
-        )
+        application: asyncio.Future[None]
+        try:
+            application = asyncio.ensure_future(
+                self.application(
+                    scope=scope, receive=queue.get, send=partial(self._reply, protocol)
+                )
+            )
+        except Exception as error:
+            # Daphne leaves the client to the timeout of the handshake.
+            application = asyncio.get_running_loop().create_future()
+            application.set_exception(error)
         application.add_done_callback(protocol.application_done)
         self.connections[protocol]["application_instance"] = application
         return queue

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from daphne.management.commands.runserver import Command as DaphneCommand
+from django.core.management.base import CommandParser
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -56,6 +57,14 @@ class DevelopmentServer(Server):
 
 class Command(DaphneCommand):  # type: ignore[misc]
     help = "Starts Daphne for development, with the options of WS_SUPPORT."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        for action in parser._actions:
+            if action.dest == "websocket_handshake_timeout":
+                # What takes that long in Daphne is the application.
+                action.default = 0
+                action.help = "Seconds for an application to accept or refuse (default: no limit)"
 
     def handle(self, *args: Any, **options: Any) -> None:
         # What was asked for on the command line goes before the settings.
