@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.harness import BOUND, memory
+from tests.harness import BOUND, memory, until
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
@@ -34,6 +34,10 @@ def close_frame(code: int, reason: str = "") -> tuple[int, bytes]:
         ((b"Host",), [(b"Host", b"localhost:port")], 400),
         ((b"Sec-WebSocket-Version",), [], 400),
         ((b"Sec-WebSocket-Version",), [(b"Sec-WebSocket-Version", b"x")], 400),
+        ((b"Sec-WebSocket-Version",), [(b"Sec-WebSocket-Version", b"+13")], 400),
+        ((b"Sec-WebSocket-Version",), [(b"Sec-WebSocket-Version", b"1_3")], 400),
+        ((b"Sec-WebSocket-Version",), [(b"Sec-WebSocket-Version", b"8")], 426),
+        ((), [(b"Host", b"evil.example")], 400),
         ((), [(b"Sec-WebSocket-Protocol", b"caf\xe9")], 400),
         ((), [(b"Sec-WebSocket-Protocol", b"a, a")], 400),
         ((), [(b"Sec-WebSocket-Protocol", b"a b")], 400),
@@ -113,6 +117,24 @@ def test_an_unknown_version_is_answered_with_426_and_the_versions_there_are(demo
 def test_another_method_is_refused(demo):
     with demo.raw() as client:
         assert client.handshake(method="POST")[0] == 405
+
+
+@pytest.mark.parametrize(
+    ("line", "more", "why"),
+    [
+        (b"GET /ws HTTP/1.0", b"", b"A WebSocket is opened with HTTP/1.1"),
+        (b"GET /ws HTTP/1.1", b"Content-Length: 5\r\n", b"A handshake has no body"),
+        (b"GET /ws HTTP/1.1 x", b"", b"The request is malformed"),
+    ],
+)
+def test_a_request_that_is_no_handshake_is_a_400(demo, line, more, why):
+    key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    head = line + b"\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + key
+    with demo.raw() as client:
+        client.socket.sendall(head + more + b"\r\nhello")
+        status, response = client.response()
+        assert (status, response.rpartition(b"\r\n")[2]) == (400, why + b"\n")
+        assert client.frame() is None
 
 
 def test_the_sub_protocol_is_agreed_on(demo):
@@ -647,6 +669,142 @@ def test_without_an_interval_no_pings_come(serve, interval):
     with server.raw() as client:
         client.handshake()
         assert pings(client, 2.5) == []
+
+
+# Heads
+
+
+def sent_in_full(client, data: bytes) -> None:
+    with suppress(OSError):  # The server may have closed meanwhile.
+        client.socket.sendall(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /ws HTTP/1.1\r\n" + b"".join(b"a%d: b\r\n" % n for n in range(300)),
+        b"GET /ws HTTP/1.1\r\nX-A: " + b"a" * 2**18,
+        b"GET /" + b"a" * 2**18,
+        b"GET /ws HTTP/1.1\r\n" + (b"X-A: " + b"a" * 1000 + b"\r\n") * 100,
+        b"GET /client HTTP/1.1\r\nHost: localhost\r\n\r\nGET /" + b"a" * 2**18,
+        b"POST /client HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+        + b"".join(b"a%d: b\r\n" % n for n in range(300)),
+    ],
+    ids=["many lines", "one line", "a target", "many bytes", "a later one", "trailers"],
+)
+def test_a_head_that_is_too_large_is_a_431(demo, data):
+    with demo.raw() as client:
+        sent_in_full(client, data)
+        response = b"".join(iter(lambda: client.socket.recv(2**16), b""))
+    assert response.count(b"HTTP/1.1 431 ") == 1
+    assert response.endswith(b"A request's head may have 65536 bytes and 256 lines\n")
+    assert "Traceback" not in demo.log()
+
+
+@pytest.mark.slow
+def test_a_client_that_goes_on_with_a_head_that_was_refused_is_cut_off(demo):
+    with demo.raw() as client:
+        start = time.monotonic()
+        with suppress(OSError):
+            while time.monotonic() - start < BOUND:
+                client.socket.sendall(b"a" * 2**16)
+        assert time.monotonic() - start < BOUND
+
+
+@pytest.mark.parametrize("upgrade", [True, False])
+def test_a_cookie_of_50_000_bytes_is_taken(demo, upgrade):
+    cookie = (b"Cookie", b"a=" + b"b" * 50_000)
+    headers = [cookie, (b"Origin", demo.origin.encode())]
+    with demo.raw() as client:
+        without = () if upgrade else (b"Upgrade",)
+        assert client.handshake(headers=headers, without=without)[0] == (101 if upgrade else 426)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /ws HTTP/1.1\r\nX-A: ",
+        b"",
+        b"GET /scope HTTP/1.1\r\nHost: localhost\r\n\r\nGET",
+        b"POST /ws HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+    ],
+    ids=["the first head", "nothing", "a later head", "trailers"],
+)
+def test_a_head_that_drips_for_ever_is_given_up_after_20_seconds(demo, data):
+    with demo.raw() as client:
+        start = time.monotonic()
+        client.socket.sendall(data)
+        client.socket.settimeout(0.5)
+        for _ in until("end of the connection", demo.log):
+            try:
+                if data:
+                    client.socket.sendall(b"a")
+                if client.socket.recv(10_000) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        assert 19 < time.monotonic() - start < 25
+    demo.wait_for_log("Closed: no request within 20 s from 127.0.0.1:")
+
+
+@pytest.mark.slow
+def test_a_client_that_drips_a_record_of_tls_is_given_up_after_20_seconds(serve, certificates):
+    tls = ("--ssl-certfile", certificates.chain, "--ssl-keyfile", certificates.key)
+    server = serve(asgi_server="daphne", arguments=tls)
+    with server.raw() as client:
+        start = time.monotonic()
+        client.socket.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        client.socket.settimeout(0.5)
+        for _ in until("end of the connection", server.log):
+            try:
+                client.socket.sendall(b"a")
+                if client.socket.recv(10_000) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        assert 19 < time.monotonic() - start < 25
+
+
+@pytest.mark.parametrize(
+    ("without", "headers"),
+    [
+        ((b"Upgrade",), [(b"Upgrade", b"h2c"), (b"Upgrade", b"WebSocket")]),
+        ((b"Upgrade",), [(b"Upgrade", b"h2c,\twebsocket\t")]),
+        ((b"Connection",), [(b"Connection", b"keep-alive"), (b"Connection", b"Upgrade")]),
+        ((b"Connection",), [(b"Connection", b"keep-alive,\tUpgrade\t")]),
+        ((b"Upgrade",), [(b"Upgrade", b"\twebsocket\t")]),
+    ],
+)
+def test_a_list_may_have_several_lines_and_tabs(demo, without, headers):
+    headers.append((b"Origin", demo.origin.encode()))
+    with demo.raw() as client:
+        assert client.handshake(headers=headers, without=without)[0] == 101
+
+
+@pytest.mark.parametrize("path", ["/scope", "?x", ""])
+def test_a_target_in_absolute_form_is_a_path_and_names_the_host(demo, path):
+    with demo.raw() as client:
+        assert client.handshake(f"{demo.origin}/ws?x")[0] == 101
+    without = (b"Host", b"Upgrade")
+    with demo.raw() as client:
+        headers = [(b"Host", b"evil.example")]
+        answer, _ = client.handshake(demo.origin + path, headers=headers, without=without)
+        assert answer == 200
+    with demo.raw() as client:
+        answer, _ = client.handshake(f"http://evil.example{path}", without=(b"Upgrade",))
+        assert answer == (200 if path == "/scope" else 400)  # Which asks Django for the host.
+
+
+def test_what_comes_together_with_the_handshake_is_read(demo):
+    with demo.raw() as client:
+        client.request(then=client.frame_of(TEXT, b"early"))
+        assert client.response()[0] == 101
+        assert client.frame() == (TEXT, b"early")
 
 
 # Daphne's own limits

@@ -108,6 +108,8 @@ class Server(daphne.server.Server):  # type: ignore[misc]
     def ws_factory(self, factory: daphne.ws_protocol.WebSocketFactory) -> None:
         # Daphne's run() makes the factory and offers no choice of its protocol.
         factory.protocol = WebSocketProtocol
+        # autobahn speaks a draft of the protocol, too (RFC 6455, section 4.1: the version is 13).
+        factory.setProtocolOptions(versions=[13])
         self._ws_factory = factory
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> asyncio.Queue[Any] | None:
