@@ -15,7 +15,7 @@ from django.urls import path
 
 django_application = get_asgi_application()
 
-from tests.project import live  # noqa: E402
+from tests.project import endless, live  # noqa: E402
 from tests.project.ends import Ends, EndsWithLayer, Finishes  # noqa: E402
 from tests.project.events import log  # noqa: E402
 from tests.project.http import Http  # noqa: E402
@@ -356,6 +356,8 @@ application = ProtocolTypeRouter(
                         path("wrong-send", wrong_send),
                         path("told-meanwhile", told_meanwhile),
                         path("returning-at-once", returning_at_once),
+                        path("endless/bare", endless.bare),
+                        path("endless/of-channels", endless.OfChannels.as_asgi()),
                         path("denying", denying),
                         path("denying-wrongly", denying_wrongly),
                         path("often", Heartbeat(LoggedEcho.as_asgi(), interval=0.5)),

@@ -10,7 +10,9 @@ from tests.project.events import log
 
 
 async def events(request):
-    """An event stream that goes on until somebody ends it, `?stubborn` for a while longer."""
+    """An event stream that goes on until somebody ends it, and begins after `?SECONDS`."""
+    log("waiting", path=request.path)
+    await asyncio.sleep(float(request.META["QUERY_STRING"] or 0))
     return StreamingHttpResponse(ticks(request), content_type="text/event-stream")
 
 

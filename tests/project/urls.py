@@ -10,7 +10,7 @@ from django.template import engines
 from django.urls import path
 
 from example_project.urls import urlpatterns as demo_patterns
-from tests.project import requests
+from tests.project import endless, requests
 
 PAGE = """
 {% load static ws_support %}
@@ -64,5 +64,6 @@ urlpatterns = [
     path("token", token),
     path("events", requests.events),
     path("poll", requests.poll),
+    path("endless", endless.view),
     path("example/<path:page>", example),
 ]

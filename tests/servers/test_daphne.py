@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import struct
 import time
 from contextlib import suppress
@@ -853,3 +855,96 @@ def test_a_handshake_timeout_that_is_asked_for_holds(serve):
     server = serve(arguments=("--websocket_handshake_timeout", "1"))
     with server.raw() as client:
         assert client.handshake("/slow-accept?20") == (0, b"")
+
+
+# Loops that only send
+
+
+@pytest.mark.parametrize("way", ["close", "end", "reset"])
+@pytest.mark.parametrize("name", ["bare", "of-channels"])
+def test_a_loop_that_only_sends_ends_with_its_client(demo, name, way):
+    path = f"/endless/{name}"
+    count = len(demo.events("ended", path))
+    with demo.raw() as client:
+        assert client.handshake(path)[0] == 101
+        assert client.frame()[0] == BINARY
+        leave(client, way)
+    demo.wait_for_event("ended", path, count + 1)
+    with demo.connect() as socket:
+        socket.send("still there")
+        assert socket.recv(BOUND) == "still there"
+    assert "Traceback" not in demo.log()
+
+
+def leave(client, way):
+    if way == "close":
+        client.send_frame(CLOSE, b"\x03\xe8")
+        while client.frame():
+            pass
+    elif way == "reset":
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def test_everybody_hears_of_the_stop_beside_loops_that_only_send(serve):
+    server = serve(asgi_server="daphne", WS_SUPPORT={"SHUTDOWN_TIMEOUT": 3})
+    with server.raw() as first, server.raw() as second, server.connect() as other:
+        for client, name in ((first, "bare"), (second, "of-channels")):
+            client.handshake(f"/endless/{name}")
+            assert client.frame()[0] == BINARY
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed) as closed:
+            other.recv(BOUND)
+        assert closed.value.rcvd.code == 1001
+        assert server.process.wait(BOUND) == 0
+
+
+@pytest.mark.parametrize("path", ["/endless", "/endless-events"])
+def test_a_response_without_an_end_waits_for_its_client_and_ends_with_it(serve, path):
+    server = serve(ROOT_URLCONF="tests.project.urls")
+    with server.raw() as client:
+        before = memory(server.process.pid)
+        client.socket.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert client.socket.recv(2**16)
+        with server.connect() as other:
+            for _ in range(100):
+                other.send("still there")
+                assert other.recv(BOUND) == "still there"
+        assert memory(server.process.pid) - before < 20 * 2**20
+    server.wait_for_event("ended", path)
+    assert "Traceback" not in server.log()
+
+
+# Requests when the server stops
+
+
+@pytest.mark.parametrize("path", ["/events", "/events?0.5", "/endless-events"])
+def test_an_event_stream_holds_up_no_stop_and_its_view_is_told(serve, path):
+    server = serve(asgi_server="daphne", ROOT_URLCONF="tests.project.urls")
+    event, name = ("ended", path) if "endless" in path else ("told", "/events")
+    with server.raw() as client:
+        client.socket.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        if "?" in path:
+            server.wait_for_event("waiting", name)
+        else:
+            assert client.socket.recv(1000)
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for_event(event, name)
+        assert server.process.wait(BOUND) == 0
+    assert time.monotonic() - start < 5
+    assert "Traceback" not in server.log()
+
+
+def test_a_request_that_takes_all_of_the_time_is_told_before_it_is_over(serve):
+    server = serve(
+        asgi_server="daphne",
+        ROOT_URLCONF="tests.project.urls",
+        WS_SUPPORT={"SHUTDOWN_TIMEOUT": 2},
+    )
+    with server.raw() as client:
+        client.socket.sendall(b"GET /poll?60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        server.wait_for_event("waiting", "/poll")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(BOUND) == 0
+    assert len(server.events("told", "/poll")) == 1
+    assert "Traceback" not in server.log()

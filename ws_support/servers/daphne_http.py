@@ -14,6 +14,7 @@ from typing import Any, Final
 import daphne.server  # It chooses the reactor, and imports its `http_protocol` after that.
 from twisted.web import http
 
+from ws_support.servers.daphne_flow import Leftovers, Outbox
 from ws_support.servers.limits import HEAD_TIMEOUT, MAX_HEAD, MAX_HEADERS
 
 logger = logging.getLogger("ws_support.daphne")
@@ -35,6 +36,15 @@ _ABSOLUTE_FORM: Final = re.compile(rb"https?://([^/?@]+)(.*)", re.IGNORECASE | r
 
 class WebRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]
     """One request, which may become a WebSocket."""
+
+    is_event_stream = False
+    """Whether the response is one that has no end."""
+
+    _outbox: Outbox | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.leftovers = Leftovers()
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if absolute := _ABSOLUTE_FORM.fullmatch(path):
@@ -73,6 +83,34 @@ class WebRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]
         """The members of a list that may be in several lines (RFC 9110, section 5.3)."""
         lines = b",".join(self.requestHeaders.getRawHeaders(name, []))
         return [each.strip(b" \t") for each in lines.lower().split(b",")]
+
+    def handle_reply(self, message: dict[str, Any]) -> None:
+        super().handle_reply(message)
+        if message["type"] == "http.response.start" and not self.finished:
+            content_type = self.responseHeaders.getRawHeaders(b"content-type", [b""])[0]
+            self.is_event_stream = content_type.lower().startswith(b"text/event-stream")
+            # Daphne has no flow control: what the client does not read waits in memory.
+            self._outbox = Outbox(lambda: None)
+            self.registerProducer(self._outbox, True)
+
+    async def room(self) -> None:
+        """Wait while the client is behind with reading."""
+        if self._outbox is not None:
+            await self._outbox.room()
+
+    def finish(self) -> None:
+        self._let_go()
+        super().finish()
+
+    def connectionLost(self, reason: Any) -> None:
+        self._let_go()
+        super().connectionLost(reason)
+
+    def _let_go(self) -> None:
+        if self._outbox is not None:
+            self.unregisterProducer()
+            self._outbox.stopProducing()
+            self._outbox = None
 
     def leave(self) -> None:
         """Tell the application that its client has left."""

@@ -23,7 +23,7 @@ from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from ws_support import farewell
-from ws_support.closing import CloseCode
+from ws_support.closing import ClientGone, CloseCode
 from ws_support.conf import Options
 from ws_support.servers.base import Plan
 from ws_support.servers.daphne_flow import ReceiveQueue
@@ -33,6 +33,8 @@ from ws_support.servers.stopping import Stop
 
 _PATIENCE: Final = 1
 """Seconds for applications to end that are told that their clients have left."""
+
+_TALKING: Final = (WebSocketProtocol.STATE_CONNECTING, WebSocketProtocol.STATE_OPEN)
 
 _NO_LIMITS: Final = {
     "websocket_timeout": -1,
@@ -85,6 +87,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         self.keep_alive_timeout = ping_timeout
         self.per_message_deflate = per_message_deflate
         self.stop_timeout = stop_timeout
+        self.patience: float = _PATIENCE
         self._ports: list[Any] = []
 
     def listen_success(self, port: Any) -> None:
@@ -114,7 +117,11 @@ class Server(daphne.server.Server):  # type: ignore[misc]
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> asyncio.Queue[Any] | None:
         if scope["type"] != "websocket":
-            return super().create_application(protocol, scope)  # type: ignore[no-any-return]
+            queue = super().create_application(protocol, scope)
+            self.connections[protocol]["application_instance"].add_done_callback(
+                partial(self._application_done, protocol)
+            )
+            return queue  # type: ignore[no-any-return]
         # Daphne undoes percent-encodings, which sub-protocols do not have.
         scope["subprotocols"] = list(protocol.websocket_protocols)
         # Daphne leaves these out, though ASGI asks for the first two.
@@ -122,12 +129,12 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         scope["http_version"] = "1.1"
         scope["extensions"] = {"websocket.http.response": {}}
         scope["asgi"] = {"version": "3.0"}
-        queue = ReceiveQueue(protocol.resume)
+        messages = ReceiveQueue(protocol.resume)
         application: asyncio.Future[None]
         try:
             application = asyncio.ensure_future(
                 self.application(
-                    scope=scope, receive=queue.get, send=partial(self._reply, protocol)
+                    scope=scope, receive=messages.get, send=partial(self._reply, protocol)
                 )
             )
         except Exception as error:
@@ -135,16 +142,39 @@ class Server(daphne.server.Server):  # type: ignore[misc]
             application = asyncio.get_running_loop().create_future()
             application.set_exception(error)
         application.add_done_callback(protocol.application_done)
+        application.add_done_callback(partial(self._application_done, protocol))
         self.connections[protocol]["application_instance"] = application
-        return queue
+        return messages
 
     async def _reply(self, protocol: WebSocketProtocol, message: dict[str, Any]) -> None:
-        """The application's `send()`."""
+        """The application's `send()` of a WebSocket."""
         if message["type"] == "websocket.send":
             await protocol.room()
-        # As in Daphne: what is sent after the end is dropped.
-        if not self.connections.get(protocol, {"disconnected": True}).get("disconnected"):
+        if protocol.state in _TALKING and self._is_connected(protocol):
             protocol.handle_reply(message)
+        else:
+            await protocol.leftovers.drop()
+
+    async def handle_reply(self, protocol: WebRequest, message: dict[str, Any]) -> None:
+        """The application's `send()` of a request."""
+        if not self._is_connected(protocol):
+            await protocol.leftovers.drop()
+            return
+        await super().handle_reply(protocol, message)
+        if message["type"] == "http.response.body":
+            await protocol.room()
+
+    def _is_connected(self, protocol: Any) -> bool:
+        details = self.connections.get(protocol)
+        return details is not None and "disconnected" not in details
+
+    def _application_done(self, protocol: Any, application: asyncio.Future[None]) -> None:
+        """Forget an application that has ended with what we told it: its client has gone.
+
+        Daphne logs the traceback.
+        """
+        if not application.cancelled() and isinstance(application.exception(), ClientGone):
+            self.connections.get(protocol, {}).pop("application_instance", None)
 
     def run(self) -> None:
         super().run()
@@ -171,7 +201,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         self._close_websockets()
         self._end_requests()
         if running := self._running_applications():
-            await asyncio.wait(running, timeout=_PATIENCE)
+            await asyncio.wait(running, timeout=self.patience)
         # More than once: a handshake may have been on its way.
         while running := self._cancel_applications():
             await asyncio.wait(running)
@@ -181,9 +211,11 @@ class Server(daphne.server.Server):  # type: ignore[misc]
 
         Django cancels a view when it is told so. When it is cancelled itself, the view goes on.
         """
-        for protocol in self.connections:
-            if isinstance(protocol, WebRequest):
-                protocol.leave()
+        for request in self._requests():
+            request.leave()
+
+    def _requests(self) -> list[WebRequest]:
+        return [each for each in self.connections if isinstance(each, WebRequest)]
 
     def _cancel_applications(self) -> list[asyncio.Future[None]]:
         self._close_websockets()
@@ -223,6 +255,9 @@ class ProductionServer(Server):
             stop_timeout=plan.options.shutdown_timeout,
             **configuration(plan.options),
         )
+        # At 90 % of the time, there is not much left.
+        self.patience = min(_PATIENCE, 0.05 * plan.options.shutdown_timeout)
+        self._is_stopping = False
         # Daphne wants some, but only as strings that Twisted makes listen by itself.
         self.endpoints: list[str] = []
         self._plan = plan
@@ -240,12 +275,32 @@ class ProductionServer(Server):
         self.listen_success(port)
 
     async def _end_applications(self) -> None:
+        # They would go on for all of the time, and their clients come back by themselves.
+        self._is_stopping = True
+        for request in self._requests():
+            if request.is_event_stream:
+                self._end_stream(request)
         await self._stop.say_goodbye()
         # What is left: WebSockets of other applications, and requests.
         self._close_websockets()
         if running := self._running_applications():
             await asyncio.wait(running, timeout=self._stop.left_for_the_server)
         await super()._end_applications()
+
+    async def handle_reply(self, protocol: WebRequest, message: dict[str, Any]) -> None:
+        await super().handle_reply(protocol, message)
+        if (
+            self._is_stopping
+            and message["type"] == "http.response.start"
+            and protocol.is_event_stream
+        ):
+            self._end_stream(protocol)
+
+    def _end_stream(self, request: WebRequest) -> None:
+        request.leave()
+        application = self.connections[request]["application_instance"]
+        # Of one that does not listen.
+        asyncio.get_running_loop().call_later(_PATIENCE, application.cancel)
 
 
 def _tls(certfile: Path, keyfile: Path) -> CertificateOptions:
