@@ -52,6 +52,14 @@ class ClientGone(OSError):
     """A message was sent to a client that has gone (an `OSError`, as ASGI 2.4 asks for)."""
 
 
+def is_client_gone(error: BaseException) -> bool:
+    """Whether `error`, or all that it groups, says that the client has gone."""
+    grouped = getattr(error, "exceptions", None)
+    if grouped:
+        return all(map(is_client_gone, grouped))
+    return isinstance(error, ClientGone)
+
+
 class ConnectionClosed(ClientGone):
     """The connection has ended: with `code` (int, 1006 for one that was lost) and `reason` (str)
     of whoever closed first."""

@@ -246,6 +246,8 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
         try:
             await self.__send_data(message)
         except OSError as error:
+            # Who suppresses this and sends on would have the event loop for itself.
+            await asyncio.sleep(0)
             raise ClientGone(*error.args) from error
         if close:
             await self.close(close)

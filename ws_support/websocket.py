@@ -18,9 +18,10 @@ from ws_support.closing import (
     ConnectionClosed,
     InvalidMessage,
     invalid_json,
+    is_client_gone,
     may_be_sent,
 )
-from ws_support.connection import Connection, is_client_gone
+from ws_support.connection import Connection
 from ws_support.topics import checked_topic, message_of
 
 __all__ = ["ConnectionClosed", "WebSocket", "websocket_view"]

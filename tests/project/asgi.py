@@ -15,7 +15,7 @@ from django.urls import path
 
 django_application = get_asgi_application()
 
-from tests.project import endless, live  # noqa: E402
+from tests.project import endless, live, senders  # noqa: E402
 from tests.project.ends import Ends, EndsWithLayer, Finishes  # noqa: E402
 from tests.project.events import log  # noqa: E402
 from tests.project.http import Http  # noqa: E402
@@ -372,6 +372,13 @@ application = ProtocolTypeRouter(
                         path("live/subscribed/<path:topic>", live.subscribed),
                         path("topics/<path:topic>", live.Subscriber.as_asgi()),
                         path("prices", live.Prices.as_asgi()),
+                        path("senders/handler", senders.Sender.as_asgi()),
+                        path("senders/background", senders.InBackground.as_asgi()),
+                        path("senders/persistent", senders.Persistent.as_asgi()),
+                        path("senders/view", senders.view),
+                        path("senders/of-channels", senders.OfChannels.as_asgi()),
+                        path("senders/sync-of-channels", senders.SyncOfChannels.as_asgi()),
+                        path("senders/bare", senders.bare),
                         path("nested/", URLRouter([path("ws", EchoConsumer.as_asgi())])),
                     ]
                 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
+from types import TracebackType
 from typing import Any, Final, Protocol, cast
 
 from asgiref.sync import markcoroutinefunction
@@ -18,9 +19,11 @@ from asgiref.typing import (
     Scope,
     WebSocketScope,
 )
+from channels.exceptions import StopConsumer
+from channels.utils import await_many_dispatch
 
 from ws_support import farewell, logs
-from ws_support.closing import CloseCode
+from ws_support.closing import ClientGone, CloseCode, is_client_gone
 from ws_support.conf import FROM_SETTINGS, FromSettings, MiddlewareOptions, Options
 from ws_support.signals import connected, disconnected, rejected
 from ws_support.tasks import cancelled_by_others
@@ -41,6 +44,12 @@ would block that for ever."""
 _GRACE: Final = 0.1
 """Seconds from the end of the silence to the verdict. When something blocked the event loop, the
 messages that came meanwhile are read in that time."""
+
+TURN: Final = 128
+"""Messages after which others have their turn, if the server's `send()` lets them have none."""
+
+_END_TIMEOUT: Final = 1.0
+"""Seconds until the server says why a connection has ended, after it has refused a message."""
 
 
 class Heartbeat:
@@ -127,6 +136,7 @@ class Watch:
         "_send",
         "_task",
         "_timer",
+        "_turn",
         "_woken",
         "heard_at",
         "heartbeat",
@@ -154,6 +164,7 @@ class Watch:
         self._timer: asyncio.TimerHandle | None = None
         self._in_grace = False
         self._expired = False
+        self._turn = TURN
         self.options = options
 
     @property
@@ -178,7 +189,10 @@ class Watch:
         except asyncio.CancelledError:
             self._end(CloseCode.GOING_AWAY, "")
             raise
-        except Exception:
+        except Exception as error:
+            if is_client_gone(error):
+                await self._hear_the_end(error)
+                return
             # Not every server says so (Uvicorn 0.54 and Granian 2.8 do not).
             if self._code is None and self._opened_at is not None:
                 await self._close(CloseCode.INTERNAL_ERROR, "")
@@ -226,6 +240,26 @@ class Watch:
             "code": self._code or CloseCode.TIMEOUT,
             "reason": self._reason,
         }
+
+    async def _hear_the_end(self, error: Exception) -> None:
+        """The application has ended with what `send()` raised, since its client has gone.
+
+        No error of its own; and a consumer of Channels has not run its `disconnect()`.
+        """
+        if self._code is None:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._last_message(), _END_TIMEOUT)
+        self._end(CloseCode.ABNORMAL_CLOSURE, "")
+        dispatch = _unheard(error.__traceback__)
+        if dispatch is not None:
+            end = {"type": "websocket.disconnect", "code": self._code, "reason": self._reason}
+            # It may send once more.
+            with suppress(StopConsumer, ClientGone):
+                await dispatch(end)
+
+    async def _last_message(self) -> None:
+        while self._code is None:
+            self.heard(await self._receive())
 
     async def dismiss(self, code: int, reason: str) -> None:
         """Close the connection of an application that has not asked for it: the server stops."""
@@ -283,8 +317,21 @@ class Watch:
     def send(self, message: ASGISendEvent) -> Any:
         # No coroutine of its own: this is on the path of each message.
         if message["type"] == "websocket.send":
-            return self._send(message)
+            return self._send_data(message)
         return self._send_other(message)
+
+    async def _send_data(self, message: ASGISendEvent) -> None:
+        try:
+            await self._send(message)
+        except OSError as error:
+            # Who suppresses this and sends on would have the event loop for itself.
+            await asyncio.sleep(0)
+            raise ClientGone(*error.args) from error
+        self._turn -= 1
+        if not self._turn:
+            # As in `Connection.send_data()`.
+            self._turn = TURN
+            await asyncio.sleep(0)
 
     async def _send_other(self, message: ASGISendEvent) -> None:
         if message["type"] == "websocket.close" and self._opened_at is None:
@@ -412,3 +459,21 @@ class Watch:
 
 async def _discard(message: ASGISendEvent) -> None:
     """Where messages go that are sent to a client that was given up."""
+    await asyncio.sleep(0)
+    if message["type"] == "websocket.send":
+        raise ClientGone("The connection was closed.")
+
+
+def _unheard(traceback: TracebackType | None) -> Callable[[Any], Awaitable[None]] | None:
+    """The `dispatch()` of a consumer of Channels that has raised from a handler, unless it was
+    the one for `websocket.disconnect`.
+
+    Channels (4.3) ends a consumer with whatever a handler raises.
+    """
+    while traceback is not None:
+        if traceback.tb_frame.f_code is await_many_dispatch.__code__:
+            found = traceback.tb_frame.f_locals
+            if found.get("result", {}).get("type") != "websocket.disconnect":
+                return cast(Callable[[Any], Awaitable[None]], found["dispatch"])
+        traceback = traceback.tb_next
+    return None
