@@ -7,11 +7,12 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.harness import BOUND, ROOT, free_port
+from tests.harness import BOUND, ROOT, free_port, until, wait_until_listening
 
 
 def banner(server) -> list[str]:
@@ -152,13 +153,53 @@ def test_nobody_gets_in_while_it_ends(serve):
     assert server.events("disconnected", "/stubborn")[0]["code"] == 1001
 
 
+def test_it_ends_in_time_also_when_an_application_does_not(serve):
+    server = serve(WS_SUPPORT={"SHUTDOWN_TIMEOUT": 1})
+    with server.connect("/immortal"):
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(BOUND) == 0
+
+
 def test_under_the_autoreloader_ctrl_c_says_goodbye_too(serve):
     server = serve(command="reloading")
-    with server.connect("/logged") as socket:
+    with server.connect("/logged") as socket, server.connect("/sync"):
         os.killpg(server.process.pid, signal.SIGINT)
         with pytest.raises(ConnectionClosed) as closed:
             socket.recv(timeout=5)
     assert closed.value.rcvd.code == 1001
     assert server.process.wait(BOUND) == 0
-    assert [event["code"] for event in server.events("disconnected")] == [1001]
+    assert [event["code"] for event in server.events("disconnected")] == [1001, 1001]
+    assert [event["code"] for event in server.events("disconnect()", "/sync")] == [1001]
+    assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("path", ["/events", "/poll?60"])
+def test_a_change_reloads_it_while_a_request_is_open_whose_view_is_told(serve, tmp_path, path):
+    module = tmp_path / "reloaded.py"
+    module.write_text("from tests.project.asgi import application\n")
+    server = serve(
+        command="reloading",
+        environment={"PYTHONPATH": str(tmp_path)},
+        ASGI_APPLICATION="reloaded.application",
+        ROOT_URLCONF="tests.project.urls",
+    )
+    with server.raw() as client:
+        client.socket.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        if path == "/events":
+            assert b"data: x" in client.socket.recv(1000)
+        else:
+            server.wait_for_event("waiting", "/poll")
+        for _ in until("reload whose view is told", server.log):
+            # Django looks once a second, and first has to see what was there before.
+            module.write_text(f"from tests.project.asgi import application\n# {time.time()}\n")
+            if server.events("told", path.partition("?")[0]):
+                break
+        for _ in until("second start", server.log):
+            if len(server.events("loaded")) == 2:
+                break
+    wait_until_listening(server)
+    with server.connect() as socket:
+        socket.send("still there")
+        assert socket.recv() == "still there"
+    assert "Fatal" not in server.log()
     assert "Traceback" not in server.log()

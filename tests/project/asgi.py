@@ -17,7 +17,7 @@ from django.urls import path
 
 django_application = get_asgi_application()
 
-from tests.project import live, senders  # noqa: E402
+from tests.project import endless, live, senders  # noqa: E402
 from tests.project.ends import Ends, EndsWithLayer, Finishes  # noqa: E402
 from tests.project.events import log  # noqa: E402
 from tests.project.http import Http  # noqa: E402
@@ -176,7 +176,7 @@ class SendingFirst(AsyncWebsocketConsumer):
 class SlowAccept(EchoConsumer):
     async def connect(self) -> None:
         log("connecting", path=self.scope["path"])
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(float(self.scope["query_string"] or 0.5))
         await super().connect()
 
 
@@ -208,6 +208,9 @@ class Refusing(AsyncWebsocketConsumer):
 class SyncEcho(WebsocketConsumer):
     def receive(self, text_data=None, bytes_data=None):
         self.send(text_data=text_data, bytes_data=bytes_data)
+
+    def disconnect(self, code):
+        log("disconnect()", path=self.scope["path"], code=code)
 
 
 async def returning(scope, receive, send):
@@ -369,6 +372,8 @@ application = ProtocolTypeRouter(
                         path("wrong-send", wrong_send),
                         path("told-meanwhile", told_meanwhile),
                         path("returning-at-once", returning_at_once),
+                        path("endless/bare", endless.bare),
+                        path("endless/of-channels", endless.OfChannels.as_asgi()),
                         path("denying", denying),
                         path("denying-wrongly", denying_wrongly),
                         path("often", Heartbeat(LoggedEcho.as_asgi(), interval=0.5)),

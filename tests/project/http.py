@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+from tests.project import endless
 from tests.project.events import log
 
 
@@ -29,6 +30,8 @@ class Http:
             except asyncio.CancelledError:
                 log("told", path="/deaf")
                 raise
+        elif scope["path"] == "/endless-events":
+            await endless.request(scope, receive, send)
         elif scope["path"] == "/scope":
             found = {key: scope.get(key) for key in ("client", "scheme", "http_version")}
             await answer(send, json.dumps(found).encode())

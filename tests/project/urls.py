@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from pathlib import Path
 
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse
 from django.template import engines
 from django.urls import path
 
 from example_project.urls import urlpatterns as demo_patterns
-from tests.project.events import log
+from tests.project import endless, requests
 
 PAGE = """
 {% load static ws_support %}
@@ -59,26 +58,12 @@ def token(request):
     return HttpResponse("a token")
 
 
-async def ticks():
-    try:
-        while True:
-            yield "data: x\n\n"
-            await asyncio.sleep(0.1)
-    finally:
-        log("told", path="/events")
-
-
-async def events(request):
-    if "wait" in request.GET:
-        log("requested", path="/events")
-        await asyncio.sleep(1)
-    return StreamingHttpResponse(ticks(), content_type="text/event-stream")
-
-
 urlpatterns = [
     *demo_patterns,
     path("client", client),
     path("token", token),
-    path("events", events),
+    path("events", requests.events),
+    path("poll", requests.poll),
+    path("endless", endless.view),
     path("example/<path:page>", example),
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import struct
 import time
 from contextlib import suppress
@@ -10,7 +12,7 @@ from contextlib import suppress
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.harness import BOUND, memory
+from tests.harness import BOUND, memory, until
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
@@ -34,6 +36,10 @@ def close_frame(code: int, reason: str = "") -> tuple[int, bytes]:
         ((b"Host",), [(b"Host", b"localhost:port")], 400),
         ((b"Sec-WebSocket-Version",), [], 400),
         ((b"Sec-WebSocket-Version",), [(b"Sec-WebSocket-Version", b"x")], 400),
+        ((b"Sec-WebSocket-Version",), [(b"Sec-WebSocket-Version", b"+13")], 400),
+        ((b"Sec-WebSocket-Version",), [(b"Sec-WebSocket-Version", b"1_3")], 400),
+        ((b"Sec-WebSocket-Version",), [(b"Sec-WebSocket-Version", b"8")], 426),
+        ((), [(b"Host", b"evil.example")], 400),
         ((), [(b"Sec-WebSocket-Protocol", b"caf\xe9")], 400),
         ((), [(b"Sec-WebSocket-Protocol", b"a, a")], 400),
         ((), [(b"Sec-WebSocket-Protocol", b"a b")], 400),
@@ -115,6 +121,24 @@ def test_another_method_is_refused(demo):
         assert client.handshake(method="POST")[0] == 405
 
 
+@pytest.mark.parametrize(
+    ("line", "more", "why"),
+    [
+        (b"GET /ws HTTP/1.0", b"", b"A WebSocket is opened with HTTP/1.1"),
+        (b"GET /ws HTTP/1.1", b"Content-Length: 5\r\n", b"A handshake has no body"),
+        (b"GET /ws HTTP/1.1 x", b"", b"The request is malformed"),
+    ],
+)
+def test_a_request_that_is_no_handshake_is_a_400(demo, line, more, why):
+    key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    head = line + b"\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + key
+    with demo.raw() as client:
+        client.socket.sendall(head + more + b"\r\nhello")
+        status, response = client.response()
+        assert (status, response.rpartition(b"\r\n")[2]) == (400, why + b"\n")
+        assert client.frame() is None
+
+
 def test_the_sub_protocol_is_agreed_on(demo):
     with demo.connect(subprotocols=["first", "second"]) as socket:
         assert socket.subprotocol == "first"
@@ -186,12 +210,13 @@ def test_an_application_that_returns_without_an_answer_refuses(demo):
     assert error.value.response.status_code == 403
 
 
-@pytest.mark.slow
-def test_an_application_that_cannot_be_called_leaves_its_client_to_the_handshake_timeout(serve):
+def test_an_application_that_cannot_be_called_is_a_500(serve):
     server = serve(arguments=("--nostatic",), ASGI_APPLICATION="tests.project.broken.application")
     with server.raw() as client:
-        assert client.handshake() == (0, b"")
+        assert client.handshake()[0] == 500
     server.wait_for_log("no coroutine")
+    with server.raw() as client:
+        assert client.handshake()[0] == 500
 
 
 def test_the_scope_is_complete(serve):
@@ -646,3 +671,280 @@ def test_without_an_interval_no_pings_come(serve, interval):
     with server.raw() as client:
         client.handshake()
         assert pings(client, 2.5) == []
+
+
+# Heads
+
+
+def sent_in_full(client, data: bytes) -> None:
+    with suppress(OSError):  # The server may have closed meanwhile.
+        client.socket.sendall(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /ws HTTP/1.1\r\n" + b"".join(b"a%d: b\r\n" % n for n in range(300)),
+        b"GET /ws HTTP/1.1\r\nX-A: " + b"a" * 2**18,
+        b"GET /" + b"a" * 2**18,
+        b"GET /ws HTTP/1.1\r\n" + (b"X-A: " + b"a" * 1000 + b"\r\n") * 100,
+        b"GET /client HTTP/1.1\r\nHost: localhost\r\n\r\nGET /" + b"a" * 2**18,
+        b"POST /client HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+        + b"".join(b"a%d: b\r\n" % n for n in range(300)),
+    ],
+    ids=["many lines", "one line", "a target", "many bytes", "a later one", "trailers"],
+)
+def test_a_head_that_is_too_large_is_a_431(demo, data):
+    with demo.raw() as client:
+        sent_in_full(client, data)
+        response = b"".join(iter(lambda: client.socket.recv(2**16), b""))
+    assert response.count(b"HTTP/1.1 431 ") == 1
+    assert response.endswith(b"A request's head may have 65536 bytes and 256 lines\n")
+    assert "Traceback" not in demo.log()
+
+
+@pytest.mark.slow
+def test_a_client_that_goes_on_with_a_head_that_was_refused_is_cut_off(demo):
+    with demo.raw() as client:
+        start = time.monotonic()
+        with suppress(OSError):
+            while time.monotonic() - start < BOUND:
+                client.socket.sendall(b"a" * 2**16)
+        assert time.monotonic() - start < BOUND
+
+
+@pytest.mark.parametrize("upgrade", [True, False])
+def test_a_cookie_of_50_000_bytes_is_taken(demo, upgrade):
+    cookie = (b"Cookie", b"a=" + b"b" * 50_000)
+    headers = [cookie, (b"Origin", demo.origin.encode())]
+    with demo.raw() as client:
+        without = () if upgrade else (b"Upgrade",)
+        assert client.handshake(headers=headers, without=without)[0] == (101 if upgrade else 426)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /ws HTTP/1.1\r\nX-A: ",
+        b"",
+        b"GET /scope HTTP/1.1\r\nHost: localhost\r\n\r\nGET",
+        b"POST /ws HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+    ],
+    ids=["the first head", "nothing", "a later head", "trailers"],
+)
+def test_a_head_that_drips_for_ever_is_given_up_after_20_seconds(demo, data):
+    with demo.raw() as client:
+        start = time.monotonic()
+        client.socket.sendall(data)
+        client.socket.settimeout(0.5)
+        for _ in until("end of the connection", demo.log):
+            try:
+                if data:
+                    client.socket.sendall(b"a")
+                if client.socket.recv(10_000) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        assert 19 < time.monotonic() - start < 25
+    demo.wait_for_log("Closed: no request within 20 s from 127.0.0.1:")
+
+
+@pytest.mark.slow
+def test_a_client_that_drips_a_record_of_tls_is_given_up_after_20_seconds(serve, certificates):
+    tls = ("--ssl-certfile", certificates.chain, "--ssl-keyfile", certificates.key)
+    server = serve(asgi_server="daphne", arguments=tls)
+    with server.raw() as client:
+        start = time.monotonic()
+        client.socket.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        client.socket.settimeout(0.5)
+        for _ in until("end of the connection", server.log):
+            try:
+                client.socket.sendall(b"a")
+                if client.socket.recv(10_000) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        assert 19 < time.monotonic() - start < 25
+
+
+@pytest.mark.parametrize(
+    ("without", "headers"),
+    [
+        ((b"Upgrade",), [(b"Upgrade", b"h2c"), (b"Upgrade", b"WebSocket")]),
+        ((b"Upgrade",), [(b"Upgrade", b"h2c,\twebsocket\t")]),
+        ((b"Connection",), [(b"Connection", b"keep-alive"), (b"Connection", b"Upgrade")]),
+        ((b"Connection",), [(b"Connection", b"keep-alive,\tUpgrade\t")]),
+        ((b"Upgrade",), [(b"Upgrade", b"\twebsocket\t")]),
+    ],
+)
+def test_a_list_may_have_several_lines_and_tabs(demo, without, headers):
+    headers.append((b"Origin", demo.origin.encode()))
+    with demo.raw() as client:
+        assert client.handshake(headers=headers, without=without)[0] == 101
+
+
+@pytest.mark.parametrize("path", ["/scope", "?x", ""])
+def test_a_target_in_absolute_form_is_a_path_and_names_the_host(demo, path):
+    with demo.raw() as client:
+        assert client.handshake(f"{demo.origin}/ws?x")[0] == 101
+    without = (b"Host", b"Upgrade")
+    with demo.raw() as client:
+        headers = [(b"Host", b"evil.example")]
+        answer, _ = client.handshake(demo.origin + path, headers=headers, without=without)
+        assert answer == 200
+    with demo.raw() as client:
+        answer, _ = client.handshake(f"http://evil.example{path}", without=(b"Upgrade",))
+        assert answer == (200 if path == "/scope" else 400)  # Which asks Django for the host.
+
+
+def test_what_comes_together_with_the_handshake_is_read(demo):
+    with demo.raw() as client:
+        client.request(then=client.frame_of(TEXT, b"early"))
+        assert client.response()[0] == 101
+        assert client.frame() == (TEXT, b"early")
+
+
+# Daphne's own limits
+
+
+SHORT_LIMITS = """
+from inspect import signature
+
+from daphne.server import Server
+
+short = {
+    "websocket_timeout": 1,
+    "websocket_connect_timeout": 1,
+    "websocket_handshake_timeout": 1,
+    "application_close_timeout": 1,
+}
+Server.__init__.__defaults__ = tuple(
+    short.get(name, parameter.default)
+    for name, parameter in signature(Server.__init__).parameters.items()
+    if parameter.default is not parameter.empty
+)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"asgi_server": "daphne"}], ids=["runserver", "runasgi"])
+def test_nothing_ends_for_its_age_alone(serve, tmp_path, options):
+    """Daphne ends a connection after a day, a connect() after 5 s, and an application 10 s after
+    its client has left."""
+    (tmp_path / "sitecustomize.py").write_text(SHORT_LIMITS)
+    server = serve(environment={"PYTHONPATH": str(tmp_path)}, **options)
+    with server.connect("/finishes/late") as leaves:
+        leaves.send('{"do": "wait", "seconds": 4}')
+        server.wait_for_event("waiting", "/finishes/late")
+    with server.connect() as old, server.raw() as slow:
+        slow.request("/slow-accept?6.5")
+        assert slow.response()[0] == 101
+        old.send("still open")
+        assert old.recv() == "still open"
+    assert server.wait_for_event("waited", "/finishes/late")
+    assert server.wait_for_event("disconnect() done", "/finishes/late")["code"] == 1000
+    assert "took too long" not in server.log()
+
+
+def test_a_handshake_timeout_that_is_asked_for_holds(serve):
+    server = serve(arguments=("--websocket_handshake_timeout", "1"))
+    with server.raw() as client:
+        assert client.handshake("/slow-accept?20") == (0, b"")
+
+
+# Loops that only send
+
+
+@pytest.mark.parametrize("way", ["close", "end", "reset"])
+@pytest.mark.parametrize("name", ["bare", "of-channels"])
+def test_a_loop_that_only_sends_ends_with_its_client(demo, name, way):
+    path = f"/endless/{name}"
+    count = len(demo.events("ended", path))
+    with demo.raw() as client:
+        assert client.handshake(path)[0] == 101
+        assert client.frame()[0] == BINARY
+        leave(client, way)
+    demo.wait_for_event("ended", path, count + 1)
+    with demo.connect() as socket:
+        socket.send("still there")
+        assert socket.recv(BOUND) == "still there"
+    assert "Traceback" not in demo.log()
+
+
+def leave(client, way):
+    if way == "close":
+        client.send_frame(CLOSE, b"\x03\xe8")
+        while client.frame():
+            pass
+    elif way == "reset":
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def test_everybody_hears_of_the_stop_beside_loops_that_only_send(serve):
+    server = serve(asgi_server="daphne", WS_SUPPORT={"SHUTDOWN_TIMEOUT": 3})
+    with server.raw() as first, server.raw() as second, server.connect() as other:
+        for client, name in ((first, "bare"), (second, "of-channels")):
+            client.handshake(f"/endless/{name}")
+            assert client.frame()[0] == BINARY
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed) as closed:
+            other.recv(BOUND)
+        assert closed.value.rcvd.code == 1001
+        assert server.process.wait(BOUND) == 0
+
+
+@pytest.mark.parametrize("path", ["/endless", "/endless-events"])
+def test_a_response_without_an_end_waits_for_its_client_and_ends_with_it(serve, path):
+    server = serve(ROOT_URLCONF="tests.project.urls")
+    with server.raw() as client:
+        before = memory(server.process.pid)
+        client.socket.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert client.socket.recv(2**16)
+        with server.connect() as other:
+            for _ in range(100):
+                other.send("still there")
+                assert other.recv(BOUND) == "still there"
+        assert memory(server.process.pid) - before < 20 * 2**20
+    server.wait_for_event("ended", path)
+    assert "Traceback" not in server.log()
+
+
+# Requests when the server stops
+
+
+@pytest.mark.parametrize("path", ["/events", "/events?0.5", "/endless-events"])
+def test_an_event_stream_holds_up_no_stop_and_its_view_is_told(serve, path):
+    server = serve(asgi_server="daphne", ROOT_URLCONF="tests.project.urls")
+    event, name = ("ended", path) if "endless" in path else ("told", "/events")
+    with server.raw() as client:
+        client.socket.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        if "?" in path:
+            server.wait_for_event("waiting", name)
+        else:
+            assert client.socket.recv(1000)
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for_event(event, name)
+        assert server.process.wait(BOUND) == 0
+    assert time.monotonic() - start < 5
+    assert "Traceback" not in server.log()
+
+
+def test_a_request_that_takes_all_of_the_time_is_told_before_it_is_over(serve):
+    server = serve(
+        asgi_server="daphne",
+        ROOT_URLCONF="tests.project.urls",
+        WS_SUPPORT={"SHUTDOWN_TIMEOUT": 2},
+    )
+    with server.raw() as client:
+        client.socket.sendall(b"GET /poll?60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        server.wait_for_event("waiting", "/poll")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(BOUND) == 0
+    assert len(server.events("told", "/poll")) == 1
+    assert "Traceback" not in server.log()

@@ -320,8 +320,8 @@ def test_an_event_stream_is_ended_soon_and_its_view_is_told(serve, name, path):
 def test_an_event_stream_that_begins_while_it_stops_is_ended_at_once(serve, name):
     server = serve(asgi_server=name, **EVENTS)
     request = HTTPConnection(server.host, server.port, timeout=BOUND)
-    request.request("GET", "/events?wait")
-    server.wait_for_event("requested", "/events")
+    request.request("GET", "/events?1")
+    server.wait_for_event("waiting", "/events")
     server.process.send_signal(signal.SIGTERM)
     assert request.getresponse().status == 200
     request.close()

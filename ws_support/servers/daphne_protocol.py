@@ -26,7 +26,7 @@ from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.web.http import RESPONSES
 
 from ws_support.closing import CloseCode, may_be_sent
-from ws_support.servers.daphne_flow import Outbox, ReceiveQueue
+from ws_support.servers.daphne_flow import Leftovers, Outbox, ReceiveQueue
 
 logger = logging.getLogger("ws_support.daphne")
 
@@ -74,6 +74,10 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
     muted: bool
 
     # Handshake
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.leftovers = Leftovers()
 
     @property
     def http_headers(self) -> dict[str, str]:

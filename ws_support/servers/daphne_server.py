@@ -22,13 +22,28 @@ from twisted.internet.defer import Deferred
 from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from ws_support.closing import CloseCode
+from ws_support import farewell
+from ws_support.closing import ClientGone, CloseCode
 from ws_support.conf import Options
-from ws_support.farewell import REASON
 from ws_support.servers.base import Plan
 from ws_support.servers.daphne_flow import ReceiveQueue
+from ws_support.servers.daphne_http import HTTPFactory, WebRequest
 from ws_support.servers.daphne_protocol import CAN_DEFLATE, WebSocketProtocol
 from ws_support.servers.stopping import Stop
+
+_PATIENCE: Final = 1
+"""Seconds for applications to end that are told that their clients have left."""
+
+_TALKING: Final = (WebSocketProtocol.STATE_CONNECTING, WebSocketProtocol.STATE_OPEN)
+
+_NO_LIMITS: Final = {
+    "websocket_timeout": -1,
+    "websocket_connect_timeout": inf,
+    "websocket_handshake_timeout": 0,
+    "application_close_timeout": inf,
+}
+"""Daphne ends a WebSocket after a day, a handshake whose application takes more than 5 s, and an
+application 10 s after its client has left, with a warning."""
 
 _CERTIFICATE: Final = rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----"
 
@@ -49,6 +64,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
 
     Takes Daphne's arguments. `ping_interval` and `ping_timeout` are seconds and may be fractions;
     `inf` and 0 switch them off. `per_message_deflate`: compress for clients that offer it.
+    `stop_timeout`: seconds that applications may take to end when the server stops.
     """
 
     def __init__(
@@ -58,20 +74,34 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         ping_interval: float = 20,
         ping_timeout: float = 30,
         per_message_deflate: bool = False,
+        stop_timeout: float = 10,
         **options: Any,
     ) -> None:
         # Our protocol has timers of its own. Daphne looks every two seconds which pings are due,
         # and txaio (25.12) cuts off the fractions of the second at which a pong is: a timeout of
         # 1 second ends a connection after anything from 0 to 1.
-        super().__init__(application, ping_interval=inf, ping_timeout=0, **options)
+        super().__init__(
+            application, ping_interval=inf, ping_timeout=0, **{**_NO_LIMITS, **options}
+        )
         self.keep_alive_interval = ping_interval
         self.keep_alive_timeout = ping_timeout
         self.per_message_deflate = per_message_deflate
+        self.stop_timeout = stop_timeout
+        self.patience: float = _PATIENCE
         self._ports: list[Any] = []
 
     def listen_success(self, port: Any) -> None:
         self._ports.append(port)
         super().listen_success(port)
+
+    @property
+    def http_factory(self) -> HTTPFactory:
+        return self._http_factory
+
+    @http_factory.setter
+    def http_factory(self, _: Any) -> None:
+        # Daphne's run() makes the factory and offers no choice of its requests.
+        self._http_factory = HTTPFactory(self)
 
     @property
     def ws_factory(self) -> daphne.ws_protocol.WebSocketFactory:
@@ -81,11 +111,17 @@ class Server(daphne.server.Server):  # type: ignore[misc]
     def ws_factory(self, factory: daphne.ws_protocol.WebSocketFactory) -> None:
         # Daphne's run() makes the factory and offers no choice of its protocol.
         factory.protocol = WebSocketProtocol
+        # autobahn speaks a draft of the protocol, too (RFC 6455, section 4.1: the version is 13).
+        factory.setProtocolOptions(versions=[13])
         self._ws_factory = factory
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> asyncio.Queue[Any] | None:
         if scope["type"] != "websocket":
-            return super().create_application(protocol, scope)  # type: ignore[no-any-return]
+            queue = super().create_application(protocol, scope)
+            self.connections[protocol]["application_instance"].add_done_callback(
+                partial(self._application_done, protocol)
+            )
+            return queue  # type: ignore[no-any-return]
         # Daphne undoes percent-encodings, which sub-protocols do not have.
         scope["subprotocols"] = list(protocol.websocket_protocols)
         # Daphne leaves these out, though ASGI asks for the first two.
@@ -93,41 +129,93 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         scope["http_version"] = "1.1"
         scope["extensions"] = {"websocket.http.response": {}}
         scope["asgi"] = {"version": "3.0"}
-        queue = ReceiveQueue(protocol.resume)
-        application = asyncio.ensure_future(
-            self.application(scope=scope, receive=queue.get, send=partial(self._reply, protocol))
-        )
+        messages = ReceiveQueue(protocol.resume)
+        application: asyncio.Future[None]
+        try:
+            application = asyncio.ensure_future(
+                self.application(
+                    scope=scope, receive=messages.get, send=partial(self._reply, protocol)
+                )
+            )
+        except Exception as error:
+            # Daphne leaves the client to the timeout of the handshake.
+            application = asyncio.get_running_loop().create_future()
+            application.set_exception(error)
         application.add_done_callback(protocol.application_done)
+        application.add_done_callback(partial(self._application_done, protocol))
         self.connections[protocol]["application_instance"] = application
-        return queue
+        return messages
 
     async def _reply(self, protocol: WebSocketProtocol, message: dict[str, Any]) -> None:
-        """The application's `send()`."""
+        """The application's `send()` of a WebSocket."""
         if message["type"] == "websocket.send":
             await protocol.room()
-        # As in Daphne: what is sent after the end is dropped.
-        if not self.connections.get(protocol, {"disconnected": True}).get("disconnected"):
+        if protocol.state in _TALKING and self._is_connected(protocol):
             protocol.handle_reply(message)
+        else:
+            await protocol.leftovers.drop()
+
+    async def handle_reply(self, protocol: WebRequest, message: dict[str, Any]) -> None:
+        """The application's `send()` of a request."""
+        if not self._is_connected(protocol):
+            await protocol.leftovers.drop()
+            return
+        await super().handle_reply(protocol, message)
+        if message["type"] == "http.response.body":
+            await protocol.room()
+
+    def _is_connected(self, protocol: Any) -> bool:
+        details = self.connections.get(protocol)
+        return details is not None and "disconnected" not in details
+
+    def _application_done(self, protocol: Any, application: asyncio.Future[None]) -> None:
+        """Forget an application that has ended with what we told it: its client has gone.
+
+        Daphne logs the traceback.
+        """
+        if not application.cancelled() and isinstance(application.exception(), ClientGone):
+            self.connections.get(protocol, {}).pop("application_instance", None)
+
+    def run(self) -> None:
+        super().run()
+        # What Django and other applications have started for their connections, and left behind
+        # when they were cancelled. CPython 3.11 crashes on its way out where a task is suspended.
+        reactor._asyncioEventloop.run_until_complete(_end_tasks())
 
     def kill_all_applications(self) -> Deferred[Any]:
-        """Stop listening, say goodbye, cancel every application and wait until all are done.
+        """Stop listening, say goodbye, end every application and wait until all are done.
 
         Daphne waits for the first one only, and for none when a connection is younger than a
         second: it then looks for the application of the request that became a WebSocket, and the
-        KeyError goes to Twisted's log. It listens on meanwhile. What is left over crashes CPython
-        3.11 on its way out.
+        KeyError goes to Twisted's log. It listens on meanwhile.
         """
         for port in self._ports:
             port.stopListening()
-        ended = asyncio.wait_for(self._end_applications(), self.application_close_timeout)
+        ended = asyncio.wait_for(self._end_applications(), self.stop_timeout)
         deferred = Deferred.fromFuture(asyncio.ensure_future(ended))
         deferred.addErrback(lambda _: None)  # They had their time.
         return deferred
 
     async def _end_applications(self) -> None:
+        farewell.here.dismiss_all()
+        self._close_websockets()
+        self._end_requests()
+        if running := self._running_applications():
+            await asyncio.wait(running, timeout=self.patience)
         # More than once: a handshake may have been on its way.
         while running := self._cancel_applications():
             await asyncio.wait(running)
+
+    def _end_requests(self) -> None:
+        """Tell every request that its client has left.
+
+        Django cancels a view when it is told so. When it is cancelled itself, the view goes on.
+        """
+        for request in self._requests():
+            request.leave()
+
+    def _requests(self) -> list[WebRequest]:
+        return [each for each in self.connections if isinstance(each, WebRequest)]
 
     def _cancel_applications(self) -> list[asyncio.Future[None]]:
         self._close_websockets()
@@ -139,11 +227,20 @@ class Server(daphne.server.Server):  # type: ignore[misc]
     def _close_websockets(self) -> None:
         for protocol in self.connections:
             if isinstance(protocol, WebSocketProtocol) and protocol.state == protocol.STATE_OPEN:
-                protocol.sendCloseFrame(CloseCode.GOING_AWAY, REASON.encode())
+                protocol.sendCloseFrame(CloseCode.GOING_AWAY, farewell.REASON.encode())
 
     def _running_applications(self) -> list[asyncio.Future[None]]:
         applications = (each.get("application_instance") for each in self.connections.values())
         return [each for each in applications if each is not None and not each.done()]
+
+
+async def _end_tasks() -> None:
+    """Cancel every task of this loop and wait until all have ended, as `asyncio.run()` does."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 class ProductionServer(Server):
@@ -155,9 +252,12 @@ class ProductionServer(Server):
             endpoints=["one that listens already"],
             ready_callable=self._adopt_listener,
             signal_handlers=False,  # Twisted's raise at the second signal.
-            application_close_timeout=plan.options.shutdown_timeout,
+            stop_timeout=plan.options.shutdown_timeout,
             **configuration(plan.options),
         )
+        # At 90 % of the time, there is not much left.
+        self.patience = min(_PATIENCE, 0.05 * plan.options.shutdown_timeout)
+        self._is_stopping = False
         # Daphne wants some, but only as strings that Twisted makes listen by itself.
         self.endpoints: list[str] = []
         self._plan = plan
@@ -166,7 +266,7 @@ class ProductionServer(Server):
         stop.on_signal(partial(reactor.callFromThread, self.stop))
 
     def _adopt_listener(self) -> None:
-        factory = self.http_factory
+        factory: Any = self.http_factory
         if self._plan.certfile is not None and self._plan.keyfile is not None:
             tls: Any = _tls(Path(self._plan.certfile), Path(self._plan.keyfile))
             factory = TLSMemoryBIOFactory(tls, False, factory)
@@ -175,12 +275,32 @@ class ProductionServer(Server):
         self.listen_success(port)
 
     async def _end_applications(self) -> None:
+        # They would go on for all of the time, and their clients come back by themselves.
+        self._is_stopping = True
+        for request in self._requests():
+            if request.is_event_stream:
+                self._end_stream(request)
         await self._stop.say_goodbye()
         # What is left: WebSockets of other applications, and requests.
         self._close_websockets()
         if running := self._running_applications():
             await asyncio.wait(running, timeout=self._stop.left_for_the_server)
         await super()._end_applications()
+
+    async def handle_reply(self, protocol: WebRequest, message: dict[str, Any]) -> None:
+        await super().handle_reply(protocol, message)
+        if (
+            self._is_stopping
+            and message["type"] == "http.response.start"
+            and protocol.is_event_stream
+        ):
+            self._end_stream(protocol)
+
+    def _end_stream(self, request: WebRequest) -> None:
+        request.leave()
+        application = self.connections[request]["application_instance"]
+        # Of one that does not listen.
+        asyncio.get_running_loop().call_later(_PATIENCE, application.cancel)
 
 
 def _tls(certfile: Path, keyfile: Path) -> CertificateOptions:

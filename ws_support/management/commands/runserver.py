@@ -8,7 +8,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from daphne.management.commands.runserver import Command as DaphneCommand
+from django.core.management.base import CommandParser
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ws_support.conf import get_options
@@ -25,8 +27,10 @@ class DevelopmentServer(Server):
     def run(self) -> None:
         self._done = threading.Event()
         # The autoreloader ends its process, at Ctrl-C and to start a new one, without a word to
-        # this thread. The clients would see their connections break.
-        atexit.register(self._stop_and_wait)
+        # this thread. The clients would see their connections break. By the time of `atexit`, no
+        # thread can be had any more for what is synchronous, as in the `disconnect()` of consumers.
+        register = getattr(threading, "_register_atexit", atexit.register)
+        register(self._stop_and_wait)
         try:
             super().run()
         finally:
@@ -37,6 +41,14 @@ class DevelopmentServer(Server):
             reactor.callFromThread(self.stop)
             self._done.wait(_GOODBYE_TIMEOUT)
 
+    def kill_all_applications(self) -> Deferred[Any]:
+        if threading.current_thread() is threading.main_thread():
+            # Nobody else sees to it that the process ends.
+            watchdog = threading.Timer(self.stop_timeout + _GOODBYE_TIMEOUT, os._exit, (0,))
+            watchdog.daemon = True
+            watchdog.start()
+        return super().kill_all_applications()
+
     def listen_error(self, failure: Failure) -> None:
         sys.stderr.write(f"Error: {failure.getErrorMessage()}\n")
         # As in Django's own runserver: in a thread, sys.exit() ends nothing but that thread.
@@ -45,6 +57,14 @@ class DevelopmentServer(Server):
 
 class Command(DaphneCommand):  # type: ignore[misc]
     help = "Starts Daphne for development, with the options of WS_SUPPORT."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        for action in parser._actions:
+            if action.dest == "websocket_handshake_timeout":
+                # What takes that long in Daphne is the application.
+                action.default = 0
+                action.help = "Seconds for an application to accept or refuse (default: no limit)"
 
     def handle(self, *args: Any, **options: Any) -> None:
         # What was asked for on the command line goes before the settings.
@@ -65,5 +85,6 @@ class Command(DaphneCommand):  # type: ignore[misc]
         size = self._from_command_line.get("websocket_max_message_size", options.max_message_size)
         self.stdout.write(summary(replace(options, max_message_size=size), unguarded()))
         return DevelopmentServer(
-            **{**arguments, **configuration(options), **self._from_command_line}
+            stop_timeout=options.shutdown_timeout,
+            **{**arguments, **configuration(options), **self._from_command_line},
         )
