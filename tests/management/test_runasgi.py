@@ -56,7 +56,6 @@ def lines_of(server) -> list[str]:
             {
                 "keep-alive": "a ping every 30 s; Hypercorn waits for no pong: HEARTBEAT_INTERVAL"
                 " finds who is gone",
-                "compression": "for clients that offer it: Hypercorn has no option to turn it off",
                 "hypercorn": "websocket_ping_interval=30, websocket_max_message_size=1048576",
             },
         ),

@@ -24,14 +24,11 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "The client's close code": {"hypercorn": 1006},
     "The client's close reason": {"hypercorn": "", "granian": ""},
     "A lost connection": {"uvicorn": 1005, "granian": 1005},
-    "An oversized message": {"hypercorn": 1006},
-    "The size of a text": {"hypercorn": "characters"},
-    "A frame that breaks the protocol": {"hypercorn": None, "granian": (CLOSE, b"")},
-    "Another WebSocket version": {"uvicorn": 400, "hypercorn": 400, "granian": 400},
+    "A frame that breaks the protocol": {"granian": (CLOSE, b"")},
+    "Another WebSocket version": {"uvicorn": 400, "granian": 400},
     "Headers of the accept": {"granian": []},
     "Ping frames": {"granian": False},
     "A missing pong": {"hypercorn": "stays", "granian": "stays"},
-    "Compression that is off": {"hypercorn": True},
     "A flood of pings": {"granian": "grows"},
     "A client that is closed and reads nothing": {"hypercorn": "stays", "granian": "stays"},
 }
@@ -202,11 +199,11 @@ def test_a_busy_consumer_holds_up_nobody_else(server):
 
 def test_an_oversized_message_closes_with_1009(pinging):
     path = path_for("ends")
-    # Hypercorn leaves it to the client to end the connection then.
+    # Hypercorn leaves it to the client to end the connection, for a while.
     with pinging.connect(path, close_timeout=0.5) as socket:
         socket.send("x" * 1001)
         assert closed_with(socket)[0] == 1009
-    assert code_of_disconnect(pinging, path) == expected(pinging, "An oversized message", 1009)
+    assert code_of_disconnect(pinging, path) == 1009
 
 
 def test_a_message_of_the_largest_size_is_taken(pinging):
@@ -219,10 +216,7 @@ def test_the_size_is_that_of_all_fragments_in_bytes(pinging):
     with pinging.connect(close_timeout=0.5) as socket:
         with suppress(ConnectionClosed):  # It may be closed before the last fragment, an empty one.
             socket.send(["é" * 250, "é" * 251])
-        if expected(pinging, "The size of a text", "bytes") == "bytes":
-            assert closed_with(socket)[0] == 1009
-        else:
-            assert socket.recv(BOUND) == "é" * 501
+        assert closed_with(socket)[0] == 1009
 
 
 # Handshake
@@ -379,8 +373,7 @@ def test_nothing_is_compressed_unless_the_settings_say_so(server):
     with server.raw() as client:
         status, head = client.handshake(headers=[*offer, (b"Origin", server.origin.encode())])
     assert status == 101
-    is_compressed = b"permessage-deflate" in head
-    assert is_compressed == expected(server, "Compression that is off", False)
+    assert b"permessage-deflate" not in head
 
 
 def test_what_a_callback_of_the_project_raises_is_logged_once(server):
@@ -525,7 +518,6 @@ def test_a_consumer_that_closes_with_messages_unread_leaves_no_socket_open(pingi
                 for _ in range(10):
                     client.send_frame(TEXT, b'{"do": "say", "text": "unread"}')
             assert frame(client) in (close_frame(4002), None)
-    # Hypercorn finds out with its next ping.
     for _ in until("closed sockets", lambda: f"{open_files()} instead of {before}"):
         if open_files() < before + 5:  # Those of other tests come and go.
             break

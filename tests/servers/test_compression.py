@@ -9,10 +9,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
-from tests.harness import BOUND, serving
+from tests.harness import BOUND, memory, serving
 from ws_support.servers.daphne_protocol import CAN_DEFLATE
 
-TEXT, BINARY, CLOSE = 1, 2, 8
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 RSV1 = 0x40
 SERVERS = ["uvicorn", "hypercorn", *(["daphne"] if CAN_DEFLATE else [])]
 OFFER = b"permessage-deflate"
@@ -45,8 +45,8 @@ def deflated(data: bytes) -> bytes:
     return (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
-def send_compressed(client, opcode: int, data: bytes) -> None:
-    frame = bytearray(client.frame_of(opcode, data))
+def send_compressed(client, opcode: int, data: bytes, *, fin: bool = True) -> None:
+    frame = bytearray(client.frame_of(opcode, data, fin=fin))
     frame[0] |= RSV1
     client.socket.sendall(frame)
 
@@ -112,6 +112,95 @@ def test_what_cannot_be_decompressed_ends_the_connection_without_a_traceback(ser
     assert "Traceback" not in server.log()
 
 
+# Hypercorn
+
+
+@pytest.fixture(scope="module")
+def hypercorn(tmp_path_factory):
+    log_file = tmp_path_factory.mktemp("hypercorn-alone") / "server.log"
+    settings = {"PER_MESSAGE_DEFLATE": True, "KEEP_ALIVE_INTERVAL": None}
+    with serving(log_file, asgi_server="hypercorn", WS_SUPPORT=settings) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("offer", "answer"),
+    [
+        (b'; client_max_window_bits="10"', "; client_max_window_bits=10"),
+        (b'; server_max_window_bits = "1\\0"', "; server_max_window_bits=10"),
+        (b"; client_max_window_bits", ""),
+        (b"; client_max_window_bits=8", "; client_max_window_bits=8"),
+        (b"; server_no_context_takeover", "; server_no_context_takeover"),
+    ],
+)
+def test_a_parameter_may_be_written_in_each_lawful_way(hypercorn, offer, answer):
+    client, answers = offering(hypercorn, b"x-other", OFFER + offer)
+    with client:
+        assert answers == [f"permessage-deflate{answer}"]
+        send_compressed(client, TEXT, deflated(b"hello"))
+        assert client.frame()[0] == TEXT
+
+
+def test_a_ping_between_compressed_fragments_harms_nothing(hypercorn):
+    data = deflated(b"x" * 1000)
+    with offering(hypercorn, OFFER)[0] as client:
+        send_compressed(client, TEXT, data[:5], fin=False)
+        client.send_frame(PING, b"here")
+        client.send_frame(CONTINUATION, data[5:])
+        assert client.frame() == (PONG, b"here")
+        _, payload = client.frame()
+    assert zlib.decompressobj(wbits=-15).decompress(payload + b"\0\0\xff\xff") == b"x" * 1000
+
+
+def test_a_message_that_is_not_compressed_may_come_beside_those_that_are(hypercorn):
+    with offering(hypercorn, OFFER + b"; server_no_context_takeover")[0] as client:
+        client.send_frame(TEXT, b"plain")
+        send_compressed(client, TEXT, deflated(b"small"))
+        for text in (b"plain", b"small"):
+            _, payload = client.frame()
+            assert zlib.decompressobj(wbits=-15).decompress(payload + b"\0\0\xff\xff") == text
+
+
+def test_a_message_may_end_the_stream_of_the_compressor(hypercorn):
+    with offering(hypercorn, OFFER + b"; server_no_context_takeover")[0] as client:
+        for _ in range(2):
+            compressor = zlib.compressobj(wbits=-12)
+            send_compressed(client, TEXT, compressor.compress(b"end") + compressor.flush() + b"\0")
+            _, payload = client.frame()
+            assert zlib.decompressobj(wbits=-15).decompress(payload + b"\0\0\xff\xff") == b"end"
+
+
+def test_what_comes_behind_the_end_of_the_stream_is_no_data(hypercorn):
+    compressor = zlib.compressobj(wbits=-12)
+    data = compressor.compress(b"end") + compressor.flush()
+    with offering(hypercorn, OFFER)[0] as client:
+        send_compressed(client, TEXT, data + bytes(100))
+        opcode, payload = client.frame()
+        assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", 1007))
+
+
+def test_a_control_frame_is_not_compressed(hypercorn):
+    with offering(hypercorn, OFFER)[0] as client:
+        send_compressed(client, PING, b"")
+        opcode, payload = client.frame()
+        assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", 1002))
+
+
+def test_a_bomb_costs_no_more_than_a_message(hypercorn):
+    compressor = zlib.compressobj(9, wbits=-12)
+    block = bytes(2**20)
+    bomb = b"".join(compressor.compress(block) for _ in range(200))
+    with hypercorn.connect() as socket:
+        socket.send(block)
+        assert socket.recv(BOUND) == block
+    before = memory(hypercorn.process.pid)
+    with offering(hypercorn, OFFER)[0] as client:
+        send_compressed(client, BINARY, bomb + compressor.flush(zlib.Z_SYNC_FLUSH)[:-4])
+        opcode, payload = client.frame()
+        assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", 1009))
+        assert memory(hypercorn.process.pid) - before < 10 * 10**6
+
+
 # Daphne
 
 
@@ -122,26 +211,6 @@ def runserver(tmp_path_factory):
     log_file = tmp_path_factory.mktemp("daphne") / "runserver.log"
     with serving(log_file, WS_SUPPORT={"PER_MESSAGE_DEFLATE": True}) as runserver:
         yield runserver
-
-
-@pytest.mark.parametrize(
-    "offer",
-    [
-        b"permessage-deflate; client_no_context_takeover; client_no_context_takeover",
-        b"permessage-deflate; server_max_window_bits=99",
-        b"permessage-deflate; unknown",
-        b"permessage-bzip2",
-        b"x-webkit-deflate-frame",
-        b"; ; =",
-    ],
-)
-def test_an_odd_offer_is_declined_and_the_next_one_taken(runserver, offer):
-    client, answers = offering(runserver, offer)
-    client.socket.close()
-    assert answers == []
-    client, answers = offering(runserver, offer + b", permessage-deflate")
-    client.socket.close()
-    assert len(answers) == 1
 
 
 def test_a_client_is_asked_for_a_window_of_4_kib(runserver):
@@ -169,3 +238,28 @@ def test_an_oversized_message_names_the_setting(runserver):
             socket.recv(BOUND)
     assert closed.value.rcvd.reason == "A message may have at most 1048576 bytes"
     runserver.wait_for_log('To allow more, raise WS_SUPPORT["MAX_MESSAGE_SIZE"].')
+
+
+# Both
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        b"permessage-deflate; client_no_context_takeover; client_no_context_takeover",
+        b"permessage-deflate; server_max_window_bits=99",
+        b"permessage-deflate; unknown",
+        b"permessage-bzip2",
+        b"x-webkit-deflate-frame",
+        b"; ; =",
+    ],
+)
+@pytest.mark.parametrize("name", ["hypercorn", "runserver"])
+def test_an_odd_offer_is_declined_and_the_next_one_taken(request, name, offer):
+    server = request.getfixturevalue(name)
+    client, answers = offering(server, offer)
+    client.socket.close()
+    assert answers == []
+    client, answers = offering(server, offer + b", permessage-deflate")
+    client.socket.close()
+    assert len(answers) == 1

@@ -9,6 +9,7 @@ import ssl
 import struct
 import time
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import h2.events
@@ -201,7 +202,8 @@ class Http2:
         self.protocol = H2Connection(H2Configuration(header_encoding="utf-8"))
         self.protocol.initiate_connection()
         self.is_lost = False
-        self._streams: dict[int, Stream] = {}
+        self.certificates = certificates
+        self.streams: dict[int, Stream] = {}
 
     def __enter__(self) -> Http2:
         return self
@@ -211,19 +213,7 @@ class Http2:
 
     def connect(self, path: str, origin: str | None = None) -> Stream:
         """A WebSocket whose handshake is answered."""
-        stream_id = self.protocol.get_next_available_stream_id()
-        stream = self._streams[stream_id] = Stream(self, stream_id)
-        headers = [
-            (":method", "CONNECT"),
-            (":protocol", "websocket"),
-            (":scheme", "https"),
-            (":path", path),
-            (":authority", self.authority),
-            ("sec-websocket-version", "13"),
-            ("origin", origin or f"https://{self.authority}"),
-        ]
-        self.protocol.send_headers(stream_id, headers)
-        self.flush()
+        stream = self.open(path, **({"origin": origin} if origin else {}))
         deadline = time.monotonic() + BOUND
         while stream.status is None:
             assert not stream.is_over
@@ -231,20 +221,42 @@ class Http2:
             self.read(deadline)
         return stream
 
+    def open(self, path: str, **changes: str) -> Stream:
+        """A WebSocket whose handshake is sent, with these headers changed."""
+        stream = Stream(self, self.new_stream())
+        headers = {
+            ":method": "CONNECT",
+            ":protocol": "websocket",
+            ":scheme": "https",
+            ":path": path,
+            ":authority": self.authority,
+            "sec-websocket-version": "13",
+            "origin": f"https://{self.authority}",
+            **changes,
+        }
+        self.protocol.send_headers(stream.stream_id, list(headers.items()))
+        self.flush()
+        return stream
+
+    def new_stream(self) -> int:
+        return self.protocol.get_next_available_stream_id()
+
+    def get_headers(self, path: str) -> list[tuple[str, str]]:
+        return [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":path", path),
+            (":authority", self.authority),
+        ]
+
     def get(self, path: str, times: int) -> None:
         """Ask for this path so many times at once, and wait for the answers."""
         streams = []
         for _ in range(times):
-            stream_id = self.protocol.get_next_available_stream_id()
-            self._streams[stream_id] = stream = Stream(self, stream_id)
+            stream = Stream(self, self.new_stream())
             streams.append(stream)
-            headers = [
-                (":method", "GET"),
-                (":scheme", "https"),
-                (":path", path),
-                (":authority", self.authority),
-            ]
-            self.protocol.send_headers(stream_id, headers, end_stream=True)
+            headers = self.get_headers(path)
+            self.protocol.send_headers(stream.stream_id, headers, end_stream=True)
         self.flush()
         deadline = time.monotonic() + BOUND
         while not all(stream.is_over for stream in streams):
@@ -269,7 +281,7 @@ class Http2:
             self.is_lost = True
             return
         for event in self.protocol.receive_data(data):
-            if stream := self._streams.get(getattr(event, "stream_id", None)):
+            if stream := self.streams.get(getattr(event, "stream_id", None)):
                 stream.see(event)
         self.flush()
 
@@ -279,6 +291,7 @@ class Stream(RawClient):
 
     def __init__(self, connection: Http2, stream_id: int) -> None:
         self.connection = connection
+        connection.streams[stream_id] = self
         self.socket = self  # `send_frame()` writes to it.
         self.stream_id = stream_id
         self.status: int | None = None
@@ -417,6 +430,117 @@ def test_requests_beside_it_do_not_end_a_websocket(client):
     for _ in range(21):
         client.get("/scope", times=50)  # Hypercorn ends a connection after 1,000.
     assert stream.echoes("still here")
+
+
+# Floods
+
+
+def frame_of(kind: int, payload: bytes = b"", *, flags: int = 0, stream_id: int = 0) -> bytes:
+    head = len(payload).to_bytes(3, "big") + bytes([kind, flags])
+    return head + stream_id.to_bytes(4, "big") + payload
+
+
+FLOODS = {
+    "SETTINGS": frame_of(4, b"\x00\x04\x00\x01\x00\x00"),
+    "PING": frame_of(6, bytes(8)),
+    "empty DATA": frame_of(0, stream_id=1),
+    "WINDOW_UPDATE": frame_of(8, b"\0\0\0\1"),
+    "PRIORITY": frame_of(2, b"\0\0\0\1\0", stream_id=3),
+    "unknown": frame_of(99, b"x"),
+}
+
+
+def goodbye(client) -> ErrorCodes | None:
+    """The code of the GOAWAY, when the server has closed."""
+    code = None
+    client.socket.settimeout(BOUND)
+    with suppress(OSError):
+        while data := client.socket.recv(65536):
+            # A frame at a time: h2 wants nothing behind a GOAWAY.
+            if (at := data.find(b"\x07\0\0\0\0\0")) >= 0:
+                code = ErrorCodes(int.from_bytes(data[at + 10 : at + 14], "big"))
+    return code
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_client_that_floods_is_cut_off_and_keeps_nobody_waiting(server, client, kind):
+    assert client.connect("/ws").echoes("before")
+    with Http2(server, client.certificates) as other:
+        socket = other.connect("/ws")
+        assert socket.echoes("before")
+        with suppress(OSError):
+            for _ in range(10):
+                client.socket.sendall(FLOODS[kind] * 1000)
+                assert socket.echoes("meanwhile")
+        assert goodbye(client) in (ErrorCodes.ENHANCE_YOUR_CALM, None)
+        assert socket.echoes("after")
+    server.wait_for_log("cut off: its client sent too many frames that carry nothing")
+    assert "Traceback" not in server.log()
+
+
+def test_a_client_that_resets_without_end_is_cut_off(server, client):
+    with suppress(OSError):
+        for _ in range(500):
+            client.protocol.send_headers(client.new_stream(), client.get_headers("/scope"))
+            client.protocol.reset_stream(client.protocol.highest_outbound_stream_id)
+        client.flush()
+    goodbye(client)
+    server.wait_for_log("cut off: its client sent too many resets")
+
+
+def test_a_client_that_reads_what_it_gets_may_answer_all_of_it(client):
+    stream = client.connect("/ws")
+    for _ in range(1500):  # Each is answered with two WINDOW_UPDATEs.
+        assert stream.echoes("hello")
+        client.protocol.increment_flow_control_window(5)
+        client.protocol.increment_flow_control_window(5, stream.stream_id)
+        client.flush()
+    assert stream.echoes("still here")
+
+
+def test_applications_of_streams_that_were_reset_count(serve, arguments, certificates):
+    settings = {"SHUTDOWN_TIMEOUT": 1}
+    server = serve(asgi_server="hypercorn", arguments=arguments, WS_SUPPORT=settings)
+    with Http2(server, certificates) as client:
+        for _ in range(150):
+            stream = client.connect("/busy-of-channels")
+            stream.say("60")
+            stream.reset()
+        refused = client.open("/ws")
+        deadline = time.monotonic() + BOUND
+        while not refused.is_over:
+            client.read(deadline)
+        assert refused.status is None
+    with Http2(server, certificates) as client:
+        assert client.connect("/ws").echoes("another connection")
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({":protocol": "other"}, 501),
+        ({"sec-websocket-version": "8"}, 426),
+        ({f"x-{number}": "1" for number in range(300)}, 431),
+    ],
+)
+def test_a_wrong_connect_is_refused_on_its_stream(client, changes, status):
+    stream = client.open("/ws", **changes)
+    deadline = time.monotonic() + BOUND
+    while not stream.is_over:
+        client.read(deadline)
+    assert stream.status == status
+    assert client.connect("/ws").echoes("still here")
+
+
+def test_a_request_with_too_many_headers_is_refused(client):
+    stream = Stream(client, client.new_stream())
+    headers = client.get_headers("/scope") + [(f"x-{number}", "1") for number in range(300)]
+    client.protocol.send_headers(stream.stream_id, headers, end_stream=True)
+    client.flush()
+    deadline = time.monotonic() + BOUND
+    while not stream.is_over:
+        client.read(deadline)
+    assert stream.status == 431
 
 
 # What Hypercorn 0.18 does otherwise than over HTTP/1.1, or than one would wish.

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final
 
 from ws_support.conf import Options
 from ws_support.servers.base import Plan
+from ws_support.servers.limits import HEAD_TIMEOUT, MAX_HEAD
 from ws_support.servers.listening import BACKLOG
 from ws_support.servers.stopping import Stop
 from ws_support.servers.summary import ping_interval
@@ -39,15 +40,14 @@ class Hypercorn(SocketServer):
 
     def differences(self, plan: Plan) -> dict[str, str]:
         options = plan.options
-        differences = {
-            "compression": "for clients that offer it: Hypercorn has no option to turn it off"
-        }
-        if options.keep_alive_interval:
-            differences["keep-alive"] = (
+        if not options.keep_alive_interval:
+            return {}
+        return {
+            "keep-alive": (
                 f"{ping_interval(options)}; Hypercorn waits for no pong: HEARTBEAT_INTERVAL finds"
                 " who is gone"
             )
-        return differences
+        }
 
     def websocket_options(self, options: Options) -> dict[str, Any]:
         return {
@@ -58,9 +58,11 @@ class Hypercorn(SocketServer):
     def serve(self, application: Any, plan: Plan, listener: socket.socket, stop: Stop) -> None:
         from hypercorn.config import Config
 
-        from ws_support.servers.hypercorn_h2 import install
+        from ws_support.servers import hypercorn_h2, hypercorn_h11, hypercorn_websocket
 
-        install()
+        hypercorn_h11.install()
+        hypercorn_h2.install()
+        hypercorn_websocket.install()
         errors = logging.getLogger("hypercorn.error")
         errors.addFilter(_log_in_one_line)
         config = Config.from_mapping(
@@ -71,8 +73,12 @@ class Hypercorn(SocketServer):
             keyfile=plan.keyfile,
             errorlog=errors,  # Django's LOGGING decides.
             graceful_timeout=stop.left_for_the_server,
+            h11_max_incomplete_size=MAX_HEAD,
+            h2_max_header_list_size=MAX_HEAD,
+            ssl_handshake_timeout=HEAD_TIMEOUT,
             **self.websocket_options(plan.options),
         )
+        config.per_message_deflate = plan.options.per_message_deflate  # type: ignore[attr-defined]
         try:
             asyncio.run(_serve(_Application(application), config, stop))
         except Exception:
@@ -97,6 +103,8 @@ class _Application:
         return self._application(scope, receive, send)
 
     async def _websocket(self, scope: Any, receive: Any, send: Any) -> None:
+        from ws_support.servers.hypercorn_websocket import ClientHasGone
+
         # Hypercorn's setting counts messages, and holds for requests as well: one whose body is not
         # read has its chunks in there, and gets no further when they and its end do not fit.
         with suppress(AttributeError):
@@ -104,6 +112,8 @@ class _Application:
             queue.full = partial(_is_full, queue._queue)
         try:
             await self._application(scope, receive, send)
+        except ClientHasGone:
+            logger.debug("Sending has ended, since its client has gone.")
         finally:
             # Hypercorn 0.18 waits until there is room for what still comes, and ends nothing
             # meanwhile: the socket would be open for ever. When its task is done, nothing comes.

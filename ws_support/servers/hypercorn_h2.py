@@ -1,11 +1,39 @@
-"""HTTP/2 in Hypercorn (0.18), without what one stream does to the others of its connection."""
+"""HTTP/2 in Hypercorn (0.18), without what one stream does to the others of its connection, and one
+connection to all others."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import logging
+from collections.abc import Iterator
+from http import HTTPStatus
+from time import monotonic
+from typing import Any, Final
 
 import hypercorn.protocol
+from h2.errors import ErrorCodes
+from hypercorn.events import Closed, RawData
 from hypercorn.protocol import h2
+
+from ws_support.servers.limits import MAX_HEADERS
+
+logger = logging.getLogger("ws_support.servers")
+
+_PREFACE: Final = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+_HEAD: Final = 9
+"""Bytes of a frame's head (RFC 9113, section 4.1)."""
+
+_DATA, _HEADERS, _RST_STREAM = 0, 1, 3
+
+_FRAMES_AT_ONCE: Final = 32
+"""After so many, others have their turn: 1 to 2 ms."""
+
+_MAX_APPLICATIONS: Final = 150
+"""That may run for one connection. It may have 100 streams, and those of others that were reset end
+in their own time."""
+
+_LAST_TIMEOUT: Final = 1.0
+"""Seconds for a client that is cut off to take what it is told."""
 
 
 def install() -> None:
@@ -14,12 +42,147 @@ def install() -> None:
 
 
 class H2Protocol(h2.H2Protocol):
-    """Passes over what comes for a stream that has ended. It raised KeyError, which cut off the
-    connection with all of its streams."""
+    """Passes over what comes for a stream that has ended: it raised KeyError, which cut off the
+    connection with all of its streams.
+
+    A connection has limits for frames that carry nothing, for resets (CVE-2023-44487) and for
+    applications that run. A read may be 7,000 frames, and nobody else was served before they were
+    taken apart and answered.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.streams = _Streams()
+        self._frames = _Frames()
+        self._is_cut_off = False
+        self._running = 0
+        self._application, self.app = self.app, self._run  # type: ignore[assignment]
+        send_data = self.connection.send_data
+
+        def send_and_earn(*args: Any, **options: Any) -> None:
+            self._frames.earn()
+            send_data(*args, **options)
+
+        self.connection.send_data = send_and_earn  # type: ignore[method-assign]
+
+    async def handle(self, event: Any) -> None:
+        if not isinstance(event, RawData):
+            await super().handle(event)
+            return
+        for piece in self._frames.pieces(event.data):
+            if self._is_cut_off:
+                return
+            if self._frames.excess:
+                await self._cut_off(self._frames.excess)
+                return
+            await super().handle(RawData(piece))
+            if piece is not event.data:
+                await asyncio.sleep(0)
+
+    async def _cut_off(self, excess: str) -> None:
+        self._is_cut_off = True
+        logger.warning("An HTTP/2 connection was cut off: its client sent too many %s.", excess)
+        self.connection.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
+        try:
+            await asyncio.wait_for(self._flush(), _LAST_TIMEOUT)
+        except asyncio.TimeoutError:
+            logger.debug("The client does not read why.")
+        await super().handle(Closed())
+        await self.send(Closed())
+
+    async def _run(self, *arguments: Any) -> None:
+        self._running += 1
+        try:
+            await self._application(*arguments)
+        finally:
+            self._running -= 1
+
+    async def _create_stream(self, request: Any) -> None:
+        if self._running >= _MAX_APPLICATIONS:
+            self.connection.reset_stream(request.stream_id, ErrorCodes.REFUSED_STREAM)
+            return
+        headers = dict(request.headers)
+        if len(request.headers) > MAX_HEADERS:
+            self._refuse(request, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        elif headers[b":method"] == b"CONNECT" and headers.get(b":protocol") != b"websocket":
+            # It was taken for a WebSocket (RFC 9220, section 3).
+            self._refuse(request, HTTPStatus.NOT_IMPLEMENTED)
+        else:
+            await super()._create_stream(request)
+
+    def _refuse(self, request: Any, status: HTTPStatus) -> None:
+        stream_id = request.stream_id
+        self.connection.send_headers(stream_id, [(b":status", b"%d" % status)], end_stream=True)
+        if request.stream_ended is None:
+            self.connection.reset_stream(stream_id, ErrorCodes.NO_ERROR)
+
+
+class _Allowance:
+    """What may come at once, and how much more each second."""
+
+    def __init__(self, most: int, each_second: int) -> None:
+        self._most = self._left = float(most)
+        self._each_second = each_second
+        self._at = monotonic()
+
+    def take(self) -> bool:
+        """Return False when nothing is left."""
+        if self._left < 1:
+            now = monotonic()
+            self._left = min((now - self._at) * self._each_second, self._most)
+            self._at = now
+        self._left -= 1
+        return self._left >= 0
+
+    def earn(self, count: int) -> None:
+        self._left = min(self._left + count, self._most)
+
+
+class _Frames:
+    """What a client sends, frame by frame, before anything is done for it."""
+
+    def __init__(self) -> None:
+        self._skip = _PREFACE
+        self._head = b""
+        self._idle = _Allowance(2000, 200)
+        self._resets = _Allowance(200, 20)
+        self.excess = ""
+        """What there are too many of."""
+
+    def earn(self) -> None:
+        """Allow for what a frame with data is answered with: WINDOW_UPDATE, for the stream and for
+        the connection."""
+        self._idle.earn(2)
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """Yield `data`, of which each piece begins no more than a few frames."""
+        start = at = count = 0
+        while at < len(data):
+            step = min(self._skip or _HEAD - len(self._head), len(data) - at)
+            if self._skip:
+                self._skip -= step
+            else:
+                self._head += data[at : at + step]
+            at += step
+            if len(self._head) == _HEAD:
+                self._skip = int.from_bytes(self._head[:3], "big")
+                self._count(self._head[3])
+                self._head = b""
+                count += 1
+                if count == _FRAMES_AT_ONCE:
+                    yield data[start:at]
+                    start, count = at, 0
+        if start < len(data):
+            yield data[start:]
+
+    def _count(self, kind: int) -> None:
+        if kind == _HEADERS or (kind == _DATA and self._skip):
+            self.earn()
+        elif kind == _RST_STREAM:
+            if not self._resets.take():
+                self.excess = "resets"
+        elif not self._idle.take():
+            self.excess = "frames that carry nothing"
 
 
 class _Streams(dict[int, Any]):

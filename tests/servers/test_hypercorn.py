@@ -1,0 +1,185 @@
+"""What is done for Hypercorn over HTTP/1.1; over HTTP/2: `test_http2.py`."""
+
+from __future__ import annotations
+
+import json
+import socket as sockets
+import struct
+from contextlib import suppress
+
+import pytest
+
+from tests.harness import BOUND, serving
+
+TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    log_file = tmp_path_factory.mktemp("hypercorn") / "server.log"
+    settings = {"KEEP_ALIVE_INTERVAL": None}
+    with serving(log_file, asgi_server="hypercorn", WS_SUPPORT=settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory):
+    log_file = tmp_path_factory.mktemp("endless") / "server.log"
+    application = "tests.project.endless_sockets.application"
+    with serving(log_file, asgi_server="hypercorn", ASGI_APPLICATION=application) as server:
+        yield server
+
+
+def handshake(server, *lines: bytes, key: bytes = KEY, first: bytes = b"GET /ws HTTP/1.1"):
+    """The status, the response, and whether what is sent then comes back."""
+    head = [
+        first,
+        b"Host: %b:%d" % (server.host.encode(), server.port),
+        b"Origin: " + server.origin.encode(),
+        b"Sec-WebSocket-Version: 13",
+        b"Sec-WebSocket-Key: " + key,
+        *(lines or (b"Connection: Upgrade", b"Upgrade: websocket")),
+    ]
+    with server.raw() as client:
+        client.socket.sendall(b"\r\n".join([*head, b"", b""]))
+        status, response = client.response()
+        if status == 101:
+            client.send_frame(TEXT, b"hello")
+            assert client.frame() == (TEXT, b"hello")
+        else:
+            assert client._fill() is False  # The connection is closed.
+    return status, response
+
+
+USUAL = (b"Connection: Upgrade", b"Upgrade: websocket")
+
+
+@pytest.mark.parametrize(
+    ("lines", "key", "first", "status"),
+    [
+        (USUAL, b"abc", b"GET /ws HTTP/1.1", 400),
+        ((*USUAL, b"Sec-WebSocket-Key: " + KEY), KEY, b"GET /ws HTTP/1.1", 400),
+        (USUAL, KEY, b"get /ws HTTP/1.1", 405),
+        (USUAL, KEY, b"POST /ws HTTP/1.1", 405),
+        (USUAL, KEY, b"GET /ws HTTP/1.0", 400),
+        ((*USUAL, b"Sec-WebSocket-Protocol: a b"), KEY, b"GET /ws HTTP/1.1", 400),
+        ((*USUAL, b"Sec-WebSocket-Version: 13"), KEY, b"GET /ws HTTP/1.1", 426),
+    ],
+)
+def test_a_malformed_handshake_is_told_what_is_wrong(server, lines, key, first, status):
+    answer, response = handshake(server, *lines, key=key, first=first)
+    assert answer == status
+    assert response.endswith(b".\n")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"Connection: keep-alive", b"Connection: Upgrade", b"Upgrade: websocket"),
+        (b"Connection: Upgrade", b"Connection: keep-alive", b"Upgrade: websocket"),
+        (b"Connection: Upgrade", b"Upgrade: h2c, websocket"),
+        (b"Connection: Upgrade", b"Upgrade: other", b"Upgrade: websocket"),
+        (b"Connection:\tkeep-alive,\tUPGRADE\t", b"Upgrade:\tWebSocket\t"),
+    ],
+)
+def test_a_header_may_be_written_in_each_lawful_way(server, lines):
+    assert handshake(server, *lines)[0] == 101
+
+
+@pytest.mark.parametrize("scheme", ["http", "ws"])
+def test_the_target_may_be_a_url(server, scheme):
+    target = f"{scheme}://{server.host}:{server.port}/ws?a=b"
+    assert handshake(server, first=f"GET {target} HTTP/1.1".encode())[0] == 101
+    with server.raw() as client:
+        url = f"{scheme}://{server.host}:{server.port}"
+        client.socket.sendall(f"GET {url}/scope HTTP/1.1\r\nHost: other\r\n\r\n".encode())
+        assert client.response()[0] == 200
+        client.socket.sendall(f"GET {url} HTTP/1.1\r\nHost: other\r\n\r\n".encode())
+        assert client.response()[0] in (200, 404)
+
+
+def test_sub_protocols_of_several_lines_are_one_list(server):
+    lines = (b"Sec-WebSocket-Protocol: one", b"Sec-WebSocket-Protocol: two, three")
+    head = b"\r\n".join(lines)
+    with server.raw() as client:
+        headers = [(b"Origin", server.origin.encode())]
+        headers += [tuple(line.split(b": ")) for line in head.split(b"\r\n")]
+        assert client.handshake("/commands", headers=headers)[0] == 101
+        client.send_frame(TEXT, b'{"do": "scope", "keys": ["subprotocols"]}')
+        assert json.loads(client.frame()[1]) == {"subprotocols": ["one", "two", "three"]}
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ((b"Cookie: " + b"c" * 50_000,), 101),
+        ((b"Cookie: " + b"c" * 70_000,), 431),
+        (tuple(b"X-%d: 1" % number for number in range(200)), 101),
+        (tuple(b"X-%d: 1" % number for number in range(300)), 431),
+    ],
+)
+def test_a_head_may_have_64_kib_and_256_lines(server, lines, status):
+    assert handshake(server, *USUAL, *lines)[0] == status
+
+
+def test_a_frame_before_the_accept_ends_nothing_but_its_connection(server):
+    with server.raw() as client:
+        client.request("/slow-accept", then=client.frame_of(TEXT, b"early"))
+        assert client.response()[0] in (101, 400)
+    assert handshake(server)[0] == 101
+
+
+def test_invalid_utf_8_is_noticed_before_the_frame_is_complete(server):
+    with server.raw() as client:
+        assert client.handshake()[0] == 101
+        client.socket.sendall(client.frame_of(TEXT, b"x" * 4000 + b"\xff" + b"x" * 95)[:4050])
+        opcode, payload = client.frame()
+        assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", 1007))
+
+
+def test_a_client_that_breaks_the_protocol_and_stays_is_cut_off(server):
+    with server.raw() as client:
+        assert client.handshake()[0] == 101
+        client.socket.sendall(b"\x81\x05hello")
+        assert client.frame()[0] == CLOSE
+        client.send_frame(TEXT, b"more")
+        assert client.frame() is None
+
+
+def test_a_client_that_answers_no_close_may_break_the_protocol(server):
+    with server.raw() as client:
+        assert client.handshake("/commands")[0] == 101
+        client.send_frame(TEXT, b'{"do": "close"}')
+        assert client.frame()[0] == CLOSE
+        with suppress(ConnectionError):
+            client.socket.sendall(b"\x81\x05hello")
+        assert client.frame() is None
+
+
+def leave(client, way: str) -> None:
+    if way == "close":
+        client.send_frame(CLOSE, struct.pack("!H", 1000))
+        client.socket.settimeout(BOUND)
+        with suppress(OSError):
+            while client.socket.recv(2**20):
+                pass
+    elif way == "reset":
+        client.socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize("way", ["close", "end", "reset"])
+@pytest.mark.parametrize("path", ["/bare", "/of-channels"])
+def test_a_loop_that_only_sends_ends_with_its_client(endless, path, way):
+    before = len(endless.events("ended", path))
+    with endless.raw() as client:
+        assert client.handshake(path)[0] == 101
+        client.send_frame(TEXT, b"go")
+        while client.frame() != (BINARY, bytes(2**16)):
+            pass
+        leave(client, way)
+    with endless.connect() as socket:
+        socket.send("still there")
+        assert socket.recv(BOUND) == "still there"
+    endless.wait_for_event("ended", path, before + 1)
+    assert "Traceback" not in endless.log()

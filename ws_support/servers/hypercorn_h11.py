@@ -1,0 +1,96 @@
+"""HTTP/1.1 in Hypercorn (0.18): which requests open a WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from http import HTTPStatus
+from typing import Any, Final
+
+import hypercorn.protocol
+from hypercorn.events import Closed
+from hypercorn.protocol import h11
+from hypercorn.protocol.events import Request
+from hypercorn.protocol.http_stream import HTTPStream
+
+from ws_support.servers import hypercorn_websocket
+from ws_support.servers.limits import MAX_HEAD, MAX_HEADERS
+
+_URL: Final = re.compile(rb"(?:http|ws)s?://([^/?#@]+)([^#]*)", re.IGNORECASE)
+"""A target in absolute form (RFC 9112, section 3.2.2)."""
+
+
+def install() -> None:
+    hypercorn.protocol.H11Protocol = H11Protocol  # type: ignore[attr-defined]
+
+
+_LINGER: Final = 0.5
+"""Seconds for a client to have sent all of a head that is too large, and to read that it is."""
+
+
+class H11Protocol(h11.H11Protocol):
+    """Takes what asks for a WebSocket as such, however it is written: to be told what is wrong, or
+    accepted.
+
+    Hypercorn looks at the last line of `Connection` only, takes `get` for GET, and gives the rest
+    to the application as a request like others.
+    """
+
+    async def _create_stream(self, request: Any) -> None:
+        headers = list(request.headers)
+        # h11 looks at the size of what is incomplete, and two reads may be twice as much.
+        size = sum(len(name) + len(value) + 4 for name, value in headers) + len(request.target)
+        if len(headers) > MAX_HEADERS or size > MAX_HEAD:
+            await self._send_error_response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            await self.send(Closed())
+            return
+        target = request.target
+        if url := _URL.fullmatch(target):
+            # Who sends a URL means its host, whatever the header says.
+            target = url[2] if url[2].startswith(b"/") else b"/" + url[2]
+            headers = [(name, url[1] if name == b"host" else value) for name, value in headers]
+        stream_class: Any = HTTPStream
+        if b"upgrade" in _tokens(headers, b"connection") and b"websocket" in _tokens(
+            headers, b"upgrade"
+        ):
+            stream_class = hypercorn_websocket.WSStream
+            self.connection = h11.H11WSConnection(self.connection)  # type: ignore[arg-type]
+        self.stream = stream_class(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            h11.STREAM_ID,
+        )
+        await self.stream.handle(
+            Request(
+                stream_id=h11.STREAM_ID,
+                headers=headers,
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii"),
+                raw_path=target,
+                state=self.connection_state,
+            )
+        )
+        self.keep_alive_requests += 1
+        await self.context.mark_request()
+
+    async def _send_error_response(self, status_code: int) -> None:
+        await super()._send_error_response(status_code)
+        # What is unread when TCP is closed resets it, and the answer may be lost. Up to 128 KiB are
+        # read meanwhile.
+        await asyncio.sleep(_LINGER)
+
+
+def _tokens(headers: list[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
+    """Of all lines of a header, in lower case (RFC 9110, section 5.3)."""
+    return [
+        token.strip(b" \t").lower()
+        for name, value in headers
+        if name == wanted
+        for token in value.split(b",")
+    ]

@@ -1,0 +1,237 @@
+"""Hypercorn's side of a WebSocket (0.18), without what one client can do to the others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from http import HTTPStatus
+from typing import Any, Final
+
+from hypercorn.protocol import h2, h11, ws_stream
+from hypercorn.protocol.events import Body, Data, EndBody, EndData, Request, Response, StreamClosed
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import CloseConnection, Message, Ping
+from wsproto.frame_protocol import CloseReason
+from wsproto.utilities import LocalProtocolError
+
+from ws_support.servers import picows_handshake as handshakes
+from ws_support.servers.hypercorn_deflate import Deflate, agree
+
+logger = logging.getLogger("ws_support.servers")
+
+_LATE_SENDS: Final = 100
+"""What an application may send after the end, before the sending raises."""
+
+_LAST_TIMEOUT: Final = 5.0
+"""Seconds that a client has for ending TCP when it has broken the protocol."""
+
+
+class ClientHasGone(ConnectionError):
+    """Sending, long after the end."""
+
+
+def install() -> None:
+    h2.WSStream = WSStream  # type: ignore[attr-defined]
+    ws_stream.Handshake = Handshake  # type: ignore[misc]
+    ws_stream.WebsocketBuffer = WebsocketBuffer  # type: ignore[misc]
+
+
+class Handshake(ws_stream.Handshake):
+    """Looks at all lines of a header, and compresses within `deflate`, which may be `None`."""
+
+    deflate: Deflate | None = None
+
+    def __init__(self, headers: list[tuple[bytes, bytes]], http_version: str) -> None:
+        super().__init__(headers, http_version)
+        self.request = handshakes.Request(b"", b"", headers)
+        self.extensions = None  # wsproto (1.3) raises for a parameter that is quoted.
+        self.subprotocols = self.request.subprotocols
+
+    def is_valid(self) -> bool:
+        """Return True: who is refused was told so before."""
+        return True
+
+    def offers(self) -> list[bytes]:
+        values = self.request.values(b"sec-websocket-extensions")
+        return [offer for value in values for offer in value.split(b",")]
+
+    def accept(
+        self, subprotocol: str | None, additional_headers: Any
+    ) -> tuple[int, list[tuple[bytes, bytes]], Connection]:
+        status, headers, _ = super().accept(subprotocol, additional_headers)
+        if self.deflate is None:
+            return status, headers, Connection(ConnectionType.SERVER)
+        headers.append((b"sec-websocket-extensions", self.deflate.answer))
+        return status, headers, Connection(ConnectionType.SERVER, [self.deflate])
+
+
+class WebsocketBuffer(ws_stream.WebsocketBuffer):
+    """Counts bytes. It counted the characters of a text, of which each may have four."""
+
+    def extend(self, event: Message[Any]) -> None:
+        super().extend(event)
+        if isinstance(event.data, str) and not event.data.isascii():
+            self.length += len(event.data.encode()) - len(event.data)
+            if self.length > self.max_length:
+                raise ws_stream.FrameTooLargeError
+
+
+class WSStream(ws_stream.WSStream):
+    """One WebSocket."""
+
+    handshake: Handshake
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._late_sends = 0
+        self._timer: asyncio.Task[Any] | None = None
+
+    def handle(self, event: Any) -> Coroutine[Any, Any, None]:
+        # No coroutine of its own: it would be gone through with each message.
+        if type(event) is Request:
+            return self._open(event)
+        if type(event) is StreamClosed:
+            return self._close(event)
+        return super().handle(event)
+
+    async def _open(self, request: Request) -> None:
+        try:
+            _validate(request)
+        except handshakes.Refused as refused:
+            logger.warning("Refused with %d: %s", refused.status, refused.reason)
+            self.closed = True
+            await self._refuse(refused)
+        else:
+            await super().handle(request)
+
+    async def _refuse(self, refused: handshakes.Refused) -> None:
+        content = f"{refused.reason}\n".encode()
+        headers = [
+            *refused.headers,
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(content)),
+        ]
+        if self.stream_id == h11.STREAM_ID:
+            headers.append((b"connection", b"close"))
+        stream_id = self.stream_id
+        await self.send(Response(stream_id, headers=headers, status_code=refused.status))
+        await self.send(Body(stream_id, data=content))
+        await self.send(EndBody(stream_id))
+        await self.send(StreamClosed(stream_id))
+
+    async def _close(self, event: StreamClosed) -> None:
+        if self._timer is not None:
+            # Later, since it may be the timer that has found out. Hypercorn's pings slept until the
+            # next was due, and kept all that was known of the connection.
+            asyncio.get_running_loop().call_soon(self._timer.cancel)
+        if self.app_put is not None and not self.closed:
+            self._let_in_the_end()
+        await super().handle(event)
+
+    def _let_in_the_end(self) -> None:
+        """However many messages wait, it does not wait for room: an application that sends without
+        end never makes any."""
+        self.app_put.__self__.full = _is_never_full  # type: ignore[union-attr]
+
+    def app_send(self, message: Any) -> Coroutine[Any, Any, None]:
+        # No coroutine of its own, either.
+        if self.closed and message is not None:
+            return self._send_late()
+        return super().app_send(message)
+
+    async def _send_late(self) -> None:
+        """Let others have their turn, and the application find out that this is the end.
+
+        Hypercorn returned at once, for ever: a loop that only sends stopped the process.
+        """
+        self._late_sends += 1
+        if self._late_sends > _LATE_SENDS:
+            raise ClientHasGone("The connection has ended.")
+        await asyncio.sleep(0)
+
+    async def _send_wsproto_event(self, event: Any) -> None:
+        try:
+            data = self.connection.send(event)
+        except LocalProtocolError:
+            # The close frame of one side is on its way, and Hypercorn returned at once here, too.
+            if isinstance(event, Message):
+                await self._send_late()
+        else:
+            await self.send(Data(self.stream_id, data))
+
+    async def _accept(self, message: Any) -> None:
+        if self.config.per_message_deflate:  # type: ignore[attr-defined]
+            limit = self.config.websocket_max_message_size
+            self.handshake.deflate = agree(self.handshake.offers(), limit)
+        await super()._accept(message)
+
+    async def _send_pings(self) -> None:
+        self._timer = asyncio.current_task()
+        await super()._send_pings()
+
+    async def _handle_events(self) -> None:
+        for event in self.connection.events():
+            if isinstance(event, Message):
+                try:
+                    self.buffer.extend(event)
+                except ws_stream.FrameTooLargeError:
+                    await self._fail(CloseReason.MESSAGE_TOO_BIG, "")
+                    return
+                if event.message_finished:
+                    message = self.buffer.to_message()
+                    self.buffer.clear()
+                    await self.app_put(message)  # type: ignore[misc]
+            elif isinstance(event, Ping):
+                await self._send_wsproto_event(event.response())
+            elif isinstance(event, CloseConnection):
+                if self.connection.state is ConnectionState.OPEN:
+                    # A client that breaks the protocol. Hypercorn cut it off without a word.
+                    await self._fail(event.code, event.reason)
+                    return
+                if self.connection.state is ConnectionState.REMOTE_CLOSING:
+                    await self._send_wsproto_event(event.response())
+                await self.send(StreamClosed(self.stream_id))
+            if self.closed:
+                return
+
+    async def _fail(self, code: int, reason: str | None) -> None:
+        """Tell both sides, and pass over what still comes."""
+        if self.state is not ws_stream.ASGIWebsocketState.CONNECTED:
+            await self.send(StreamClosed(self.stream_id))
+            return
+        await self._send_wsproto_event(CloseConnection(code, reason))
+        if self.closed:
+            return
+        self.closed = True
+        self._let_in_the_end()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.task_group.spawn(self._hang_up)
+        await self.app_put(  # type: ignore[misc]
+            {"type": "websocket.disconnect", "code": int(code), "reason": reason or ""}
+        )
+
+    async def _hang_up(self) -> None:
+        self._timer = asyncio.current_task()
+        # What is unread when TCP is closed would reset it, and the close frame might be lost.
+        await self.send(EndData(self.stream_id))
+        await asyncio.sleep(_LAST_TIMEOUT)
+        await self.send(StreamClosed(self.stream_id))
+
+
+def _validate(request: Request) -> None:
+    """Raise `Refused` unless `request` opens a WebSocket (RFC 6455, 4.2.1; RFC 8441, 5)."""
+    method, headers = request.method.encode(), request.headers
+    if request.http_version == "2":
+        # The key and the Host header are HTTP/1.1's.
+        method = b"GET"
+        headers = [each for each in headers if each[0] not in (b"host", b"sec-websocket-key")]
+        headers += [(b"host", b""), (b"sec-websocket-key", b"AAAAAAAAAAAAAAAAAAAAAA==")]
+    elif request.http_version != "1.1":
+        raise handshakes.Refused(HTTPStatus.BAD_REQUEST, "A WebSocket is opened with HTTP/1.1.")
+    handshakes.Request(method, request.raw_path, headers).key()
+
+
+def _is_never_full() -> bool:
+    return False
