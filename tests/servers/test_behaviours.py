@@ -27,7 +27,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "An oversized message": {"hypercorn": 1006},
     "The size of a text": {"hypercorn": "characters"},
     "A frame that breaks the protocol": {"hypercorn": None, "granian": (CLOSE, b"")},
-    "Another WebSocket version": {"uvicorn": 400, "hypercorn": 400, "granian": 400},
+    "Another WebSocket version": {"hypercorn": 400, "granian": 400},
     "Headers of the accept": {"granian": []},
     "Ping frames": {"granian": False},
     "A missing pong": {"hypercorn": "stays", "granian": "stays"},
