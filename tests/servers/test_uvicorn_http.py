@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import re
 import socket
 import ssl
 import threading
@@ -560,3 +561,41 @@ def test_a_handshake_may_have_as_large_a_head_as_a_request(both, target, headers
 def test_a_handshake_with_a_larger_head_is_431(both, line):
     with both.plain(UPGRADE[:-2] + line + b"\r\n\r\n") as client:
         assert statuses(everything(client)) == [431]
+
+
+# What is logged
+
+
+@pytest.mark.parametrize("name", ["uvicorn-picows", "uvicorn"])
+@pytest.mark.parametrize("level", ["INFO", "DEBUG", 1])
+def test_no_query_cookie_or_message_is_logged_at_any_level(serve, name, level):
+    logging = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {"console": {"class": "logging.StreamHandler"}},
+        "root": {"handlers": ["console"], "level": level},
+    }
+    server = serve(asgi_server=name, LOGGING=logging)
+    origin, cookie = (b"Origin", server.origin.encode()), (b"Cookie", b"SECRET")
+    with server.connect("/pid/" + 300 * "x" + "?SECRET", additional_headers={"Cookie": "SECRET"}):
+        pass
+    with server.connect("/ws?SECRET") as websocket:
+        websocket.send("SECRET")
+        websocket.recv(BOUND)
+    for path, headers in (
+        ("/nowhere?SECRET", [origin, cookie]),
+        ("/ws?SECRET", [(b"Origin", b"http://foreign"), cookie]),
+        ("/ws?SECRET", [origin, cookie, (b"Sec-WebSocket-Key", b"SECRET")]),
+        ("/ws?SECRET", [origin, cookie, (b"Content-Length", b"6")]),
+    ):
+        with server.raw() as client:
+            assert client.handshake(path, headers)[0] in (400, 403, 404)
+    with server.raw() as client:
+        client.socket.sendall(get("/?SECRET", b"Connection: close", b"Cookie: SECRET"))
+        everything(client.socket)
+    assert server.stop() == 0
+    log = server.log()
+    assert '"WebSocket /ws" [accepted]' in log
+    assert "SECRET" not in log
+    # And no line is as long as a client likes.
+    assert re.findall(r'"WebSocket (/pid/x+)" \[accepted\]', log) == ["/pid/" + 195 * "x"]
