@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from tests.fuzz.requests import HTTPConnection
 from tests.harness import BOUND, RawClient, until
 from ws_support.servers import uvicorn_http
 from ws_support.servers.limits import MAX_HEAD, MAX_HEADERS
@@ -336,6 +337,30 @@ def test_a_tls_client_that_sends_no_whole_record_is_given_up(short, certificates
         client.sendall(b"\x17\x03\x03\x40\x00")
         everything(client)
         assert time.monotonic() - start < 15
+
+
+def test_a_client_whose_trailers_wait_for_the_application_is_not_given_up(short):
+    loop = asyncio.new_event_loop()
+    connection = HTTPConnection(loop)
+    size = 2**17
+    body = b"%x\r\n%b\r\n0\r\nTrailer: %b" % (size, bytes(size), 2**14 * b"a")
+    connection.feed(chunked("/late") + body)
+    loop.run_until_complete(asyncio.sleep(3 * TIMEOUT))
+    assert not connection.transport.is_closing()
+    connection.is_open.set()
+    loop.run_until_complete(asyncio.sleep(3 * TIMEOUT))
+    assert connection.transport.is_lost, "they never came"
+    connection.close()
+    loop.close()
+
+
+def test_a_refusal_reaches_a_client_with_tls(certificates):
+    tls = {"ssl_certfile": certificates.chain, "ssl_keyfile": certificates.key}
+    with running(**tls) as server, server.plain() as plain:
+        context = certificates.context()
+        with context.wrap_socket(plain, server_hostname="localhost") as client:
+            client.sendall(head_of("a header", MAX_HEAD + 1))
+            assert statuses(everything(client)) == [431]
 
 
 # Requests behind each other

@@ -153,10 +153,8 @@ class HTTPProtocol(HttpToolsProtocol):
             # It was the end of a head, and so of the piece.
             self._upgrade()
         except httptools.HttpParserError:
-            if self._status is HTTPStatus.BAD_REQUEST:
-                reason = "Invalid HTTP request received."
-                self.logger.warning(reason)
-            else:
+            reason = "Invalid HTTP request received."
+            if self._status is not HTTPStatus.BAD_REQUEST:
                 reason = f"A request may have at most {MAX_HEADERS} header lines."
             self._refuse(self._status, reason)
 
