@@ -14,10 +14,12 @@ import atheris
 with atheris.instrument_imports(include=["ws_support.servers"]):
     import ws_support.servers.picows
     import ws_support.servers.picows_handshake
-    import ws_support.servers.picows_parser  # noqa: F401
+    import ws_support.servers.picows_parser
+    import ws_support.servers.uvicorn_http  # noqa: F401
 
 from tests.fuzz.chaos import Unasked, fuzz_echo, fuzz_everything
 from tests.fuzz.connection import Records
+from tests.fuzz.requests import fuzz_requests
 
 
 class FuzzedChoices:
@@ -47,7 +49,7 @@ for name in ("uvicorn.error", "ws_support.servers", "asyncio"):
 def test_one(data: bytes) -> None:
     choices = FuzzedChoices(data)
     records.records.clear()
-    (fuzz_echo if choices.number(0, 1) else fuzz_everything)(loop, choices)
+    (fuzz_echo, fuzz_everything, fuzz_requests)[choices.number(0, 2)](loop, choices)
     assert not records.records, records.records[0].getMessage()
 
 

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.fuzz.chaos import Unasked, fuzz_echo, fuzz_everything
 from tests.fuzz.connection import REQUEST, Connection, Records, check_echo, echo
+from tests.fuzz.requests import fuzz_requests
 from tests.harness import RawClient
 
 
@@ -84,6 +85,13 @@ def test_whatever_a_client_sends_is_told_as_it_is(data):
 def test_whatever_both_sides_do_ends_lawfully(data):
     with new_loop() as loop:
         fuzz_everything(loop, DrawnChoices(data))
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_whatever_requests_a_client_sends_are_answered_in_their_order(data):
+    with new_loop() as loop:
+        fuzz_requests(loop, DrawnChoices(data))
 
 
 frames = st.builds(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from importlib import metadata
@@ -12,7 +11,7 @@ from itertools import takewhile
 import pytest
 from django.core.management import CommandError, call_command
 
-from tests.harness import BOUND, free_port, runasgi_to_its_end
+from tests.harness import free_port, runasgi_to_its_end
 from ws_support.servers import get_server
 
 
@@ -169,15 +168,6 @@ def test_a_picows_that_is_too_new_is_not_taken(taken, monkeypatch):
         ' install --upgrade "django-ws-support[fast]"'
     )
     assert "frames      websockets-sansio. To be faster: " in chosen(taken, server="uvicorn")
-
-
-def test_without_httptools_uvicorn_reads_requests_with_h11(serve, tmp_path):
-    tmp_path.joinpath("httptools.py").write_text("raise ImportError")
-    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    server = serve(asgi_server="uvicorn-picows", environment={"PYTHONPATH": paths})
-    with server.connect() as socket:
-        socket.send("hello")
-        assert socket.recv(BOUND) == "hello"
 
 
 def test_picows_and_compression_are_an_error(settings):

@@ -25,7 +25,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "The client's close reason": {"hypercorn": "", "granian": ""},
     "A lost connection": {"uvicorn": 1005, "granian": 1005},
     "A frame that breaks the protocol": {"granian": (CLOSE, b"")},
-    "Another WebSocket version": {"uvicorn": 400, "granian": 400},
+    "Another WebSocket version": {"granian": 400},
     "Headers of the accept": {"granian": []},
     "Ping frames": {"granian": False},
     "A missing pong": {"hypercorn": "stays", "granian": "stays"},

@@ -18,6 +18,7 @@ from enum import IntEnum
 from http import HTTPStatus
 from time import monotonic
 from typing import Any, Final
+from urllib.parse import quote
 
 from picows import WSFrame, WSListener
 from uvicorn.config import Config
@@ -25,7 +26,6 @@ from uvicorn.protocols.utils import (
     ClientDisconnected,
     get_client_addr,
     get_local_addr,
-    get_path_with_query_string,
     get_remote_addr,
     is_ssl,
 )
@@ -41,7 +41,14 @@ from ws_support.frames import (
     ping_frame,
     pong_frame,
 )
-from ws_support.servers.picows_handshake import Headers, Refused, Request, accept, response
+from ws_support.servers.picows_handshake import (
+    Headers,
+    Refused,
+    Request,
+    accept,
+    refusal,
+    response,
+)
 from ws_support.servers.picows_parser import (
     BINARY,
     CLOSE,
@@ -228,20 +235,12 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         request = Request.parse(head)
         transport = self.transport
         self._scope: dict[str, Any] = {
-            "type": "websocket",
+            **request.scope(self._config.root_path),
             "asgi": {"version": self._config.asgi_version, "spec_version": "2.5"},
-            "http_version": "1.1",
             "scheme": "wss" if is_ssl(transport) else "ws",
             "server": get_local_addr(transport),
             "client": get_remote_addr(transport),
-            "root_path": self._config.root_path,
-            "path": self._config.root_path + request.path,
-            "raw_path": self._config.root_path.encode() + request.raw_path,
-            "query_string": request.query_string,
-            "headers": request.headers,
-            "subprotocols": request.subprotocols,
             "state": self._app_state.copy(),
-            "extensions": {"websocket.http.response": {}},
         }
         try:
             self._key = request.key()
@@ -285,15 +284,8 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
 
     def _refuse(self, status: int, reason: str, headers: Headers = ()) -> None:
         """End a handshake with a line of text."""
-        content = f"{reason}\n".encode()
-        all_headers = [
-            *self._server_state.default_headers,
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", b"%d" % len(content)),
-            *headers,
-        ]
         self._log(str(int(status)))
-        self._write(response(status, all_headers) + content)
+        self._write(refusal(status, reason, [*self._server_state.default_headers, *headers]))
         self._disconnect(CloseCode.ABNORMAL_CLOSURE)
         self._finish(lingers=bool(self._early))
 
@@ -338,12 +330,9 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
     def _log(self, what: str) -> None:
         if _uvicorn.isEnabledFor(logging.INFO):
             scope: Any = self._scope
-            _uvicorn.info(
-                '%s - "WebSocket %s" %s',
-                get_client_addr(scope),
-                get_path_with_query_string(scope),
-                what,
-            )
+            # As Uvicorn's own, without the query, in which there may be a token.
+            path = quote(scope["path"])
+            _uvicorn.info('%s - "WebSocket %.200s" %s', get_client_addr(scope), path, what)
 
     # What the application calls
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha1
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -20,6 +20,17 @@ _NO_NAME: Final = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]|\A\Z")
 
 _NO_VALUE: Final = re.compile(rb"[\0\r\n]")
 """What would end a header's value (RFC 9110, section 5.5)."""
+
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+
+_EXTENSION: Final = re.compile(
+    rb"%(t)b+(?:[ \t]*;[ \t]*%(t)b+(?:[ \t]*=[ \t]*(?:%(t)b+|\"(?:\\?%(t)b)+\"))?)*"
+    % {b"t": _TOKEN}
+)
+"""One of Sec-WebSocket-Extensions, with its parameters (section 9.1)."""
+
+_URL: Final = re.compile(rb"(?:http|ws)s?://([^/?#@]+)((?:[/?][^#]*)?)", re.IGNORECASE)
+"""A target in absolute form (RFC 9112, section 3.2.2)."""
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -38,7 +49,7 @@ class Refused(Exception):
 class Request:
     method: bytes
     target: bytes
-    """The path and the query, as they were sent."""
+    """The path and the query, as they were sent. Of a URL, its host has become the Host header."""
 
     headers: list[tuple[bytes, bytes]]
     """With names in lower case, in the order in which they were sent."""
@@ -52,7 +63,25 @@ class Request:
             (name.lower(), value.strip(b" \t"))
             for name, _, value in (line.partition(b":") for line in lines)
         ]
+        if url := _URL.fullmatch(target):
+            # Who sends a URL means its host, whatever the header says.
+            target = url[2] if url[2].startswith(b"/") else b"/" + url[2]
+            headers = [(name, url[1] if name == b"host" else value) for name, value in headers]
         return cls(method, target, headers)
+
+    def scope(self, root_path: str) -> dict[str, Any]:
+        """The part of the ASGI scope that the head says."""
+        return {
+            "type": "websocket",
+            "http_version": "1.1",
+            "root_path": root_path,
+            "path": root_path + self.path,
+            "raw_path": root_path.encode() + self.raw_path,
+            "query_string": self.query_string,
+            "headers": self.headers,
+            "subprotocols": self.subprotocols,
+            "extensions": {"websocket.http.response": {}},
+        }
 
     @property
     def path(self) -> str:
@@ -77,6 +106,16 @@ class Request:
         )
         return [offer.decode("latin-1") for offer in offers if offer]
 
+    @property
+    def extensions(self) -> list[bytes]:
+        """What the client offers, each with its parameters."""
+        offers = (
+            offer.strip(b" \t")
+            for value in self.values(b"sec-websocket-extensions")
+            for offer in value.split(b",")
+        )
+        return [offer for offer in offers if offer]
+
     def values(self, name: bytes) -> list[bytes]:
         return [value for each, value in self.headers if each == name]
 
@@ -97,6 +136,10 @@ class Request:
             raise Refused(
                 HTTPStatus.BAD_REQUEST, "A request that opens a WebSocket has no content."
             )
+        if not self.target.startswith(b"/"):
+            raise Refused(
+                HTTPStatus.BAD_REQUEST, "The target has to be a path, or a URL with http or ws."
+            )
         if len(self.values(b"host")) != 1:
             raise Refused(HTTPStatus.BAD_REQUEST, "There has to be one Host header.")
         if self.values(b"sec-websocket-version") != [_VERSION]:
@@ -114,6 +157,10 @@ class Request:
         if any(_NO_NAME.search(offer.encode("latin-1")) for offer in self.subprotocols):
             raise Refused(
                 HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Protocol has to be a list of tokens."
+            )
+        if not all(map(_EXTENSION.fullmatch, self.extensions)):
+            raise Refused(
+                HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Extensions has to be a list of extensions."
             )
         return keys[0]
 
@@ -153,6 +200,17 @@ def response(status: int, headers: Headers) -> bytes:
         phrase = ""
     lines = [f"HTTP/1.1 {status} {phrase}".encode("ascii"), b"connection: close"]
     return _head(lines, (each for each in headers if each[0].lower() != b"connection"))
+
+
+def refusal(status: int, reason: str, headers: Headers) -> bytes:
+    """A response with a line of text, after which the connection is closed."""
+    content = f"{reason}\n".encode()
+    all_headers = [
+        *headers,
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(content)),
+    ]
+    return response(status, all_headers) + content
 
 
 def _head(lines: list[bytes], headers: Headers) -> bytes:

@@ -29,6 +29,9 @@ _REQUIREMENTS: Final = {
 }
 """As those of a server, besides."""
 
+_HANDSHAKE: Final = '%s - "WebSocket %s" '
+"""How Uvicorn's lines about handshakes begin, with the target in second place."""
+
 _KNOWN_PICOWS: Final = "2.3."
 """How it behaves inside is what `picows_parser.py` rests on."""
 
@@ -36,7 +39,10 @@ _KNOWN_PICOWS: Final = "2.3."
 class Uvicorn(SocketServer):
     name = "uvicorn"
     title = "Uvicorn"
-    requirements: ClassVar = {"uvicorn": "0.45"}
+    requirements: ClassVar = {
+        "uvicorn": "0.45",
+        "httptools": "0.6.3",  # `uvicorn_http.py` rests on it: h11 has no limits of time.
+    }
     extra = "fast"
     merit = "the fastest, and it keeps every setting"
     protocols = (_PICOWS, _SANSIO)
@@ -76,6 +82,9 @@ class Uvicorn(SocketServer):
 
     def serve(self, application: Any, plan: Plan, listener: socket.socket, stop: Stop) -> None:
         import uvicorn
+        from uvicorn.logging import TRACE_LOG_LEVEL
+
+        from ws_support.servers.uvicorn_http import HTTPProtocol
 
         if _protocol(plan) == _PICOWS:
             from ws_support.servers.picows import PicowsProtocol as Protocol
@@ -131,11 +140,15 @@ class Uvicorn(SocketServer):
                 for transport in [each for each in transports if each.get_extra_info("ssl_object")]:
                     transport.abort()
 
-        logging.getLogger("uvicorn.error").addFilter(_log_in_one_line)
+        log = logging.getLogger("uvicorn.error")
+        log.addFilter(_log_in_one_line)
+        log.addFilter(_log_no_query)
+        if log.getEffectiveLevel() <= TRACE_LOG_LEVEL:
+            log.setLevel(logging.DEBUG)  # With TRACE, Uvicorn logs each scope and its query.
         config = uvicorn.Config(
             application,
             interface="asgi3",
-            http=_http_protocol(),
+            http=HTTPProtocol,
             ws=Protocol,
             log_config=None,  # Django's LOGGING decides.
             access_log=False,
@@ -169,12 +182,12 @@ def _lack_of_sansio() -> str | None:
     return lack(f"--ws {_SANSIO}", _REQUIREMENTS[_SANSIO], how_to_install("uvicorn"))
 
 
-def _http_protocol() -> Any:
-    try:
-        from ws_support.servers.uvicorn_http import HTTPProtocol
-    except ImportError:  # No httptools.
-        return "auto"
-    return HTTPProtocol
+def _log_no_query(record: logging.LogRecord) -> bool:
+    """A filter for Uvicorn's lines about handshakes: in a query there may be a token (0.54)."""
+    if str(record.msg).startswith(_HANDSHAKE) and isinstance(record.args, tuple):
+        client, target, *rest = record.args
+        record.args = client, f"{str(target).partition('?')[0]:.200}", *rest
+    return True
 
 
 def _log_in_one_line(record: logging.LogRecord) -> bool:

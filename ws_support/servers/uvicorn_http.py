@@ -4,57 +4,341 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
+from enum import Enum, auto
+from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any, Final
 
+import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ws_support.servers.limits import HEAD_TIMEOUT, MAX_HEAD, MAX_HEADERS
+from ws_support.servers.picows_handshake import refusal
 
 logger = logging.getLogger("ws_support.servers")
 
-_HEAD_TIMEOUT: Final = 20.0
-"""Seconds for the head of a connection's first request."""
+_PIECE: Final = 2**13
+"""Bytes that are parsed in one go, at most."""
+
+_TURN: Final = 0.002
+"""Seconds after which others have their turn."""
+
+_SILENCE: Final = 0.3
+"""Seconds in which nothing comes any more from a client that was refused."""
+
+_LINGER: Final = 5.0
+"""Seconds after which it is cut off, whatever comes."""
+
+_LAST_WORDS: Final = 1.0
+"""Seconds for the end of TLS, of which a client that is gone says nothing."""
+
+
+class _Phase(Enum):
+    """What the next byte of the client belongs to."""
+
+    HEAD = auto()
+    BODY = auto()
+    """Or to the trailers."""
+    NOTHING = auto()
+    """The client was refused, and whatever comes is dropped."""
 
 
 class HTTPProtocol(HttpToolsProtocol):
-    """Hands on what came right behind an upgrade request, and waits for no head for ever.
+    """Uvicorn's protocol, with limits for what one client can ask for.
 
-    Uvicorn's own drops the frames that a client sends without waiting for the answer, as it may,
-    when they are read together with the request.
+    By itself Uvicorn bounds neither the size nor the time of a head or of trailers, parses all
+    requests of a read before the first is answered, lets go of the connection for an upgrade while
+    a request is answered, and drops the frames that a client sends right behind an upgrade request.
+
+    Here what was read is parsed in pieces, none of which goes beyond the end of a request. The next
+    request waits, and with it reading, until the one before is answered.
     """
 
-    _read = b""
+    flow: _Flow
+
+    _phase = _Phase.HEAD
+    _unparsed = b""
+    """What was read last, of which the first `_position` bytes are parsed."""
+
+    _position = 0
+    _overhead = 0
+    """Bytes of a head, or of a body's trailers and chunk sizes, since the last progress."""
+
+    _rest: int | None = None
+    """Bytes of the body that are to come; `None` for a chunked one, which says that later."""
+
+    _trailers = 0
+    _is_pipelined = False
+    """Whether what is parsed came before the answer to the request in front of it."""
+
+    _status = HTTPStatus.BAD_REQUEST
+    """What the parser's next error means."""
+
     _limit: asyncio.TimerHandle | None = None
+    _is_silent = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._limit = self.loop.call_later(_HEAD_TIMEOUT, self._give_up)
+        self.flow = _Flow(transport)
+        self._main_parser = self.parser
+        self._limit = self.loop.call_later(HEAD_TIMEOUT, self._give_up)
 
-    def _give_up(self) -> None:
-        logger.info("Closed: no request within %g s from %s.", _HEAD_TIMEOUT, self.client)
-        self.transport.close()
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        self._unparsed = b""
+        super().connection_lost(exc)
+        del self._main_parser
+
+    # Reading
+
+    def data_received(self, data: bytes) -> None:
+        if self._phase is _Phase.NOTHING:
+            self._is_silent = False
+            return
+        if self._position == len(self._unparsed) and not self._overhead:
+            self._is_pipelined = self._is_answering
+        # The end of a head may be in two reads.
+        start = max(self._position - 2, 0)
+        self._unparsed = self._unparsed[start:] + data
+        self._position -= start
+        self._go_on()
+
+    @property
+    def _is_answering(self) -> bool:
+        """Whether a request is there that has no answer yet."""
+        cycle = self.cycle
+        return self._phase is _Phase.HEAD and cycle is not None and not cycle.response_complete
+
+    def _go_on(self) -> None:
+        end = self.loop.time() + _TURN
+        while self._position < len(self._unparsed) and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            if self._is_answering:
+                self._is_pipelined = True
+                self.flow.hold()
+                return
+            self._parse_piece()
+            if self._position < len(self._unparsed) and self.loop.time() > end:
+                self.flow.hold()
+                self.loop.call_soon(self._go_on)
+                return
+        if not self.transport.is_closing():
+            self.flow.let_go()
+            self._watch()
+
+    def _parse_piece(self) -> None:
+        start = self._position
+        room = MAX_HEAD - self._overhead
+        if self._phase is _Phase.BODY and self._rest is not None:
+            end = start + self._rest
+        elif room == 0:
+            what = "The head of a request" if self._phase is _Phase.HEAD else "What ends a request"
+            reason = f"{what} may have at most {MAX_HEAD} bytes."
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)
+            return
+        else:
+            end = start + min(room, _PIECE)
+            found = self._unparsed.find(b"\n\r\n", max(start - 2, 0), end)
+            if found >= 0:
+                end = found + 3
+        piece = self._unparsed[start:end]
+        self._position += len(piece)
+        self._overhead += len(piece)
+        if self._rest is not None:
+            self._rest -= len(piece)
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            # It was the end of a head, and so of the piece.
+            self._upgrade()
+        except httptools.HttpParserError:
+            reason = "Invalid HTTP request received."
+            if self._status is not HTTPStatus.BAD_REQUEST:
+                reason = f"A request may have at most {MAX_HEADERS} header lines."
+            self._refuse(self._status, reason)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._phase is _Phase.BODY:
+            # A trailer is no header (RFC 9110, section 6.5.1), but Uvicorn adds it to them.
+            self._trailers += 1
+        else:
+            super().on_header(name, value.strip(b" \t"))
+        if max(self._trailers, len(self.headers)) > MAX_HEADERS:
+            self._status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            raise ValueError
+
+    def on_headers_complete(self) -> None:
+        self._progress()
+        super().on_headers_complete()
+        self._begin_body()
+
+    def _begin_body(self) -> None:
+        self._phase = _Phase.BODY
+        self._trailers = 0
+        lengths = [int(value) for name, value in self.headers if name == b"content-length"]
+        self._rest = lengths[0] if lengths else None
+
+    def on_body(self, body: bytes) -> None:
+        self._progress()
+        super().on_body(body)
+
+    def on_chunk_complete(self) -> None:
+        self._progress()
+
+    def on_message_complete(self) -> None:
+        self._progress()
+        self._phase = _Phase.HEAD
+        self._rest = None
+        self.parser = self._main_parser
+        super().on_message_complete()
+
+    def _progress(self) -> None:
+        self._overhead = 0
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._position < len(self._unparsed):
+            self.loop.call_soon(self._go_on)
+        else:
+            self._watch()
+
+    # Waiting
+
+    def _watch(self) -> None:
+        """Bound the wait for the rest of a head, of trailers, or of a body that nobody reads."""
+        is_left = self._phase is _Phase.BODY and self.cycle.response_complete
+        if self._phase is _Phase.NOTHING:
+            pass
+        elif not self._overhead and not is_left:
+            self._stop_waiting()
+        elif self._limit is None:
+            self._limit = self.loop.call_later(HEAD_TIMEOUT, self._give_up)
 
     def _stop_waiting(self) -> None:
         if self._limit is not None:
             self._limit.cancel()
             self._limit = None
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def _give_up(self) -> None:
+        self._limit = None
+        if self.flow.is_full:
+            # The client waits, for the application.
+            self._watch()
+            return
+        logger.info("Closed: no request within %g s from %s.", HEAD_TIMEOUT, self.client)
+        # Not close(), which over TLS waits 30 s for an answer.
+        self.transport.abort()
+
+    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+        """Answer that nothing of this will be answered, and close."""
+        logger.info("Refused with %d: %s: from %s.", status, reason, self.client)
+        cycle = self.cycle
+        is_answered = self._phase is _Phase.BODY and cycle.response_started
+        if self._phase is _Phase.BODY and not cycle.response_complete:
+            # As when the client has gone.
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._phase = _Phase.NOTHING
+        self._unparsed, self._position, self._overhead = b"", 0, 0
+        transport = self.transport
+        if not is_answered:
+            transport.write(refusal(status, reason, self.server_state.default_headers))
+        # A socket that is closed with data unread is reset, and the client may not come to read
+        # what was sent last.
+        if transport.can_write_eof():
+            transport.write_eof()
         self._stop_waiting()
-        super().connection_lost(exc)
+        self._limit = self.loop.call_later(_SILENCE, self._linger, self.loop.time() + _LINGER)
 
-    def on_headers_complete(self) -> None:
-        self._stop_waiting()
-        super().on_headers_complete()
+    def _linger(self, until: float) -> None:
+        if self._is_silent or self.loop.time() > until:
+            self.transport.close()
+            self._limit = self.loop.call_later(_LAST_WORDS, self.transport.abort)
+        else:
+            self._is_silent = True
+            self._limit = self.loop.call_later(_SILENCE, self._linger, until)
 
-    def data_received(self, data: bytes) -> None:
-        self._read = data
-        super().data_received(data)
-        self._read = b""
+    # The upgrade
 
-    def handle_websocket_upgrade(self) -> None:
-        # The parser says how much of what it was fed it has read (`HttpParserUpgrade`).
-        error = sys.exc_info()[1]
-        behind = self._read[error.args[0] :] if error is not None else b""
-        super().handle_websocket_upgrade()
-        if behind:
-            self.transport.get_protocol().data_received(behind)  # type: ignore[attr-defined]
+    def _should_upgrade(self) -> bool:
+        return self._lists(b"connection", b"upgrade") and self._lists(b"upgrade", b"websocket")
+
+    def _lists(self, name: bytes, token: bytes) -> bool:
+        """Return True if one of the headers `name` lists `token` (RFC 9110, section 5.3)."""
+        return any(
+            token == each.strip(b" \t").lower()
+            for header, value in self.headers
+            if header == name
+            for each in value.split(b",")
+        )
+
+    def _upgrade(self) -> None:
+        if not self._should_upgrade():
+            self._read_body()
+            return
+        if self._is_pipelined:
+            self._refuse(
+                HTTPStatus.BAD_REQUEST,
+                "A WebSocket is opened when the requests before it have been answered.",
+            )
+        elif self.parser.get_http_version() != "1.1":
+            self._refuse(HTTPStatus.BAD_REQUEST, "A WebSocket is opened with HTTP/1.1.")
+        else:
+            behind = self._unparsed[self._position :]
+            self._unparsed, self._position = b"", 0
+            self.flow.let_go()
+            self.handle_websocket_upgrade()
+            if behind and not self.transport.is_closing():
+                self.transport.get_protocol().data_received(behind)  # type: ignore[attr-defined]
+
+    def _read_body(self) -> None:
+        """Read the body of a request that asks for an upgrade which is not made.
+
+        The parser takes what is behind such a request for something else than its body, and then
+        for the next request: of somebody else's, behind a proxy.
+        """
+        self._begin_body()
+        self.cycle.more_body = True
+        self.cycle.message_event.clear()
+        lines = [
+            b"%b: %b\r\n" % (name, value)
+            for name, value in self.headers
+            if name in (b"content-length", b"transfer-encoding")
+        ]
+        callbacks = SimpleNamespace(
+            on_header=self.on_header,
+            on_body=self.on_body,
+            on_chunk_complete=self.on_chunk_complete,
+            on_message_complete=self.on_message_complete,
+        )
+        self.parser = httptools.HttpRequestParser(callbacks)
+        # Without either of these lines, this is the end of the body, too.
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(lines))
+
+
+class _Flow(FlowControl):
+    """Reading is paused by the application, or by requests that wait for their turn, or by both."""
+
+    is_full = False
+    """Whether more of the body has been read than the application takes."""
+
+    is_held = False
+
+    def pause_reading(self) -> None:
+        self.is_full = True
+        super().pause_reading()
+
+    def resume_reading(self) -> None:
+        self.is_full = False
+        if not self.is_held:
+            super().resume_reading()
+
+    def hold(self) -> None:
+        self.is_held = True
+        super().pause_reading()
+
+    def let_go(self) -> None:
+        self.is_held = False
+        if not self.is_full:
+            super().resume_reading()

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from asyncio import TimerHandle
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
+
+from ws_support.servers.picows_handshake import Refused, Request, refusal
+
+if TYPE_CHECKING:
+    from websockets.http11 import Request as WebSocketsRequest
+
+logger = logging.getLogger("ws_support.servers")
 
 _PIECE: Final = 2**16
 """Bytes that are taken apart in one go."""
@@ -35,7 +43,58 @@ class Protocol(WebSocketsSansIOProtocol):
     unread: memoryview | None = None
     """What was read and is not taken apart yet. Nothing more comes meanwhile."""
 
+    def _begin(self, data: bytes) -> None:
+        """Answer the handshake, or begin with it.
+
+        `websockets` takes no line of more than 8 KiB and no more than 128 headers, and has no
+        answer for a request with a body. It gets to see what it has to, and decides what
+        extensions there are.
+        """
+        self.handshake_initiated = True
+        request = Request.parse(data.partition(b"\r\n\r\n")[0])
+        try:
+            key = request.key()
+        except Refused as refused:
+            logger.info(
+                "Refused with %d: %s: path %.200a.", refused.status, refused.reason, request.path
+            )
+            self.handshake_complete = self.close_sent = True
+            headers = [*self.default_headers, *refused.headers]
+            self.transport.write(refusal(refused.status, refused.reason, headers))
+            self.transport.close()
+            return
+        # It would log headers and messages at DEBUG.
+        self.conn.debug = False
+        self.conn.receive_data(b"GET / HTTP/1.1\r\n\r\n")
+        asked = cast("WebSocketsRequest", self.conn.events_received()[0])
+        asked.headers.update(
+            {
+                "Connection": "Upgrade",
+                "Upgrade": "websocket",
+                "Sec-WebSocket-Version": "13",
+                "Sec-WebSocket-Key": key.decode("ascii"),
+            }
+        )
+        if request.extensions:
+            asked.headers["Sec-WebSocket-Extensions"] = b", ".join(request.extensions).decode()
+        self.response = self.conn.accept(asked)
+        self.scope = {
+            **request.scope(self.root_path),  # type: ignore[typeddict-item]
+            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
+            "scheme": self.scheme,
+            "server": self.server,
+            "client": self.client,
+            "state": self.app_state.copy(),
+        }
+        self.queue.put_nowait({"type": "websocket.connect"})
+        task = self.loop.create_task(self.run_asgi())
+        task.add_done_callback(self.on_task_complete)
+        self.tasks.add(task)
+
     def data_received(self, data: bytes) -> None:
+        if not self.handshake_initiated:
+            self._begin(data)
+            return
         if len(data) <= _PIECE:
             super().data_received(data)
         else:
