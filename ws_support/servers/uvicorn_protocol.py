@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import TimerHandle
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
 
@@ -14,6 +16,9 @@ _PIECE: Final = 2**16
 _TURN: Final = 0.002
 """Seconds after which others have their turn."""
 
+_SENT: Final = 64
+"""Messages that are sent in a row, before others have their turn: a client that reads as fast as it
+is sent to never blocks whoever sends."""
 
 _LAST_TIMEOUT: Final = 10.0
 """Seconds that a client has for reading what was sent before its connection was closed."""
@@ -34,6 +39,10 @@ class Protocol(WebSocketsSansIOProtocol):
     last_timer: TimerHandle | None = None
     unread: memoryview | None = None
     """What was read and is not taken apart yet. Nothing more comes meanwhile."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.writable = _Writable(self)
 
     def data_received(self, data: bytes) -> None:
         if len(data) <= _PIECE:
@@ -88,15 +97,36 @@ class Protocol(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         await super().run_asgi()
+        self._abort_in_time()
+
+    def _abort_in_time(self) -> None:
         # What is unsent goes first, and a client that does not read would keep it for ever.
-        if self.transport.get_write_buffer_size():
+        if self.last_timer is None and self.transport.get_write_buffer_size():
             self.last_timer = self.loop.call_later(_LAST_TIMEOUT, self.transport.abort)
+
+    def eof_received(self) -> None:
+        self._abort_in_time()
+        if self.handshake_complete and not self.close_sent:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
+        # Whoever waits to send hears of it now, and not when the client reads again.
+        self.writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.last_timer is not None:
             self.last_timer.cancel()
         self._let_go()
+        # Uvicorn reports a connection that was lost after its handshake as 1005.
+        self.handshake_complete = False
         super().connection_lost(exc)
+
+    def keepalive_timeout(self) -> None:
+        """End a connection whose client does not answer a ping, as if TCP had ended.
+
+        Uvicorn sends it a close frame with 1011, which is that of a server that has failed.
+        """
+        self.pong_timer = self.pending_ping_payload = None
+        if not self.close_sent and not self.transport.is_closing():
+            self.transport.abort()
 
     def handle_ping(self) -> None:
         if self.writable.is_set():
@@ -110,6 +140,32 @@ class Protocol(WebSocketsSansIOProtocol):
         pong, self.late_pong = self.late_pong, b""
         if pong and not self.close_sent:
             self.transport.write(pong)
+
+
+class _Writable(asyncio.Event):
+    """What `send()` of Uvicorn waits for first, each time."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        super().__init__()
+        self.set()
+        self.protocol = protocol
+        self.sent = 0
+
+    async def wait(self) -> Literal[True]:
+        """Wait until more can be sent, and now and then for the others' turn.
+
+        Uvicorn writes to a transport that is closing, which drops that without a word: a loop that
+        awaits nothing else would go on for ever, and nobody would hear of the end.
+        """
+        self.sent += 1
+        protocol = self.protocol
+        if self.sent > _SENT or not self.is_set() or protocol.transport.is_closing():
+            self.sent = 0
+            await asyncio.sleep(0)
+            await super().wait()
+            if protocol.transport.is_closing():
+                raise ClientDisconnected
+        return True
 
 
 class _Held:
