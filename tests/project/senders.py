@@ -8,9 +8,14 @@ from typing import Any
 
 from tests.project.events import log
 
+waiting: set[asyncio.Event] = set()
+
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "http":
+        if scope["path"] == "/go":
+            for event in waiting:
+                event.set()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"up"})
         return
@@ -60,6 +65,17 @@ async def telling(receive: Any, send: Any) -> None:
         message = await receive()
     while True:
         await send({"type": "websocket.send", "text": "x"})
+
+
+async def busy(receive: Any, send: Any) -> None:
+    """Receives nothing before it is told to by a request, and then says what has come."""
+    event = asyncio.Event()
+    waiting.add(event)
+    await event.wait()
+    waiting.discard(event)
+    while (message := await receive())["type"] == "websocket.receive":
+        text = message["text"]
+        await send({"type": "websocket.send", "text": f"{len(text)} {text[-1:]}"})
 
 
 async def polling(receive: Any, send: Any) -> None:

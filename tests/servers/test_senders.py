@@ -1,4 +1,4 @@
-"""Applications that only send, on both protocols of Uvicorn, and clients that leave them."""
+"""Applications that only send, or only receive, on both protocols of Uvicorn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.harness import BOUND, free_port, running
+from tests.harness import BOUND, free_port, memory, running
 
 TEXT, CLOSE = 1, 8
 PROTOCOLS = {
@@ -144,3 +144,30 @@ def test_no_message_is_lost_by_a_reader_that_is_cancelled(server):
                 client.send_frame(10, payload)
         assert received == [b"%d" % number for number in range(400)]
     server.wait_for_event("ended", path)
+
+
+@pytest.mark.parametrize("fragments", [1, 2])
+def test_a_text_waits_in_the_bytes_in_which_it_was_sent(server, fragments):
+    """One character that takes four bytes makes each of a million take as many."""
+    text = ("x" * (2**20 - 4) + "\N{GRINNING FACE}").encode()
+    half = len(text) // fragments
+    with server.raw() as client:
+        assert client.handshake(f"/busy/{fragments}")[0] == 101
+        before = memory(server.process.pid)
+        client.send_frame(TEXT, text[:half], fin=fragments == 1)
+        if fragments == 2:
+            client.send_frame(0, text[half:])
+        client.send_frame(TEXT, "\N{GRINNING FACE} short".encode())
+        most = 0
+        for _ in range(30):
+            assert urllib.request.urlopen(server.origin, timeout=BOUND).read() == b"up"
+            most = max(most, memory(server.process.pid) - before)
+            time.sleep(0.01)
+        urllib.request.urlopen(f"{server.origin}/go", timeout=BOUND).close()
+        texts = []
+        while len(texts) < 2:
+            opcode, payload = client.frame()
+            if opcode == TEXT:
+                texts.append(payload.decode())
+    assert texts == ["1048573 \N{GRINNING FACE}", "7 t"]
+    assert most < 4e6

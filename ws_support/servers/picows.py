@@ -12,6 +12,7 @@ import asyncio
 import codecs
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Awaitable, Coroutine
 from enum import IntEnum
@@ -58,6 +59,9 @@ logger = logging.getLogger("ws_support.servers")
 _WAITING: Final = 2**16
 """Bytes of messages that may wait for the application before reading is paused."""
 
+_WIDE: Final = 2**16
+"""Bytes by which a text may be larger than what was sent, and wait as it is."""
+
 _OF_EACH: Final = 256
 """Bytes that a message takes besides its content, about."""
 
@@ -88,6 +92,10 @@ _LONGEST_CLOSE: Final = 131
 
 _SHRINK: Final = 5.0
 """Seconds after which a large buffer is given back."""
+
+
+_UTF_8: Final = "utf-8"
+"""The key of a text that waits as it was sent, since it takes less so."""
 
 
 class _Phase(IntEnum):
@@ -394,6 +402,8 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._waiting = 0
             if self._is_paused:
                 self._resume_reading()
+        if _UTF_8 in message:
+            return {"type": "websocket.receive", "text": message[_UTF_8].decode()}
         return message
 
     async def send(self, message: Any) -> None:
@@ -489,6 +499,14 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._on_other(kind, frame)
 
     def _enqueue(self, message: dict[str, Any], size: int) -> None:
+        text = message.get("text")
+        if text is not None and not text.isascii():
+            held = sys.getsizeof(text)
+            if held > size + _WIDE:
+                # One character takes as much as each of the others does.
+                message = {_UTF_8: text.encode()}
+            else:
+                size = held
         self._queue.append(message)
         self._waiting += size + _OF_EACH
         if self._waiting > _WAITING and not self._is_paused:
