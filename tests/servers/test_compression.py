@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import struct
+import time
 import zlib
 
 import pytest
@@ -26,12 +28,12 @@ def server(request, tmp_path_factory):
         yield server
 
 
-def offering(server, *offers: bytes):
+def offering(server, *offers: bytes, path: str = "/ws"):
     """A raw client with these offers, and what the server says of them."""
     client = server.raw()
     headers = [(b"Origin", server.origin.encode())]
     headers += [(b"Sec-WebSocket-Extensions", offer) for offer in offers]
-    status, head = client.handshake(headers=headers)
+    status, head = client.handshake(path, headers)
     assert status == 101
     lines = [line.decode() for line in head.split(b"\r\n")]
     answers = [
@@ -199,6 +201,79 @@ def test_a_bomb_costs_no_more_than_a_message(hypercorn):
         opcode, payload = client.frame()
         assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", 1009))
         assert memory(hypercorn.process.pid) - before < 10 * 10**6
+
+
+# Uvicorn's own protocol
+
+
+@pytest.fixture(scope="module")
+def uvicorn(tmp_path_factory):
+    log_file = tmp_path_factory.mktemp("uvicorn") / "server.log"
+    settings = {"PER_MESSAGE_DEFLATE": True, "KEEP_ALIVE_INTERVAL": None, "SHUTDOWN_TIMEOUT": 1}
+    with serving(log_file, asgi_server="uvicorn", WS_SUPPORT=settings) as server:
+        yield server
+
+
+@pytest.mark.parametrize("path", ["/busy-of-channels", "/busy"])
+def test_compressed_messages_wait_as_they_were_sent(uvicorn, path):
+    """55 of 1 MiB are 60 KiB."""
+    with uvicorn.connect() as socket, offering(uvicorn, OFFER, path=path)[0] as client:
+        client.send_frame(TEXT, b"2")
+        socket.send("up")
+        assert socket.recv(BOUND) == "up"
+        before = most = memory(uvicorn.process.pid)
+        takeover = zlib.compressobj(wbits=-12)
+        messages = b""
+        for _ in range(55):
+            data = takeover.compress(bytes(2**20)) + takeover.flush(zlib.Z_SYNC_FLUSH)
+            frame = bytearray(client.frame_of(BINARY, data[:-4]))
+            frame[0] |= RSV1
+            messages += bytes(frame)
+        assert len(messages) < 2**16
+        client.socket.sendall(messages)
+        for _ in range(50):
+            socket.send("up")
+            assert socket.recv(BOUND) == "up"
+            most = max(most, memory(uvicorn.process.pid))
+            time.sleep(0.01)
+        assert most - before < 10e6
+
+
+@pytest.mark.parametrize("size", [10, 300, 70_000, 300_000])
+def test_compressed_frames_come_back_however_they_are_cut(uvicorn, size):
+    message = random.Random(size).randbytes(size)
+    with offering(uvicorn, OFFER)[0] as client:
+        compressor = zlib.compressobj(wbits=-12)
+        data = b""
+        for _ in range(2):
+            payload = compressor.compress(message) + compressor.flush(zlib.Z_SYNC_FLUSH)
+            frame = bytearray(client.frame_of(BINARY, payload[:-4]))
+            frame[0] |= RSV1
+            data += bytes(frame)
+        for byte in data[:16]:
+            client.socket.sendall(bytes([byte]))
+            time.sleep(0.005)
+        client.socket.sendall(data[16:])
+        decompressor = zlib.decompressobj(wbits=-15)
+        for _ in range(2):
+            opcode, payload = client.frame()
+            assert opcode == BINARY
+            assert decompressor.decompress(payload + b"\0\0\xff\xff") == message
+
+
+@pytest.mark.slow
+def test_many_short_fragments_take_no_more_than_their_sum(uvicorn):
+    with uvicorn.raw() as client:
+        assert client.handshake()[0] == 101
+        client.send_frame(BINARY, b"", fin=False)
+        before = memory(uvicorn.process.pid)
+        for _ in range(20):
+            client.socket.sendall(client.frame_of(0, b"xy", fin=False) * 10_000)
+        client.send_frame(PING, b"there")
+        assert client.frame() == (PONG, b"there")
+        assert memory(uvicorn.process.pid) - before < 5e6
+        client.send_frame(0, b"end")
+        assert client.frame() == (BINARY, b"xy" * 200_000 + b"end")
 
 
 # Daphne

@@ -207,6 +207,54 @@ def test_an_error_behind_a_close_frame_changes_nothing(accepted):
     assert accepted.frames() == [(8, b"\x0f\xa0")]
 
 
+def masked(payload: bytes) -> bytes:
+    """A close frame that is masked with more than zeros."""
+    masked = bytes(byte ^ 0x5A for byte in payload)
+    return bytes((0x88, 0x80 | len(payload))) + b"\x5a" * 4 + masked
+
+
+@pytest.mark.parametrize("answer", [b"", b"\x03\xea", b"\x03\xeabecause", b"\x0f\xa0" + b"x" * 123])
+@pytest.mark.parametrize(
+    "wrong", [b"\xc1\x80\0\0\0\0", b"\x83\x80\0\0\0\0", b"\x82\xff" + bytes(12)]
+)
+def test_tcp_is_closed_at_once_when_the_client_answers_the_close_after_its_error(
+    accepted, wrong, answer
+):
+    accepted.connection.feed(wrong + frame_of(1, b"on its way"))
+    assert [payload[:2] for _, payload in accepted.frames()] == [b"\x03\xea"]
+    accepted.connection.feed(frame_of(1, b"on its way, too"))
+    data = masked(answer)
+    for piece in (data[:3], data[3:-1]):
+        accepted.connection.feed(piece)
+        assert not accepted.transport.is_closing()
+    accepted.connection.feed(data[-1:])
+    assert accepted.transport.is_lost
+
+
+@pytest.mark.parametrize(
+    "data",
+    [frame_of(8, b"\x03"), frame_of(8, b"\x03\xe7"), frame_of(9, b""), b"\x88\x80", bytes(500)],
+)
+def test_what_is_no_close_frame_does_not_end_tcp_after_an_error(accepted, data):
+    accepted.connection.feed(b"\xff\xff")
+    accepted.connection.feed(data)
+    assert not accepted.transport.is_closing()
+
+
+@pytest.mark.parametrize("payload", [b"\x03", b"\x03\xe7", b"\x13\x88", b"\x03\xe8\xc3"])
+def test_tcp_is_closed_at_once_after_a_broken_close_frame(accepted, payload):
+    accepted.connection.feed(frame_of(8, payload))
+    accepted.connection.turn(8)
+    assert [payload[:2] for _, payload in accepted.frames()] in ([b"\x03\xea"], [b"\x03\xef"])
+    assert accepted.transport.is_lost
+
+
+def test_a_message_to_a_transport_that_is_closing_is_an_oserror(accepted):
+    accepted.transport._is_closing = True
+    with pytest.raises(OSError):  # Else it would be dropped, and nobody would know.
+        accepted.sends({"type": "websocket.send", "text": "x"}).result()
+
+
 def test_an_error_that_is_found_while_the_buffer_grows_is_an_error(loop):
     manual = Manual(loop, max_size=100_000)
     manual.sends(ACCEPT).result()

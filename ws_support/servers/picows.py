@@ -12,9 +12,11 @@ import asyncio
 import codecs
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Awaitable, Coroutine
 from enum import IntEnum
+from functools import partial
 from http import HTTPStatus
 from time import monotonic
 from typing import Any, Final
@@ -64,11 +66,18 @@ logger = logging.getLogger("ws_support.servers")
 _WAITING: Final = 2**16
 """Bytes of messages that may wait for the application before reading is paused."""
 
+_WIDE: Final = 2**16
+"""Bytes by which a text may be larger than what was sent, and wait as it is."""
+
 _OF_EACH: Final = 256
 """Bytes that a message takes besides its content, about."""
 
 _TURN: Final = 32
 """Messages that wait already and are received in a row, before others have their turn."""
+
+_SENT: Final = 64
+"""Messages that are sent in a row, before others have their turn: a client that reads as fast as it
+is sent to never blocks whoever sends."""
 
 _CONCAT: Final = 2**13
 """Bytes of a payload up to which it is cheaper to copy it behind its head."""
@@ -85,8 +94,15 @@ _SILENCE: Final = 0.3
 _LINGER: Final = 5.0
 """Seconds after which it is cut off, whatever comes."""
 
+_LONGEST_CLOSE: Final = 131
+"""Bytes of the longest close frame: its head, its mask and 125 bytes."""
+
 _SHRINK: Final = 5.0
 """Seconds after which a large buffer is given back."""
+
+
+_UTF_8: Final = "utf-8"
+"""The key of a text that waits as it was sent, since it takes less so."""
 
 
 class _Phase(IntEnum):
@@ -156,8 +172,10 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         "_pinged_at",
         "_queue",
         "_scope",
+        "_sent",
         "_server_state",
         "_shrinking",
+        "_tail",
         "_timer",
         "_waiter",
         "_waiting",
@@ -200,6 +218,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
 
         # What goes to the client.
         self._blocked: asyncio.Event | None = None
+        self._sent = 0
         self._late_pong = b""
 
         self._timer: asyncio.TimerHandle | None = None
@@ -211,6 +230,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         self._shrinking: asyncio.TimerHandle | None = None
         self._has_grown = False
         self._is_silent = False
+        self._tail = b""
 
     # The handshake
 
@@ -229,6 +249,11 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._pause_reading()
         else:
             self._is_silent = False
+            if self._phase is _Phase.ENDED:
+                # After an error, where frames begin and end may not be known any more.
+                self._tail = (self._tail + data[-_LONGEST_CLOSE:])[-_LONGEST_CLOSE:]
+                if _ends_with_a_close_frame(self._tail):
+                    self._finish()
 
     def _begin(self, data: bytes) -> None:
         head, _, self._early = data.partition(b"\r\n\r\n")
@@ -366,14 +391,17 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._waiting = 0
             if self._is_paused:
                 self._resume_reading()
+        if _UTF_8 in message:
+            return {"type": "websocket.receive", "text": message[_UTF_8].decode()}
         return message
 
     async def send(self, message: Any) -> None:
         if self._phase is not _OPEN or message["type"] != "websocket.send":
             await self._send_other(message)
             return
-        if self._blocked is not None:
-            await self._unblocked()
+        self._sent += 1
+        if self._sent > _SENT or self._blocked is not None or self.transport.is_closing():
+            await self._turn()
         text = message.get("text")
         if text is not None:
             data = text.encode()
@@ -388,6 +416,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         if size <= _CONCAT:
             self._write(head + data)
         else:
+            self._sent += size >> 13
             # A buffer that may be changed is copied: all of it may not be sent at once.
             self.transport.writelines((head, bytes(data)))
 
@@ -402,9 +431,11 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         kind = message["type"]
         phase = self._phase
         if phase >= _Phase.CLOSING:
+            # Whoever goes on all the same does so without holding up everybody else.
+            await asyncio.sleep(0)
             raise ClientDisconnected(f"{kind} was sent after the connection had ended.")
-        if phase is _Phase.DENIAL and self._blocked is not None:
-            await self._unblocked()
+        if phase is _Phase.DENIAL:
+            await self._turn()
         if phase is _OPEN and kind == "websocket.close":
             code = message.get("code") or CloseCode.NORMAL_CLOSURE
             self._close(code, message.get("reason") or "")
@@ -417,10 +448,15 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         else:
             raise RuntimeError(f"{kind} was sent {_EXPECTED[phase]}.")
 
-    async def _unblocked(self) -> None:
+    async def _turn(self) -> None:
+        """Let others have their turn, until more can be sent. Raise `ClientDisconnected` when the
+        transport is closing: what is written to it is dropped, and says nothing of that."""
+        self._sent = 0
+        await asyncio.sleep(0)
         while self._blocked is not None:
             await self._blocked.wait()
-        if self._phase is not _OPEN and self._phase is not _Phase.DENIAL:
+        is_open = self._phase is _OPEN or self._phase is _Phase.DENIAL
+        if not is_open or self.transport.is_closing():
             raise ClientDisconnected
 
     # What the client sends
@@ -452,6 +488,14 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._on_other(kind, frame)
 
     def _enqueue(self, message: dict[str, Any], size: int) -> None:
+        text = message.get("text")
+        if text is not None and not text.isascii():
+            held = sys.getsizeof(text)
+            if held > size + _WIDE:
+                # One character takes as much as each of the others does.
+                message = {_UTF_8: text.encode()}
+            else:
+                size = held
         self._queue.append(message)
         self._waiting += size + _OF_EACH
         if self._waiting > _WAITING and not self._is_paused:
@@ -535,7 +579,8 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         if payload:
             code = int.from_bytes(payload[:2], "big")
             if len(payload) == 1 or not may_be_sent(code):
-                self._fail(CloseCode.PROTOCOL_ERROR, "Not a code that a close frame may have")
+                reason = "Not a code that a close frame may have"
+                self._fail(CloseCode.PROTOCOL_ERROR, reason, lingers=False)
                 return
             reason = payload[2:].decode()  # picows has looked at that.
         self._write(close_frame(code, reason))
@@ -552,8 +597,8 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         self._resume_reading()
         self._set_timer(_CLOSE_TIMEOUT, self.transport.abort)
 
-    def _fail(self, code: int, reason: str) -> None:
-        """The client has broken the protocol (section 7.1.7)."""
+    def _fail(self, code: int, reason: str, *, lingers: bool = True) -> None:
+        """Close the connection of a client that has broken the protocol (section 7.1.7)."""
         if self._phase is _Phase.CLOSING:
             self._finish()
         if self._phase is not _OPEN:
@@ -566,12 +611,14 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         logger.info("Closed with %d: %s: path %.200a.%s", code, reason, self._scope["path"], advice)
         self._write(close_frame(code, reason))
         self._disconnect(code, reason)
-        self._finish(lingers=True)
+        self._finish(lingers=lingers)
 
     def parser_failed(self, code: int, reason: str) -> None:
         # No more memory is spent on it. What came before is handed over first, and may be answered.
         self.transport.pause_reading()
-        self._loop.call_soon(self._loop.call_soon, self._fail, code, reason)
+        # After a close frame, however wrong, its client sends nothing more.
+        fail = partial(self._fail, code, reason, lingers=not reason.startswith("Received CLOSE"))
+        self._loop.call_soon(self._loop.call_soon, fail)
 
     def _disconnect(self, code: int, reason: str = "") -> None:
         """Tell the application, which hears of it once."""
@@ -618,7 +665,11 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         self._release()
 
     def eof_received(self) -> None:
-        pass
+        """Called when the client has ended its side of TCP. Of what is sent then it may read
+        nothing, for as long as it likes."""
+        if self._phase < _Phase.CLOSING:
+            self._disconnect(CloseCode.ABNORMAL_CLOSURE)
+        self._finish()
 
     def shutdown(self) -> None:
         """Called by Uvicorn when it stops, which waits until all are gone."""
@@ -661,10 +712,9 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             # It may have come: nothing is read, since the application is busy.
             self._set_timer(self._config.ws_ping_timeout or 0, self._miss_pong)
             return
-        reason = "keepalive ping timeout"
-        self._write(close_frame(CloseCode.INTERNAL_ERROR, reason))
-        self._disconnect(CloseCode.INTERNAL_ERROR, reason)
-        self._finish(lingers=True)
+        # Without a close frame: who does not answer a ping would not answer that, either.
+        self._disconnect(CloseCode.ABNORMAL_CLOSURE)
+        self.transport.abort()
 
     # The transport, and what picows has read
 
@@ -730,6 +780,18 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
 def _coroutine(awaitable: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
     """What a task can run."""
     return awaitable if asyncio.iscoroutine(awaitable) else _awaited(awaitable)
+
+
+def _ends_with_a_close_frame(data: bytes) -> bool:
+    """Return True if `data` ends with a masked close frame whose code may be sent."""
+    for size in range(min(len(data) - 5, 126)):
+        start = len(data) - size - 6
+        if data[start : start + 2] == bytes((0x88, 0x80 | size)):
+            code, mask = data[start + 6 : start + 8], data[start + 2 : start + 4]
+            unmasked = bytes(byte ^ other for byte, other in zip(code, mask, strict=False))
+            if not size or may_be_sent(int.from_bytes(unmasked, "big")):
+                return True
+    return False
 
 
 _new_decoder: Final = codecs.getincrementaldecoder("utf-8")

@@ -46,6 +46,8 @@ class Listener(Protocol):
     def parser_has_grown(self) -> None:
         """Its buffer is large. Said again and again, before each read."""
 
+    def eof_received(self) -> None: ...
+
     def connection_lost(self, exc: Exception | None) -> None: ...
 
 
@@ -87,6 +89,9 @@ class Parser(WSProtocol):  # type: ignore[misc]
             return room
         self.listener.parser_has_grown()
         return room[:_READ]
+
+    def eof_received(self) -> None:
+        self.listener.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.listener.connection_lost(exc)

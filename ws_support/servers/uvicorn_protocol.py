@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import sys
 from asyncio import TimerHandle
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 from websockets.protocol import State
 
 from ws_support.servers.picows_handshake import Refused, Request, refusal
@@ -22,6 +26,15 @@ _PIECE: Final = 2**16
 _TURN: Final = 0.002
 """Seconds after which others have their turn."""
 
+_WAITING: Final = 2**16
+"""Bytes of messages that may wait for the application before no more are taken apart."""
+
+_WIDE: Final = 2**16
+"""Bytes by which a text may be larger than what was sent, and wait as it is."""
+
+_SENT: Final = 64
+"""Messages that are sent in a row, before others have their turn: a client that reads as fast as it
+is sent to never blocks whoever sends."""
 
 _LAST_TIMEOUT: Final = 10.0
 """Seconds that a client has for reading what was sent before its connection was closed."""
@@ -35,13 +48,24 @@ class Protocol(WebSocketsSansIOProtocol):
     section 5.5.3).
 
     It reads 256 KiB at a time, which may be 37,000 messages, and nobody else is served before they
-    are taken apart and answered.
+    are taken apart and answered. Compressed ones may become 1,000 times as large: those are
+    inflated one by one, and no more while 64 KiB of what they have become wait.
     """
 
     late_pong = b""
     last_timer: TimerHandle | None = None
     unread: memoryview | None = None
     """What was read and is not taken apart yet. Nothing more comes meanwhile."""
+    head = b""
+    """The beginning of a frame, where what was read ended within its head."""
+    left = 0
+    """Bytes of a frame that are not read yet."""
+    waiting = 0
+    """Bytes of the messages that wait for the application, as they are held."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.writable = _Writable(self)
 
     def _begin(self, data: bytes) -> None:
         """Answer the handshake, or begin with it.
@@ -95,7 +119,7 @@ class Protocol(WebSocketsSansIOProtocol):
         if not self.handshake_initiated:
             self._begin(data)
             return
-        if len(data) <= _PIECE:
+        if len(data) <= _PIECE and not self.conn.extensions:
             super().data_received(data)
         else:
             self.unread = memoryview(data)
@@ -104,12 +128,28 @@ class Protocol(WebSocketsSansIOProtocol):
     def _go_on(self) -> None:
         end = self.loop.time() + _TURN
         while self.unread and not self.transport.is_closing():
-            piece, self.unread = self.unread[:_PIECE], self.unread[_PIECE:]
+            size = self._rest_of_frame() if self.conn.extensions else _PIECE
+            piece, self.unread = self.unread[:size], self.unread[size:]
             super().data_received(piece)  # type: ignore[arg-type]
-            if self.unread and self.loop.time() > end:
+            is_full = self.read_paused and self.waiting > _WAITING
+            if self.unread and (is_full or self.loop.time() > end):
                 self._hold()
                 return
         self._let_go()
+
+    def _rest_of_frame(self) -> int:
+        """Return the bytes to take apart next, which end where a frame does at the latest."""
+        unread = self.unread or b""
+        if not self.left:
+            head = self.head + bytes(unread[:14])
+            if (size := _size_of_frame(head)) is None:
+                self.head = head
+                return len(unread)
+            self.left = size - len(self.head)
+            self.head = b""
+        taken = min(self.left, _PIECE, len(unread))
+        self.left -= taken
+        return taken
 
     def _hold(self) -> None:
         if not isinstance(self.transport, _Held):
@@ -129,6 +169,55 @@ class Protocol(WebSocketsSansIOProtocol):
             if not self.read_paused:
                 self.transport.resume_reading()
 
+    def handle_cont(self, event: Frame) -> None:
+        # Many short fragments take no more than their sum.
+        frames: list[Any] = self.frames
+        if type(frames[0]) is not bytearray:
+            frames[0] = bytearray(frames[0])
+        frames[0] += event.data
+        if event.fin:
+            self.send_receive_event_to_app()
+
+    def send_receive_event_to_app(self) -> None:
+        [data], self.frames = self.frames, []
+        if self.close_sent:
+            return
+        message: Any
+        if self.curr_msg_data_type == "text":
+            try:
+                text = data.decode()
+            except UnicodeDecodeError:
+                self.logger.exception("Invalid UTF-8 sequence received from client.")
+                self.conn.send_close(1007)
+                self.handle_parser_exception()
+                return
+            size = sys.getsizeof(text)
+            if size > len(data) + _WIDE:
+                # One character takes as much as each of the others does.
+                message = {_UTF_8: data}
+                size = len(data)
+            else:
+                message = {"type": "websocket.receive", "text": text}
+        else:
+            message = {"type": "websocket.receive", "bytes": bytes(data)}
+            size = len(data)
+        if self.read_paused:
+            self.waiting += size
+        else:
+            self.waiting = size
+            self.read_paused = True
+            self.transport.pause_reading()
+        self.queue.put_nowait(message)
+
+    async def receive(self) -> Any:
+        message: Any = await self.queue.get()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            self.transport.resume_reading()
+        if _UTF_8 in message:
+            return {"type": "websocket.receive", "text": message[_UTF_8].decode()}
+        return message
+
     def write_frame(self, frame: bytes) -> bool:
         """Write the frame of a message of which everybody gets the same; whether that could be.
 
@@ -147,15 +236,36 @@ class Protocol(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         await super().run_asgi()
+        self._abort_in_time()
+
+    def _abort_in_time(self) -> None:
         # What is unsent goes first, and a client that does not read would keep it for ever.
-        if self.transport.get_write_buffer_size():
+        if self.last_timer is None and self.transport.get_write_buffer_size():
             self.last_timer = self.loop.call_later(_LAST_TIMEOUT, self.transport.abort)
+
+    def eof_received(self) -> None:
+        self._abort_in_time()
+        if self.handshake_complete and not self.close_sent:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
+        # Whoever waits to send hears of it now, and not when the client reads again.
+        self.writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.last_timer is not None:
             self.last_timer.cancel()
         self._let_go()
+        # Uvicorn reports a connection that was lost after its handshake as 1005.
+        self.handshake_complete = False
         super().connection_lost(exc)
+
+    def keepalive_timeout(self) -> None:
+        """End a connection whose client does not answer a ping, as if TCP had ended.
+
+        Uvicorn sends it a close frame with 1011, which is that of a server that has failed.
+        """
+        self.pong_timer = self.pending_ping_payload = None
+        if not self.close_sent and not self.transport.is_closing():
+            self.transport.abort()
 
     def handle_ping(self) -> None:
         if self.writable.is_set():
@@ -169,6 +279,49 @@ class Protocol(WebSocketsSansIOProtocol):
         pong, self.late_pong = self.late_pong, b""
         if pong and not self.close_sent:
             self.transport.write(pong)
+
+
+def _size_of_frame(head: bytes) -> int | None:
+    """Return how long the frame is that begins so, in bytes, or `None` while that is unknown."""
+    if len(head) < 2:
+        return None
+    size, start = head[1] & 0x7F, 6
+    if size > 125:
+        length = 2 if size == 126 else 8
+        if len(head) < 2 + length:
+            return None
+        size, start = int.from_bytes(head[2 : 2 + length], "big"), 6 + length
+    return start + size
+
+
+_UTF_8: Final = "utf-8"
+"""The key of a text that waits as it was sent, since it takes less so."""
+
+
+class _Writable(asyncio.Event):
+    """What `send()` of Uvicorn waits for first, each time."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        super().__init__()
+        self.set()
+        self.protocol = protocol
+        self.sent = 0
+
+    async def wait(self) -> Literal[True]:
+        """Wait until more can be sent, and now and then for the others' turn.
+
+        Uvicorn writes to a transport that is closing, which drops that without a word: a loop that
+        awaits nothing else would go on for ever, and nobody would hear of the end.
+        """
+        self.sent += 1
+        protocol = self.protocol
+        if self.sent > _SENT or not self.is_set() or protocol.transport.is_closing():
+            self.sent = 0
+            await asyncio.sleep(0)
+            await super().wait()
+            if protocol.transport.is_closing():
+                raise ClientDisconnected
+        return True
 
 
 class _Held:
