@@ -1,12 +1,13 @@
 // A WebSocket that comes back: in place of the browser's own, with the same arguments and events.
 //
-//     import { ReliableWebSocket } from "./client.js";
-//
 //     const socket = new ReliableWebSocket("/ws");
 //     socket.onmessage = ({ data }) => console.log(data);
 //     socket.send("Hello");
 //
 // Without dependencies, and served as it is. Types are in client.d.ts.
+//
+// No comment has an import in it: collectstatic rewrites it, too, where it does so with imports, and
+// fails on a module that seems to import itself.
 
 const DEFAULTS = {
   path: undefined,
