@@ -176,7 +176,7 @@ class Watch:
         try:
             await application(self._scope, self.receive, self.send)
         except asyncio.CancelledError:
-            self._end(CloseCode.GOING_AWAY, "")
+            self._end(CloseCode.SERVICE_RESTART, "")
             raise
         except Exception:
             # Not every server says so (Uvicorn 0.54 and Granian 2.8 do not).
