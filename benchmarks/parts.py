@@ -275,7 +275,7 @@ def _stopped(
     )
     exit_code, left_over = server.exit_code(), server.left_over()
     # Once for each, and as the end that it was: what else is written counts for nobody.
-    written = [line for line in server.lines() if line.startswith("disconnect(1001) of ")]
+    written = [line for line in server.lines() if line.startswith("disconnect(1012) of ")]
     return _result(
         "stop",
         number,

@@ -115,8 +115,8 @@ _COLUMNS: Final = {
         Column("of the warm-up", "bytes_of_warm_up", _megabytes),
     ],
     "stop": [
-        Column("1001 with a reason", "told", _whole),
-        Column("disconnect(1001)", "disconnected", _whole),
+        Column("1012 with a reason", "told", _whole),
+        Column("disconnect(1012)", "disconnected", _whole),
         Column("last close s", "last_close_seconds", _two_places),
         Column("exit s", "exit_seconds", _two_places),
         Column("exit code", "exit_code", _whole),

@@ -384,14 +384,14 @@ async def test_the_server_may_cancel_a_handler_that_is_cancelled_already():
     assert consumer.codes == [4000]
 
 
-async def test_cancelled_by_the_server_it_says_1001():
+async def test_cancelled_by_the_server_it_says_1012():
     consumer = Logged()
     async with connected(consumer) as peer:
         peer.task.cancel()
-        assert (await peer.next())["code"] == 1001
+        assert (await peer.next())["code"] == 1012
         with pytest.raises(asyncio.CancelledError):
             await peer.end()
-    assert consumer.codes == [1001]
+    assert consumer.codes == [1012]
 
 
 @pytest.mark.usefixtures("impatient")
@@ -410,7 +410,7 @@ async def test_then_disconnect_has_its_time_and_no_more(caplog):
         peer.task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await peer.end()
-    assert consumer.codes == [1001, "cancelled"]
+    assert consumer.codes == [1012, "cancelled"]
     assert "disconnect() is cancelled, 0.2 s after the server has cancelled" in caplog.text
 
 
@@ -521,7 +521,7 @@ async def test_a_close_that_cannot_be_sent_does_not_hold_up_the_end():
         peer.task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await peer.end()
-    assert consumer.codes == [1001]
+    assert consumer.codes == [1012]
 
 
 @pytest.mark.parametrize(

@@ -346,10 +346,8 @@ def test_the_server_stops(serve, command, busy):
                 do(client, "wait", seconds=60)
                 server.wait_for_event("waiting", path)
         server.stop()
-    # `runasgi` says the same on all: `servers/test_stopping.py`.
-    expected = 1012 if command == "uvicorn" else 1001
     for path in paths:
-        assert codes_of_disconnect(server, path) == [expected]
+        assert codes_of_disconnect(server, path) == [1012]
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -362,7 +360,7 @@ def test_granian_is_stopped_from_a_terminal(serve, loop):
         [worker] = Path(f"/proc/{main}/task/{main}/children").read_text().split()
         os.kill(int(worker), signal.SIGINT)
         server.process.send_signal(signal.SIGINT)
-        assert codes_of_disconnect(server, path) == [1001]
+        assert codes_of_disconnect(server, path) == [1012]
     assert server.stop() == 0
     assert "Traceback" not in server.log()
 
@@ -374,7 +372,7 @@ def test_granian_tells_an_application_that_is_no_consumer(serve, loop):
         assert server.stop() == 0
     [event] = server.events("told")
     assert (event["message"]["code"], event["message"]["reason"]) == (
-        1001,
+        1012,
         "The server is stopping",
     )
 

@@ -140,16 +140,16 @@ def test_a_service_hears_that_the_handler_has_returned(server):
     assert server.wait_for_event("service ended", path)["code"] == 1000
 
 
-def test_when_the_server_stops_a_handler_hears_1001(tmp_path):
+def test_when_the_server_stops_a_handler_hears_1012(tmp_path):
     for name in ASGI_SERVERS:
         with serving(tmp_path / name, asgi_server=name) as server:
             path = "/live/handed-over/stop"
             with server.connect(path) as socket:
                 socket.recv(BOUND)
                 server.process.send_signal(signal.SIGTERM)
-                assert ending(socket) == (1001, "The server is stopping")
+                assert ending(socket) == (1012, "The server is stopping")
             assert server.process.wait(BOUND) == 0
-            assert server.wait_for_event("ended", path)["code"] == 1001
+            assert server.wait_for_event("ended", path)["code"] == 1012
             assert "Traceback" not in server.log()
 
 

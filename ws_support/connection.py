@@ -219,7 +219,7 @@ class Connection:
         those that have data of the client, `handle_data`.
 
         What a handler raises is raised again when all is done, and so is the cancellation by the
-        server. The client sees 1011 or 1001.
+        server. The client sees 1011 or 1012.
         """
         self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
         # A source is read in the context of its connection, whoever finds that it is time to.
@@ -533,7 +533,7 @@ class Connection:
         if isinstance(self._end, dict):
             last = self._end
         elif isinstance(error, asyncio.CancelledError):
-            last = _disconnect(CloseCode.GOING_AWAY)
+            last = _disconnect(CloseCode.SERVICE_RESTART)
         elif isinstance(error, InvalidMessage):
             last = _disconnect(error.code, error.reason)
         elif error is not None:

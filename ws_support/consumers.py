@@ -39,7 +39,7 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
 
     `disconnect(code)` is called exactly once when `connect()` has started, however the connection
     ends: with the code of whoever closed first, 1006 for a lost connection or a refused handshake,
-    1011 after an exception, 1001 when the server cancelled the connection (it then has 10 s).
+    1011 after an exception, 1012 when the server cancelled the connection (it then has 10 s).
     Groups are left and background tasks have ended before. What it sends is dropped.
 
     When the client leaves while a handler takes long, that is noticed within a second, and the

@@ -7,6 +7,10 @@ from typing import Final, Protocol
 
 from ws_support.closing import CloseCode
 
+CODE: Final = CloseCode.SERVICE_RESTART
+"""What tells clients to come back. HTMX does so after 1012, and not after 1001, which is what a
+browser says when it leaves a page."""
+
 REASON: Final = "The server is stopping"
 
 
@@ -51,7 +55,7 @@ class Presence:
             self._empty = None
 
     def dismiss_all(self) -> None:
-        """Close all with 1001. They are done when it `is_empty()`."""
+        """Close all with 1012. They are done when it `is_empty()`."""
         self._is_over = True
         for guest in self._guests:
             self._dismiss(guest)
@@ -69,7 +73,7 @@ class Presence:
         return not self._guests
 
     def _dismiss(self, guest: Guest) -> None:
-        task = asyncio.create_task(guest.dismiss(CloseCode.GOING_AWAY, REASON))
+        task = asyncio.create_task(guest.dismiss(CODE, REASON))
         self._dismissals.add(task)
         task.add_done_callback(self._dismissals.discard)
 

@@ -15,7 +15,7 @@ connected = Signal()
 disconnected = Signal()
 """A connection that was accepted has ended and its application is done. Sent exactly once for
 each `connected`. Arguments: `scope`, `code` (int: what the first side to close said, 1005 without
-a code, 1006 for a lost connection, 1011 after an exception, 1001 when the server stopped it),
+a code, 1006 for a lost connection, 1011 after an exception, 1012 when the server stopped it),
 `reason` (str) and `duration` (float, seconds since it was accepted)."""
 
 rejected = Signal()

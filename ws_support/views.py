@@ -1,19 +1,28 @@
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+import json
+from base64 import b64encode
+from hashlib import sha256
+from typing import Final
+from urllib.parse import urljoin, urlsplit
 
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.templatetags.static import static
+from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.http import require_safe
+
+_IMPORTED: Final = ("client.js", "demo_log.js", "demo_page.js", "demo_plot.js")
+"""The modules that the page's modules import, by names that are relative to their own."""
 
 
 @require_safe
 def demo(request: HttpRequest) -> HttpResponse:
     """A page to talk to `/ws` from."""
-    response = render(request, "ws_support/demo.html")
-    response["Content-Security-Policy"] = _content_security_policy()
+    import_map = _import_map()
+    response = render(request, "ws_support/demo.html", {"import_map": import_map})
+    response["Content-Security-Policy"] = _content_security_policy(import_map)
     return response
 
 
@@ -31,11 +40,29 @@ def upgrade_required(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def _content_security_policy() -> str:
+def _import_map() -> SafeString:
+    """Return where the modules are that storages serve under other names; nothing without any.
+
+    `ManifestStaticFilesStorage` and its like put a hash into each name, and leave the imports in
+    modules as they are, unless `support_js_module_import_aggregation` is set.
+    """
+    importer = static("ws_support/demo.js")
+    imports = {urljoin(importer, name): static(f"ws_support/{name}") for name in _IMPORTED}
+    imports = {seen: real for seen, real in imports.items() if seen != real}
+    if not imports:
+        return SafeString()
+    return mark_safe(json.dumps({"imports": imports}).replace("<", r"\u003c"))  # noqa: S308
+
+
+def _content_security_policy(import_map: str) -> str:
     """Our own files only. Sockets may go anywhere: the page has a field for the address."""
     files = urlsplit(static("ws_support/demo.js"))
     source = f"{files.scheme}://{files.netloc}" if files.netloc else "'self'"
+    scripts = source
+    if import_map:
+        # Browsers take import maps only inline.
+        scripts += f" 'sha256-{b64encode(sha256(import_map.encode()).digest()).decode()}'"
     return (
-        f"default-src 'none'; script-src {source}; style-src {source}; img-src {source} data:;"
+        f"default-src 'none'; script-src {scripts}; style-src {source}; img-src {source} data:;"
         " connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )

@@ -444,7 +444,7 @@ async def _handle(
         websocket._end(error.code, error.reason)
         raise
     except asyncio.CancelledError:
-        websocket._end(CloseCode.GOING_AWAY, "")
+        websocket._end(CloseCode.SERVICE_RESTART, "")
         raise
     except Exception as error:
         if not websocket.closed or not is_client_gone(error):

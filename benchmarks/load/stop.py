@@ -52,7 +52,7 @@ async def stop(
         ends: list[asyncio.Future[Any]] = [exited, *(guest.ended for guest in opened)]
         await asyncio.wait(ends, timeout=shutdown_timeout + _PATIENCE)
         given_up_at = perf_counter()
-    told = [guest for guest in opened if guest.code == WSCloseCode.GOING_AWAY and guest.reason]
+    told = [guest for guest in opened if guest.code == WSCloseCode.SERVICE_RESTART and guest.reason]
     closed_at = [guest.closed_at for guest in opened if guest.closed_at is not None]
     return {
         "told": len(told),

@@ -111,6 +111,45 @@ describe("in place of WebSocket", () => {
     assert.equal(socket.readyState, 3);
   });
 
+  test("a handshake that failed has failed also where no close event comes, as in Node.js 20", () => {
+    const socket = new ReliableWebSocket("/ws");
+    const events = recorded(socket);
+    FakeSocket.last.dispatchEvent(new Event("error"));
+    assert.deepEqual(events.types, ["reconnecting"]);
+    assert.equal(events[0].code, 1006);
+    while (FakeSocket.all.length === 1) clock.advance(clock.next);
+    socket.close();
+    FakeSocket.last.readyState = 0;
+    FakeSocket.last.dispatchEvent(new Event("error"));
+    assert.deepEqual(events.types, ["reconnecting", "error", "close"]);
+  });
+
+  test("an error counts once: where a close event comes, it says what happened", () => {
+    const events = recorded(new ReliableWebSocket("/ws"));
+    FakeSocket.last.readyState = 3;
+    FakeSocket.last.dispatchEvent(new Event("error"));
+    assert.deepEqual(events.types, []);
+    FakeSocket.last.ends();
+    assert.deepEqual(events.types, ["reconnecting"]);
+  });
+
+  test("the last event is a CloseEvent where there is one", () => {
+    class CloseEvent extends Event {
+      constructor(type, fields) {
+        super(type);
+        Object.assign(this, fields);
+      }
+    }
+    for (const each of [CloseEvent, undefined]) {
+      globalThis.CloseEvent = each;
+      const events = recorded(open());
+      FakeSocket.last.ends(1008, "no");
+      const [{ type, code, reason, wasClean }] = events;
+      assert.deepEqual([type, code, reason, wasClean], ["close", 1008, "no", true]);
+      assert.equal(events[0].constructor, each ?? Event);
+    }
+  });
+
   for (const [code, reason, name] of [
     [1001, "", "InvalidAccessError"],
     [999, "", "InvalidAccessError"],
@@ -460,6 +499,84 @@ describe("a function for the URL", () => {
     const events = recorded(socket);
     clock.advance(10_000);
     assert.deepEqual(events.types, ["reconnecting"]);
+  });
+});
+
+describe("a function for the sub-protocols", () => {
+  for (const [how, protocols] of [
+    ["returns them", (token) => ["jwt", token]],
+    ["promises them", async (token) => ["jwt", token]],
+  ]) {
+    test(`that ${how} is asked before each attempt`, async () => {
+      let number = 0;
+      const socket = new ReliableWebSocket("/ws", () => protocols(`t${++number}`));
+      await settled();
+      assert.deepEqual(FakeSocket.last.protocols, ["jwt", "t1"]);
+      FakeSocket.last.opens("jwt");
+      assert.equal(socket.protocol, "jwt");
+      FakeSocket.last.ends();
+      socket.reconnect();
+      await settled();
+      assert.deepEqual(FakeSocket.last.protocols, ["jwt", "t2"]);
+      assert.equal(FakeSocket.all.length, 2);
+    });
+  }
+
+  test("that returns nothing offers none", async () => {
+    new ReliableWebSocket("/ws", () => undefined);
+    await settled();
+    assert.deepEqual(FakeSocket.last.protocols, []);
+  });
+
+  test("is asked after that for the URL", async () => {
+    const asked = [];
+    const url = async () => asked.push("URL") && "/ws";
+    new ReliableWebSocket(url, () => asked.push("sub-protocols") && "v1");
+    await settled();
+    assert.deepEqual(asked, ["URL", "sub-protocols"]);
+    assert.equal(FakeSocket.last.protocols, "v1");
+  });
+
+  test("that fails is asked again", async () => {
+    const error = new Error("away");
+    const socket = new ReliableWebSocket("/ws", () => Promise.reject(error));
+    const events = recorded(socket);
+    await settled();
+    assert.deepEqual(events.types, ["reconnecting"]);
+    assert.equal(events[0].error, error);
+    assert.equal(events[0].reason, "No sub-protocols");
+    assert.equal(FakeSocket.all.length, 0);
+  });
+
+  test("that returns what is none is the end, with the error", async () => {
+    const socket = new ReliableWebSocket("/ws", () => ["no token"]);
+    const events = recorded(socket);
+    await settled();
+    assert.deepEqual(events.types, ["error", "close"]);
+    assert.equal(events[0].error.name, "SyntaxError");
+    assert.equal(clock.timers, 0);
+  });
+
+  test("is not asked when the socket was closed before the URL was known", async () => {
+    let answer;
+    let asked = 0;
+    const url = () => new Promise((resolve) => (answer = resolve));
+    const socket = new ReliableWebSocket(url, () => ++asked);
+    socket.close();
+    answer("/ws");
+    await settled();
+    assert.equal(asked, 0);
+    assert.equal(FakeSocket.all.length, 0);
+  });
+
+  test("that answers after the close opens nothing", async () => {
+    let answer;
+    const socket = new ReliableWebSocket("/ws", () => new Promise((resolve) => (answer = resolve)));
+    await settled();
+    socket.close();
+    answer("v1");
+    await settled();
+    assert.equal(FakeSocket.all.length, 0);
   });
 });
 

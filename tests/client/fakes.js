@@ -9,13 +9,6 @@ const source = await readFile(
   "utf8",
 );
 
-globalThis.CloseEvent ??= class CloseEvent extends Event {
-  constructor(type, fields) {
-    super(type);
-    Object.assign(this, fields);
-  }
-};
-
 export class Clock {
   #timers = new Map();
   #next = 1;
@@ -76,6 +69,9 @@ export class FakeSocket extends EventTarget {
   constructor(url, protocols) {
     super();
     if (!/^wss?:/.test(url)) throw new DOMException("no URL", "SyntaxError");
+    if ([protocols].flat().some((each) => /\s/.test(each))) {
+      throw new DOMException("no token", "SyntaxError");
+    }
     this.url = url;
     this.protocols = protocols;
     FakeSocket.all.push(this);
@@ -105,7 +101,7 @@ export class FakeSocket extends EventTarget {
   ends(code = 1006, reason = "") {
     this.readyState = 3;
     const wasClean = code !== 1006;
-    this.dispatchEvent(new CloseEvent("close", { code, reason, wasClean }));
+    this.dispatchEvent(Object.assign(new Event("close"), { code, reason, wasClean }));
   }
 }
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import need_npm_package
-from tests.harness import ROOT
+from tests.harness import BOUND, ROOT, Server
 
 HERE = Path(__file__).resolve().parent
 CLIENT = ROOT / "ws_support" / "static" / "ws_support"
@@ -40,6 +41,41 @@ def test_the_client_does_what_its_unit_tests_say(node: str) -> None:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert int(re.search(r"^# pass (\d+)$", run.stdout, re.M)[1]) > 90
+
+
+def test_the_client_works_in_node_from_its_opening_to_its_close(
+    node: str, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    # Node.js sends no Origin.
+    server = serve(WS_SUPPORT={"ALLOW_MISSING_ORIGIN": True})
+    # Under this name it is a module, wherever it lies.
+    shutil.copy(CLIENT / "client.js", tmp_path / "client.mjs")
+    script = tmp_path / "page.mjs"
+    script.write_text(
+        """
+        import { ReliableWebSocket } from "./client.mjs";
+
+        const options = { finalCodes: [4000], maxFirstAttempts: 1, heartbeatInterval: null };
+        const socket = new ReliableWebSocket(process.argv[2], async () => [], options);
+        socket.onmessage = ({ data }) => {
+          console.log(data);
+          socket.send("\\x04"); // what asks the server of the demo for a close
+        };
+        socket.onclose = ({ type, code, reason }) => console.log(type, code, reason);
+        socket.send("Hello");
+        """
+    )
+    version = subprocess.run([node, "-p", "process.versions.node"], capture_output=True, text=True)
+    options = ["--experimental-websocket"] if version.stdout.startswith(("20.", "21.")) else []
+    run = subprocess.run(
+        [node, *options, script, server.url()],
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        check=False,
+    )
+    said = ["Hello", "close 4000 Cut, as the page has asked"]
+    assert run.stdout.splitlines() == said, run.stderr
 
 
 def test_the_types_fit_how_it_is_used(node: str) -> None:

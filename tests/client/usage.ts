@@ -28,9 +28,34 @@ socket.close(4000, "done");
 const latency: number | null = socket.latency;
 console.log(latency, socket.bufferedAmount, socket.protocol, socket.url);
 
-// In place of WebSocket, where only what both have is used.
-const either: Pick<WebSocket, "send" | "close" | "readyState" | "bufferedAmount" | "protocol"> = socket;
-either.send("Hello");
+// In place of WebSocket: where one is taken, and where one is made.
+function listen(native: WebSocket): void {
+  native.onopen = function () {
+    this.send("who I am");
+  };
+  native.onclose = ({ code }: CloseEvent) => console.log(code);
+  native.onerror = (event: Event) => console.log(event.type);
+  native.addEventListener("message", ({ data }) => console.log(data));
+  native.send(new ArrayBuffer(1));
+}
+listen(socket);
+const made: { socket: WebSocket } = { socket };
+const constructor: typeof WebSocket = ReliableWebSocket;
+console.log(made, new constructor("/ws", ["v1"]).readyState);
+
+// Handlers of its own.
+socket.onopen = function () {
+  this.reconnect();
+};
+socket.onerror = ({ error }) => console.log(error);
+socket.onlatency = null;
+const handler: ((event: MessageEvent) => unknown) | null = socket.onmessage;
+console.log(handler);
+
+// Sub-protocols that are asked for.
+new ReliableWebSocket("/ws", () => ["jwt", "token"]);
+new ReliableWebSocket("/ws", async () => "v1");
+new ReliableWebSocket("/ws", async () => undefined);
 
 // @ts-expect-error: no such option
 new ReliableWebSocket("/ws", [], { maxdelay: 1 });
@@ -40,3 +65,7 @@ new ReliableWebSocket(5);
 socket.send({ text: "Hello" });
 // @ts-expect-error: decided by the connection
 socket.readyState = 1;
+// @ts-expect-error: no number is a sub-protocol
+new ReliableWebSocket("/ws", () => 5);
+// @ts-expect-error: a handler is a function
+socket.onmessage = "no function";

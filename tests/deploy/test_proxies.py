@@ -196,8 +196,8 @@ def test_a_server_that_stops_says_so(start, new_proxy, name):
     with proxy.connect("/logged") as client:
         proxy.server.process.terminate()
         end = closed(client).rcvd
-    assert (end.code, end.reason) == (1001, "The server is stopping")
-    assert proxy.server.wait_for_event("disconnect()", "/logged")["code"] == 1001
+    assert (end.code, end.reason) == (1012, "The server is stopping")
+    assert proxy.server.wait_for_event("disconnect()", "/logged")["code"] == 1012
 
 
 def test_http_leads_to_https(proxy):
@@ -486,6 +486,6 @@ def test_sigterm_ends_the_service_in_good_order(unit, tmp_path_factory, kill):
         for _ in until("end of the workers", server.log):
             if not group_exists(process.pid):
                 break
-    assert {(end.code, end.reason) for end in ends} == {(1001, "The server is stopping")}
+    assert {(end.code, end.reason) for end in ends} == {(1012, "The server is stopping")}
     codes = [event["code"] for event in server.events("disconnect()", "/logged")]
-    assert codes == [1001] * len(clients)
+    assert codes == [1012] * len(clients)

@@ -135,10 +135,10 @@ def test_it_ends_on_a_signal_without_a_traceback(serve, number):
         for socket in (first, second):
             with pytest.raises(ConnectionClosed) as closed:
                 socket.recv(timeout=5)
-            assert closed.value.rcvd.code == 1001
+            assert closed.value.rcvd.code == 1012
         assert server.process.wait(BOUND) == 0
     assert "Traceback" not in server.log()
-    assert [event["code"] for event in server.events("disconnected")] == [1001, 1001]
+    assert [event["code"] for event in server.events("disconnected")] == [1012, 1012]
 
 
 def test_nobody_gets_in_while_it_ends(serve):
@@ -150,7 +150,7 @@ def test_nobody_gets_in_while_it_ends(serve):
         with pytest.raises(ConnectionRefusedError):
             server.connect("/logged")
         assert server.process.wait(BOUND) == 0
-    assert server.events("disconnected", "/stubborn")[0]["code"] == 1001
+    assert server.events("disconnected", "/stubborn")[0]["code"] == 1012
 
 
 def test_it_ends_in_time_also_when_an_application_does_not(serve):
@@ -166,10 +166,10 @@ def test_under_the_autoreloader_ctrl_c_says_goodbye_too(serve):
         os.killpg(server.process.pid, signal.SIGINT)
         with pytest.raises(ConnectionClosed) as closed:
             socket.recv(timeout=5)
-    assert closed.value.rcvd.code == 1001
+    assert closed.value.rcvd.code == 1012
     assert server.process.wait(BOUND) == 0
-    assert [event["code"] for event in server.events("disconnected")] == [1001, 1001]
-    assert [event["code"] for event in server.events("disconnect()", "/sync")] == [1001]
+    assert [event["code"] for event in server.events("disconnected")] == [1012, 1012]
+    assert [event["code"] for event in server.events("disconnect()", "/sync")] == [1012]
     assert "Traceback" not in server.log()
 
 

@@ -199,7 +199,7 @@ async def test_a_route_replaces_what_it_names_and_nothing_else(reports):
     assert len(reports) == 1
 
 
-async def test_an_application_that_is_cancelled_is_reported_as_going_away(reports):
+async def test_an_application_that_is_cancelled_is_reported_with_1012(reports):
     async def application(scope, receive, send):
         await accepting(scope, receive, send)
         await receive()
@@ -209,7 +209,7 @@ async def test_an_application_that_is_cancelled_is_reported_as_going_away(report
     client.future.cancel()
     with pytest.raises(asyncio.CancelledError):
         await client.future
-    assert reports == [(1001, "")]
+    assert reports == [(1012, "")]
 
 
 async def test_an_application_that_raises_is_reported_and_still_raises(reports):

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import json
 import os
+import sys
 from contextlib import suppress
 from multiprocessing import parent_process
 
@@ -403,6 +404,6 @@ application = ProtocolTypeRouter(
     }
 )
 
-# The main process has loaded it as well, for `manage.py check`.
-if parent_process() is not None:
+# A main process of workers has loaded it as well, for `manage.py check`.
+if parent_process() is not None or "runserver" in sys.argv:
     log("loaded", pid=os.getpid())

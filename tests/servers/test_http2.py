@@ -178,11 +178,11 @@ def test_a_page_hears_that_the_server_stops(serve, arguments, page):
     assert [one.next(), other.next()] == ["open", "open"]
     start = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
-    goodbye = [1001, "The server is stopping", True]
+    goodbye = [1012, "The server is stopping", True]
     assert [one.next(), other.next()] == [goodbye, goodbye]
     assert server.process.wait(BOUND) == 0
     assert time.monotonic() - start < 5
-    assert [codes_of_disconnect(server, path) for path in paths] == [[1001], [1001]]
+    assert [codes_of_disconnect(server, path) for path in paths] == [[1012], [1012]]
     assert "Traceback" not in server.log()
 
 
@@ -409,10 +409,10 @@ def test_a_client_that_never_answers_holds_up_no_stop(serve, arguments, certific
         stream = client.connect("/ends/1")
         start = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
-        assert stream.heard() == (CLOSE, struct.pack("!H", 1001) + b"The server is stopping")
+        assert stream.heard() == (CLOSE, struct.pack("!H", 1012) + b"The server is stopping")
         assert server.process.wait(BOUND) == 0, server.log()
         assert time.monotonic() - start < 5
-    assert codes_of_disconnect(server, "/ends/1") == [1001]
+    assert codes_of_disconnect(server, "/ends/1") == [1012]
 
 
 def test_a_client_that_reads_nothing_costs_less_than_10_mb(serve, arguments, certificates):

@@ -281,7 +281,7 @@ def test_it_hears_of_a_stop(stopped, name):
 def test_its_clients_hear_of_a_stop_in_the_way_of_the_server(stopped, name):
     normal = (8, b"\x03\xe8")  # 1000
     expected = {
-        "daphne": [(8, b"\x03\xe9The server is stopping")],  # 1001
+        "daphne": [(8, b"\x03\xf4The server is stopping")],  # 1012
         "uvicorn-picows": [(8, b"\x03\xf4")],  # 1012
         "uvicorn": [(8, b"\x03\xf4")],
         "hypercorn": [normal],  # python-engineio sends it, as it does whenever it is cancelled.

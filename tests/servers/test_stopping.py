@@ -26,7 +26,7 @@ from tests.harness import ASGI_SERVERS, BOUND, until
 
 WITH_WORKERS = [name for name in ASGI_SERVERS if name != "daphne"]
 TEXT, CLOSE, PING = 1, 8, 9
-GOODBYE = (CLOSE, struct.pack("!H", 1001) + b"The server is stopping")
+GOODBYE = (CLOSE, struct.pack("!H", 1012) + b"The server is stopping")
 EVENTS = {"ROOT_URLCONF": "tests.project.urls", "WS_SUPPORT": {"SHUTDOWN_TIMEOUT": 60}}
 
 
@@ -89,7 +89,7 @@ def workers_with(event: str, server, count: int = 1) -> list[int]:
 
 
 @pytest.mark.slow
-def test_everybody_of_2000_hears_1001_and_each_disconnect_runs(serve, name):
+def test_everybody_of_2000_hears_1012_and_each_disconnect_runs(serve, name):
     server = serve(asgi_server=name)
     with ExitStack() as stack:
         clients = connected(stack, server, "/ends", 2000)
@@ -98,8 +98,8 @@ def test_everybody_of_2000_hears_1001_and_each_disconnect_runs(serve, name):
         assert ended(server) < 10
     done = server.events("disconnect() done")
     assert {event["path"] for event in done} == {f"/ends/{number}" for number in range(2000)}
-    assert Counter(event["code"] for event in done) == {1001: 2000}
-    assert Counter(event["code"] for event in server.events("disconnected")) == {1001: 2000}
+    assert Counter(event["code"] for event in done) == {1012: 2000}
+    assert Counter(event["code"] for event in server.events("disconnected")) == {1012: 2000}
     assert "Traceback" not in server.log()
 
 
@@ -110,9 +110,9 @@ def test_both_signals_stop_it_in_good_order(serve, name, number):
         server.process.send_signal(number)
         with pytest.raises(ConnectionClosed) as closed:
             list(iter(partial(socket.recv, BOUND), None))
-    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "The server is stopping")
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1012, "The server is stopping")
     ended(server)
-    assert [event["code"] for event in server.events("disconnect() done")] == [1001]
+    assert [event["code"] for event in server.events("disconnect() done")] == [1012]
     assert "Traceback" not in server.log()
 
 
@@ -251,7 +251,7 @@ def test_a_busy_handler_is_cancelled_after_a_moment(serve, name):
         server.process.send_signal(signal.SIGTERM)
         assert ended(server) < 5
     assert len(server.events("cancelled")) == 1
-    assert [event["code"] for event in server.events("disconnect() done")] == [1001]
+    assert [event["code"] for event in server.events("disconnect() done")] == [1012]
 
 
 def test_a_handler_that_is_not_to_be_cancelled_finishes(serve, name):
@@ -262,7 +262,7 @@ def test_a_handler_that_is_not_to_be_cancelled_finishes(serve, name):
         server.process.send_signal(signal.SIGTERM)
         ended(server)
     assert len(server.events("waited")) == 1
-    assert [event["code"] for event in server.events("disconnect() done")] == [1001]
+    assert [event["code"] for event in server.events("disconnect() done")] == [1012]
 
 
 @pytest.mark.parametrize("path", ["/told", "/told-meanwhile"])
@@ -272,10 +272,10 @@ def test_an_application_that_is_no_consumer_hears_that_its_client_has_left(serve
         server.process.send_signal(signal.SIGTERM)
         with pytest.raises(ConnectionClosed) as closed:
             socket.recv(BOUND)
-    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "The server is stopping")
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1012, "The server is stopping")
     ended(server)
     [event] = server.events("told")
-    assert (event["message"]["type"], event["message"]["code"]) == ("websocket.disconnect", 1001)
+    assert (event["message"]["type"], event["message"]["code"]) == ("websocket.disconnect", 1012)
 
 
 def test_a_handshake_in_progress_is_finished(serve, name):
@@ -287,7 +287,7 @@ def test_a_handshake_in_progress_is_finished(serve, name):
         assert client.response()[0] == 101
         assert frame_of(client) == GOODBYE
     ended(server)
-    assert [event["code"] for event in server.events("disconnected")] == [1001]
+    assert [event["code"] for event in server.events("disconnected")] == [1012]
 
 
 def test_a_request_in_progress_is_answered(serve, name):
@@ -359,7 +359,7 @@ def test_nobody_gets_in_while_it_ends(serve, name):
         else:
             with late, pytest.raises(ConnectionClosed) as closed:
                 late.recv(BOUND)
-            assert (name, closed.value.rcvd.code) == ("granian", 1001)
+            assert (name, closed.value.rcvd.code) == ("granian", 1012)
     ended(server)
 
 

@@ -199,7 +199,7 @@ class Watch:
         try:
             await application(self._scope, self.receive, self.send)
         except asyncio.CancelledError:
-            self._end(CloseCode.GOING_AWAY, "")
+            self._end(CloseCode.SERVICE_RESTART, "")
             raise
         except Exception as error:
             if is_client_gone(error):

@@ -22,9 +22,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from ws_support import farewell
-from ws_support.closing import ClientGone, CloseCode
+from ws_support.closing import ClientGone
 from ws_support.conf import Options
+from ws_support.farewell import CODE, REASON
 from ws_support.servers.base import Plan
 from ws_support.servers.daphne_flow import ReceiveQueue
 from ws_support.servers.daphne_http import HTTPFactory, WebRequest
@@ -227,7 +227,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
     def _close_websockets(self) -> None:
         for protocol in self.connections:
             if isinstance(protocol, WebSocketProtocol) and protocol.state == protocol.STATE_OPEN:
-                protocol.sendCloseFrame(CloseCode.GOING_AWAY, farewell.REASON.encode())
+                protocol.sendCloseFrame(CODE, REASON.encode())
 
     def _running_applications(self) -> list[asyncio.Future[None]]:
         applications = (each.get("application_instance") for each in self.connections.values())

@@ -1,7 +1,7 @@
 // The page at /live: two sockets that come back when they are lost, and a form.
 // Whatever comes from the server gets into the page as text, never as HTML.
 
-import { ReliableWebSocket } from "../ws_support/client.js";
+import { ReliableWebSocket } from "/static/ws_support/client.js";
 
 byId("scriptNotice").remove();
 

@@ -4,6 +4,9 @@ export type Data = string | ArrayBuffer | ArrayBufferView | Blob;
 /** Where to connect to. Relative to the page, and `http:` is read as `ws:`. */
 export type Address = string | URL | (() => string | URL | Promise<string | URL>);
 
+/** To offer: each one, or a list with the preferred ones first. */
+export type Protocols = string | string[];
+
 /** All durations are in milliseconds. */
 export interface Options {
   /** Where to connect to when the first argument is missing: from `{% websocket_client "/ws" %}`. */
@@ -58,7 +61,7 @@ export interface ReconnectingEvent extends Event {
   readonly reason: string;
   readonly wasClean: boolean;
 
-  /** What the function threw that is to return the URL. */
+  /** What the function threw that is to return the URL or the sub-protocols. */
   readonly error?: unknown;
 }
 
@@ -94,6 +97,11 @@ export interface ReliableWebSocketEventMap {
   latency: LatencyEvent;
 }
 
+/** What a property returns: it takes the place of `WebSocket`'s own. */
+type NativeHandler<Type extends keyof ReliableWebSocketEventMap> =
+  | ((this: WebSocket, event: ReliableWebSocketEventMap[Type]) => any)
+  | null;
+
 type Handler<Type extends keyof ReliableWebSocketEventMap> =
   | ((this: ReliableWebSocket, event: ReliableWebSocketEventMap[Type]) => unknown)
   | null;
@@ -103,13 +111,18 @@ type Handler<Type extends keyof ReliableWebSocketEventMap> =
  *
  * It throws what `WebSocket` throws, and a `TypeError` that names an option that cannot be used.
  */
-export class ReliableWebSocket extends EventTarget {
+export class ReliableWebSocket extends EventTarget implements WebSocket {
   static readonly CONNECTING: 0;
   static readonly OPEN: 1;
   static readonly CLOSING: 2;
   static readonly CLOSED: 3;
 
-  constructor(url?: Address | null, protocols?: string | string[], options?: Options);
+  /** A function for `url` or `protocols` is called before each attempt. */
+  constructor(
+    url?: Address | null,
+    protocols?: Protocols | (() => Protocols | undefined | Promise<Protocols | undefined>),
+    options?: Options,
+  );
 
   readonly CONNECTING: 0;
   readonly OPEN: 1;
@@ -127,10 +140,14 @@ export class ReliableWebSocket extends EventTarget {
   readonly latency: number | null;
   binaryType: BinaryType;
 
-  onopen: Handler<"open">;
-  onmessage: Handler<"message">;
-  onclose: Handler<"close">;
-  onerror: Handler<"error">;
+  get onopen(): NativeHandler<"open">;
+  set onopen(handler: Handler<"open">);
+  get onmessage(): NativeHandler<"message">;
+  set onmessage(handler: Handler<"message">);
+  get onclose(): NativeHandler<"close">;
+  set onclose(handler: Handler<"close">);
+  get onerror(): NativeHandler<"error">;
+  set onerror(handler: Handler<"error">);
   onreconnecting: Handler<"reconnecting">;
   onreconnected: Handler<"reconnected">;
   onlatency: Handler<"latency">;

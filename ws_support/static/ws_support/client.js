@@ -1,12 +1,13 @@
 // A WebSocket that comes back: in place of the browser's own, with the same arguments and events.
 //
-//     import { ReliableWebSocket } from "./client.js";
-//
 //     const socket = new ReliableWebSocket("/ws");
 //     socket.onmessage = ({ data }) => console.log(data);
 //     socket.send("Hello");
 //
 // Without dependencies, and served as it is. Types are in client.d.ts.
+//
+// No comment has an import in it: collectstatic rewrites it, too, where it does so with imports, and
+// fails on a module that seems to import itself.
 
 const DEFAULTS = {
   path: undefined,
@@ -182,10 +183,11 @@ export class ReliableWebSocket extends EventTarget {
     this.#timer = setTimeout(() => {
       this.#lose({ code: ABNORMAL_CLOSURE, reason: `Not open within ${connectTimeout} ms` });
     }, connectTimeout);
-    if (typeof this.#address === "function") {
-      this.#openWhenKnown(this.#address, this.#attempt.signal);
+    const isAsked = [this.#address, this.#protocols].some((each) => typeof each === "function");
+    if (isAsked) {
+      this.#openWhenKnown(this.#attempt.signal);
     } else {
-      this.#open(this.#address);
+      this.#open(this.#address, this.#protocols);
     }
   }
 
@@ -203,26 +205,30 @@ export class ReliableWebSocket extends EventTarget {
     this.#finish({ code: ABNORMAL_CLOSURE, reason: error.message, error }, false);
   }
 
-  async #openWhenKnown(address, signal) {
+  async #openWhenKnown(signal) {
     let url;
+    let protocols;
+    let missing = "No URL";
     try {
-      // Also what it throws at once comes after the constructor has returned.
-      url = await (async () => address())();
+      url = await answer(this.#address);
+      if (signal.aborted) return;
+      missing = "No sub-protocols";
+      protocols = (await answer(this.#protocols)) ?? [];
     } catch (error) {
       // It may have asked a server that is away, too.
-      if (!signal.aborted) this.#lose({ code: ABNORMAL_CLOSURE, reason: "No URL", error });
+      if (!signal.aborted) this.#lose({ code: ABNORMAL_CLOSURE, reason: missing, error });
       return;
     }
     if (signal.aborted) return;
     try {
-      this.#open(url);
+      this.#open(url, protocols);
     } catch (error) {
       this.#giveUp(error);
     }
   }
 
-  #open(url) {
-    const socket = new WebSocket(absolute(url), this.#protocols);
+  #open(url, protocols) {
+    const socket = new WebSocket(absolute(url), protocols);
     this.#socket = socket;
     this.#url = socket.url;
     socket.binaryType = this.#binaryType;
@@ -230,6 +236,7 @@ export class ReliableWebSocket extends EventTarget {
     socket.addEventListener("open", () => this.#handleOpen(), { signal });
     socket.addEventListener("message", (event) => this.#handleMessage(event), { signal });
     socket.addEventListener("close", (event) => this.#handleClose(event), { signal });
+    socket.addEventListener("error", () => this.#handleError(socket), { signal });
   }
 
   #handleOpen() {
@@ -274,6 +281,12 @@ export class ReliableWebSocket extends EventTarget {
     }
   }
 
+  /** Node.js 20 dispatches no close event after a handshake that has failed; browsers do. */
+  #handleError({ readyState }) {
+    if (readyState !== ReliableWebSocket.CONNECTING) return;
+    this.#handleClose({ code: ABNORMAL_CLOSURE, reason: "", wasClean: false });
+  }
+
   /** Try again after a while, unless that has been tried often enough. */
   #lose({ code, reason, wasClean = false, error }) {
     const now = performance.now();
@@ -306,7 +319,7 @@ export class ReliableWebSocket extends EventTarget {
     this.#queue = [];
     for (const [target, type] of wakingEvents()) target.removeEventListener(type, this.#wake);
     if (!wasClean) this.dispatchEvent(Object.assign(new Event("error"), { error }));
-    this.dispatchEvent(new CloseEvent("close", { code, reason, wasClean }));
+    this.dispatchEvent(closeEvent({ code, reason, wasClean }));
   }
 
   /** End what belongs to the attempt, or the wait, so far. */
@@ -441,6 +454,18 @@ function checkedOptions(given) {
 
 function withoutUndefined(object) {
   return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined));
+}
+
+/** What `value` is, or returns, or promises. What it throws at once comes later, as in a promise. */
+async function answer(value) {
+  return typeof value === "function" ? value() : value;
+}
+
+/** Node.js has WebSocket from version 22 on, and CloseEvent from 23 on. */
+function closeEvent(fields) {
+  return globalThis.CloseEvent
+    ? new CloseEvent("close", fields)
+    : Object.assign(new Event("close"), fields);
 }
 
 /** The rules of WebSocket.close(), also where there is no connection. */

@@ -1,0 +1,100 @@
+"""The pages from static files that have a hash in their names, and no other names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.test_demo import FAILED, DemoPage
+from tests.harness import BOUND, ROOT, Server, serving
+
+pytestmark = pytest.mark.browser
+
+STORAGES = [
+    "django.contrib.staticfiles.storage.ManifestStaticFilesStorage",
+    "tests.project.storages.AggregatingStorage",
+]
+
+
+def collect(folder: Path, settings: dict[str, Any]) -> None:
+    """Run `collectstatic`, and remove what has no hash in its name."""
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "tests.project.settings",
+        "TEST_SETTINGS": json.dumps(settings),
+    }
+    run = subprocess.run(
+        [sys.executable, "manage.py", "collectstatic", "--noinput"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    for name in json.loads((folder / "staticfiles.json").read_text())["paths"]:
+        (folder / name).unlink()
+
+
+@pytest.fixture(scope="module", params=STORAGES, ids=["manifest", "aggregating"])
+def hashed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("static")
+    storage = {"BACKEND": request.param, "OPTIONS": {"location": str(folder)}}
+    settings: dict[str, Any] = {"DEBUG": False, "STORAGES": {"staticfiles": storage}}
+    collect(folder, settings)
+    # From there, and from nowhere else.
+    settings["STATICFILES_DIRS"] = [str(folder)]
+    settings["STATICFILES_FINDERS"] = ["django.contrib.staticfiles.finders.FileSystemFinder"]
+    log_file = tmp_path_factory.mktemp("hashed") / "server.log"
+    with serving(log_file, asgi_server="uvicorn", **settings) as server:
+        yield server
+
+
+@pytest.fixture
+def names(page: Page) -> list[str]:
+    """Of the static files that the page has asked for."""
+    names: list[str] = []
+    page.on(
+        "request",
+        lambda each: names.append(each.url.rpartition("/")[2]) if "/static/" in each.url else None,
+    )
+    return names
+
+
+def are_hashed(names: list[str]) -> bool:
+    return all(re.fullmatch(r"\w+\.[0-9a-f]{12}\.\w+", name) for name in names)
+
+
+def test_the_demo_page_works_with_hashed_files_only(
+    page: Page, names: list[str], hashed: Server
+) -> None:
+    demo_page = DemoPage(page, hashed.origin)
+    demo_page.connect()
+    demo_page.send("Hello")
+    expect(demo_page.lines).to_have_count(3)
+    # A style sheet and five modules.
+    assert len(set(names)) == 6
+    assert are_hashed(names), names
+
+
+def test_the_live_page_works_with_hashed_files_only(
+    page: Page, names: list[str], hashed: Server, expected_errors: list[str]
+) -> None:
+    # The page's sockets are not at this server.
+    expected_errors.append(FAILED)
+    page.goto(f"{hashed.origin}/live")
+    expect(page.locator("#scriptNotice")).to_have_count(0)
+    # Two style sheets and two modules.
+    assert len(set(names)) == 4
+    assert are_hashed(names), names
