@@ -894,7 +894,7 @@ def test_everybody_hears_of_the_stop_beside_loops_that_only_send(serve):
         server.process.send_signal(signal.SIGTERM)
         with pytest.raises(ConnectionClosed) as closed:
             other.recv(BOUND)
-        assert closed.value.rcvd.code == 1001
+        assert closed.value.rcvd.code == 1012
         assert server.process.wait(BOUND) == 0
 
 

@@ -126,7 +126,7 @@ def test_sighup_stops_it_in_good_order(serve, name):
         server.process.send_signal(signal.SIGHUP)
         assert Counter(map(frame_of, clients)) == {GOODBYE: 20}
         ended(server)
-    assert [event["code"] for event in server.events("disconnect() done")] == [1001] * 20
+    assert [event["code"] for event in server.events("disconnect() done")] == [1012] * 20
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "hypercorn"], indirect=True)

@@ -24,7 +24,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from ws_support.closing import ClientGone
 from ws_support.conf import Options
-from ws_support.farewell import CODE, REASON
+from ws_support.farewell import CODE, REASON, here
 from ws_support.servers.base import Plan
 from ws_support.servers.daphne_flow import ReceiveQueue
 from ws_support.servers.daphne_http import HTTPFactory, WebRequest
@@ -197,7 +197,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         return deferred
 
     async def _end_applications(self) -> None:
-        farewell.here.dismiss_all()
+        here.dismiss_all()
         self._close_websockets()
         self._end_requests()
         if running := self._running_applications():
