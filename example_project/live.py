@@ -54,7 +54,8 @@ def page(request: HttpRequest) -> HttpResponse:
 @require_POST
 async def send(request: HttpRequest) -> HttpResponse:
     """Broadcast the text to every board, whichever process it is on."""
-    text = request.POST.get("text", "").strip()
+    # Browsers send CRLF for a new line.
+    text = request.POST.get("text", "").replace("\r\n", "\n").strip()
     if not text:
         return _refusal(400, "There is no text to send.")
     if len(text) > MAX_LENGTH:

@@ -45,6 +45,7 @@ class DemoPage:
         self.download_button = page.get_by_role("button", name="Download as JSON")
         self.log = page.get_by_role("group", name="Communication Log")
         self.lines = page.locator("#commsLog").get_by_role("row")
+        self.live_link = page.get_by_role("link", name="A background service and broadcasts")
 
     def connect(self, url: str | None = None) -> None:
         if url is not None:
@@ -886,6 +887,8 @@ def test_a_busy_log_is_announced_in_one_sentence(page: Page, demo: Server) -> No
 def test_the_keyboard_is_enough(demo_page: DemoPage) -> None:
     keyboard = demo_page.page.keyboard
     keyboard.press("Tab")
+    expect(demo_page.live_link).to_be_focused()
+    keyboard.press("Tab")
     expect(demo_page.url).to_be_focused()
     keyboard.press("Enter")
     expect(demo_page.message).to_be_focused()
@@ -906,10 +909,51 @@ def test_the_keyboard_is_enough(demo_page: DemoPage) -> None:
     expect(demo_page.log).to_be_focused()
 
 
+def test_enter_sends_and_with_shift_starts_a_new_line(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    demo_page.message.focus()
+    keyboard = demo_page.page.keyboard
+    keyboard.type("one")
+    keyboard.press("Shift+Enter")
+    keyboard.type("two")
+    expect(demo_page.lines).to_have_count(1)
+    keyboard.press("Enter")
+    expect(demo_page.lines).to_have_count(3)
+    data = demo_page.lines.last.locator("code")
+    assert data.text_content() == "one\ntwo"
+    expect(demo_page.message).to_have_value("one\ntwo")
+
+
+def test_the_enter_of_an_input_method_sends_nothing(demo_page: DemoPage) -> None:
+    demo_page.connect()
+    demo_page.message.dispatch_event("keydown", {"key": "Enter", "isComposing": True})
+    demo_page.message.dispatch_event("keydown", {"key": "Enter"})
+    expect(demo_page.lines).to_have_count(3)
+
+
+def test_the_page_says_what_it_is_a_demo_of_and_leads_to_the_other(
+    demo_page: DemoPage, expected_errors: list[str]
+) -> None:
+    # The sockets of the other page are not at this server.
+    expected_errors.append(FAILED)
+    expect(demo_page.page.get_by_role("banner")).to_contain_text("A demo of ws_support")
+    demo_page.live_link.click()
+    expect(demo_page.page).to_have_url(re.compile("/live$"))
+
+
+@pytest.mark.parametrize("width", [360, 480, 1000, 1200, 1280, 1600])
+def test_the_reason_and_the_file_have_room(demo_page: DemoPage, width: int) -> None:
+    demo_page.page.set_viewport_size({"width": width, "height": 800})
+    assert demo_page.close_reason.evaluate("field => field.scrollWidth <= field.clientWidth")
+    form = demo_page.page.locator("#fileForm").bounding_box()
+    assert demo_page.file.bounding_box()["width"] == form["width"]
+
+
 def test_the_focus_is_visible(demo_page: DemoPage) -> None:
-    demo_page.page.keyboard.press("Tab")
-    expect(demo_page.url).to_have_css("outline-style", "solid")
-    expect(demo_page.url).to_have_css("outline-width", "3px")
+    for element in (demo_page.live_link, demo_page.url):
+        demo_page.page.keyboard.press("Tab")
+        expect(element).to_have_css("outline-style", "solid")
+        expect(element).to_have_css("outline-width", "3px")
 
 
 def test_a_close_leaves_the_focus_where_it_works(demo_page: DemoPage) -> None:

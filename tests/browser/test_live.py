@@ -275,7 +275,7 @@ def test_the_keyboard_is_enough(page: Page, live: Server) -> None:
     live_page = LivePage(page, live)
     live_page.expect_open(live)
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="talk to an echo")).to_be_focused()
+    expect(page.get_by_role("link", name="Talk to an echo")).to_be_focused()
     page.keyboard.press("Tab")
     expect(live_page.text).to_be_focused()
     expect(live_page.text).to_have_css("outline-style", "solid")
@@ -289,6 +289,31 @@ def test_the_keyboard_is_enough(page: Page, live: Server) -> None:
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     expect(page.get_by_role("log")).to_be_focused()
+
+
+def test_enter_with_shift_starts_a_new_line(page: Page, live: Server) -> None:
+    live_page = LivePage(page, live)
+    live_page.expect_open(live)
+    live_page.text.focus()
+    page.keyboard.type("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    page.keyboard.press("Enter")
+    text = page.get_by_text("one")
+    expect(text).to_be_visible()
+    assert text.text_content() == "one\ntwo"
+    expect(text).to_have_css("white-space-collapse", "preserve")
+
+
+@pytest.mark.parametrize("width", [1000, 1280, 1600])
+def test_the_sections_leave_no_hole(page: Page, live: Server, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    live_page = LivePage(page, live)
+    one, other = (section.bounding_box() for section in live_page.sections)
+    main = page.get_by_role("main").bounding_box()
+    assert one["x"] == main["x"]
+    assert one["y"] == other["y"]
+    assert other["x"] + other["width"] == pytest.approx(main["x"] + main["width"], abs=1)
 
 
 def test_no_text_makes_the_page_scroll_sideways(page: Page, live: Server) -> None:

@@ -80,6 +80,13 @@ byId("sendForm").addEventListener("submit", async (event) => {
   if (!error) field.value = "";
 });
 
+byId("text").addEventListener("keydown", (event) => {
+  // With Shift it starts a new line; while an input method composes, it is its own.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  event.target.form.requestSubmit();
+});
+
 function byId(id) {
   return document.getElementById(id);
 }

@@ -2,7 +2,17 @@
 
 import { ReliableWebSocket, pageSettings } from "./client.js";
 import { CommunicationLog, inBytes } from "./demo_log.js";
-import { byId, byteSize, count, filled, inSeconds, onSubmit, rescueFocus, showError } from "./demo_page.js";
+import {
+  byId,
+  byteSize,
+  count,
+  filled,
+  inSeconds,
+  onSubmit,
+  rescueFocus,
+  sendOnEnter,
+  showError,
+} from "./demo_page.js";
 import { RoundTrips } from "./demo_plot.js";
 
 byId("scriptNotice").remove();
@@ -63,6 +73,7 @@ class DemoPage {
     this.#roundTrips = roundTrips;
     onSubmit("connectForm", () => this.#connect());
     onSubmit("messageForm", () => this.#sendText());
+    sendOnEnter(byId("sendMessage"));
     onSubmit("fileForm", () => this.#sendFile());
     onSubmit("closeForm", () => this.#close());
     byId("cutButton").addEventListener("click", () => this.#socket.send(CUT));

@@ -38,6 +38,16 @@ export function onSubmit(formId, handler) {
   });
 }
 
+/** In a field of many lines: Enter sends its form, and with Shift it starts a new line. */
+export function sendOnEnter(field) {
+  field.addEventListener("keydown", (event) => {
+    // While an input method composes, Enter is its own.
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    field.form.requestSubmit();
+  });
+}
+
 /** Offer a text as a file. */
 export function saved(name, text, type) {
   const url = URL.createObjectURL(new Blob([text], { type }));
