@@ -65,9 +65,9 @@ def websocket_view(handler: Any = None, *, cancel_on_disconnect: bool = True) ->
 
         urlpatterns = [path("chat/<str:room>", chat)]
 
-    When the handler returns, the connection is closed with 1000; when it raises, with 1011, and the
-    exception is raised to the server. Without `accept()`, the handshake is refused with 403. A
-    `ConnectionClosed` that it does not catch is no error.
+    When the handler returns, the connection is closed with 1000; when it raises, with 1011, and
+    `WebSocketSupport` logs the exception, or it is raised to the server. Without `accept()`, the
+    handshake is refused with 403. A `ConnectionClosed` that it does not catch is no error.
 
     When the client leaves, a handler that waits for something else than its `WebSocket` is
     cancelled within a second. With `cancel_on_disconnect=False` it goes on.

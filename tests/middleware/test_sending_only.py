@@ -1,0 +1,140 @@
+"""Applications behind `WebSocketSupport` that send, and do not receive."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+
+from tests.test_connection import Peer, connected, eventually
+from ws_support.inbox import MAX_MESSAGES
+from ws_support.middleware.heartbeat import TURN, Heartbeat
+from ws_support.signals import disconnected
+
+
+def sender(told):
+    """Sends for as long as it may, and then receives what is there."""
+
+    async def application(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        with suppress(OSError):
+            while True:
+                await send({"type": "websocket.send", "text": "tick"})
+        # What is no data goes nowhere now, and is no error.
+        with suppress(OSError):
+            await send({"type": "websocket.close"})
+        while not told or told[-1]["type"] == "websocket.receive":
+            told.append(await receive())
+
+    return application
+
+
+class Reading(Peer):
+    """A client that reads whatever comes, and keeps what is no tick."""
+
+    ticks = 0
+
+    async def send(self, message):
+        if message.get("text") != "tick" or self.error is not None:
+            await super().send(message)
+        else:
+            self.ticks += 1
+
+
+async def ticks(peer, count):
+    count += peer.ticks
+    await eventually(lambda: peer.ticks >= count)
+
+
+def texts(told):
+    return [message["text"] for message in told[:-1]]
+
+
+async def test_it_hears_of_the_end_behind_what_it_has_not_received():
+    told = []
+    async with connected(Heartbeat(sender(told)), Reading) as peer:
+        await ticks(peer, 2 * TURN)
+        peer.says("0", "1", "2")
+        peer.leaves(4000)
+        await peer.end()
+    assert texts(told) == ["0", "1", "2"]
+    assert told[-1] == {"type": "websocket.disconnect", "code": 4000}
+
+
+async def test_a_heartbeat_is_answered_meanwhile():
+    application = Heartbeat(sender([]), interval=60, message="ping", reply="pong")
+    async with connected(application, Reading) as peer:
+        await ticks(peer, 2 * TURN)
+        peer.says("ping")
+        assert (await peer.next())["text"] == "pong"
+
+
+async def test_no_more_is_read_ahead_than_an_inbox_holds():
+    told = []
+    messages = [str(number) for number in range(MAX_MESSAGES + 10)]
+    async with connected(Heartbeat(sender(told)), Reading) as peer:
+        await ticks(peer, 2 * TURN)
+        peer.says(*messages)
+        peer.leaves(4000)
+        await ticks(peer, 20 * TURN)
+        assert peer.received == 1 + MAX_MESSAGES  # One is the handshake.
+        peer.error = OSError("gone")
+        await peer.end()
+    assert texts(told) == messages
+    assert told[-1]["code"] == 4000
+
+
+async def test_an_application_that_lets_the_error_pass_is_reported_with_the_code_of_the_client():
+    codes = []
+
+    def note(code, **_):
+        codes.append(code)
+
+    async def application(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        while True:
+            await send({"type": "websocket.send", "text": "tick"})
+
+    disconnected.connect(note)
+    try:
+        async with connected(Heartbeat(application), Reading) as peer:
+            await ticks(peer, 2 * TURN)
+            peer.says(*"x" * (MAX_MESSAGES + 10))
+            peer.leaves(4000)
+            await ticks(peer, 2 * TURN)
+            peer.error = OSError("gone")
+            await peer.end()
+    finally:
+        disconnected.disconnect(note)
+    assert codes == [4000]
+
+
+async def test_a_silent_client_is_given_up():
+    told = []
+    async with connected(Heartbeat(sender(told), interval=0.2), Reading) as peer:
+        assert (await peer.next())["code"] == 3008
+        await peer.end()
+    assert told[-1]["code"] == 3008
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_it_hears_that_the_server_stops(waits):
+    told, watches = [], []
+
+    async def application(scope, receive, send):
+        watches.append(receive.__self__)
+        await receive()
+        await send({"type": "websocket.accept"})
+        with suppress(OSError):
+            for _ in range(2 * TURN if waits else 10**9):
+                await send({"type": "websocket.send", "text": "tick"})
+        told.append(await receive())
+
+    async with connected(Heartbeat(application), Reading) as peer:
+        await eventually(lambda: peer.ticks >= 2 * TURN)
+        await watches[0].dismiss(1001, "stopping")
+        assert (await peer.next())["code"] == 1001
+        await peer.end()
+    assert told == [{"type": "websocket.disconnect", "code": 1001, "reason": "stopping"}]
