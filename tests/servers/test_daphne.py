@@ -127,6 +127,8 @@ def test_another_method_is_refused(demo):
         (b"GET /ws HTTP/1.0", b"", b"A WebSocket is opened with HTTP/1.1"),
         (b"GET /ws HTTP/1.1", b"Content-Length: 5\r\n", b"A handshake has no body"),
         (b"GET /ws HTTP/1.1 x", b"", b"The request is malformed"),
+        (b"GET http://user@localhost/ws HTTP/1.1", b"", b"The target is malformed"),
+        (b"GET http://[x/ws HTTP/1.1", b"", b"The target is malformed"),
     ],
 )
 def test_a_request_that_is_no_handshake_is_a_400(demo, line, more, why):
@@ -797,9 +799,14 @@ def test_a_target_in_absolute_form_is_a_path_and_names_the_host(demo, path):
         headers = [(b"Host", b"evil.example")]
         answer, _ = client.handshake(demo.origin + path, headers=headers, without=without)
         assert answer == 200
-    with demo.raw() as client:
-        answer, _ = client.handshake(f"http://evil.example{path}", without=(b"Upgrade",))
-        assert answer == (200 if path == "/scope" else 400)  # Which asks Django for the host.
+
+
+def test_a_host_that_a_target_names_is_the_one_that_django_checks(serve):
+    server = serve()
+    with server.raw() as client:
+        answer, _ = client.handshake("http://evil.example/", without=(b"Upgrade",))
+        assert answer == 400
+    server.wait_for_log("Invalid HTTP_HOST header: 'evil.example'")
 
 
 def test_what_comes_together_with_the_handshake_is_read(demo):

@@ -30,7 +30,10 @@ _LAST_WORDS: Final = 1.0
 
 _HTTPChannel: Any = http.HTTPChannel
 
-_ABSOLUTE_FORM: Final = re.compile(rb"https?://([^/?@]+)(.*)", re.IGNORECASE | re.DOTALL)
+_ABSOLUTE_FORM: Final = re.compile(
+    rb"https?://((?:\[[0-9a-f:.]+\]|[a-z0-9._~%!$&'()*+,;=-]+)(?::[0-9]*)?)(?:([/?].*))?",
+    re.IGNORECASE | re.DOTALL,
+)
 """A request's target with its authority (RFC 9112, section 3.2.2)."""
 
 
@@ -47,10 +50,15 @@ class WebRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]
         self.leftovers = Leftovers()
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        if absolute := _ABSOLUTE_FORM.fullmatch(path):
-            # Daphne takes it for a path (RFC 9112, section 3.2.2).
+        if path.lower().startswith((b"http://", b"https://")):
+            # Daphne takes all of it for a path, and believes the header.
+            absolute = _ABSOLUTE_FORM.fullmatch(path)
+            if absolute is None:
+                self.channel.refuse(HTTPStatus.BAD_REQUEST, "The target is malformed")
+                return
             self.requestHeaders.setRawHeaders(b"host", [absolute[1]])
-            path = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+            rest = absolute[2] or b""
+            path = rest if rest.startswith(b"/") else b"/" + rest
         super().requestReceived(command, path, version)
 
     def process(self) -> Any:
