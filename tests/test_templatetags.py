@@ -7,6 +7,7 @@ import re
 
 import pytest
 from django.template import engines
+from django.urls import clear_script_prefix, set_script_prefix
 
 
 def rendered(tag: str, **context: object) -> str:
@@ -58,3 +59,22 @@ def test_no_setting_ends_the_script(settings, text):
     settings.WS_SUPPORT = {"HEARTBEAT_MESSAGE": text}
     assert rendered("websocket_client").count("<") == 2
     assert handed_over()["heartbeatMessage"] == text
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/ws", "/app/ws"),
+        ("/app/ws", "/app/ws"),
+        ("/appendix", "/app/appendix"),
+        ("ws", "ws"),
+        ("//other.example/ws", "//other.example/ws"),
+        ("wss://other.example/ws", "wss://other.example/ws"),
+    ],
+)
+def test_a_path_is_below_the_prefix_of_the_project(path, expected):
+    set_script_prefix("/app")
+    try:
+        assert handed_over("websocket_client path", path=path)["path"] == expected
+    finally:
+        clear_script_prefix()

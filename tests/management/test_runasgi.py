@@ -7,6 +7,7 @@ import socket
 from importlib import metadata
 from io import StringIO
 from itertools import takewhile
+from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -239,6 +240,41 @@ def chosen(port: int, **arguments) -> str:
     with pytest.raises(CommandError, match=rf"Cannot listen at http://127\.0\.0\.1:{port}"):
         call_command("runasgi", port=port, stdout=output, **arguments)
     return output.getvalue()
+
+
+@pytest.mark.parametrize("argument", ["{}", "127.0.0.1:{}"])
+def test_the_argument_of_runserver_says_where_to_listen(taken, argument):
+    with pytest.raises(CommandError, match=rf"Cannot listen at http://127\.0\.0\.1:{taken}: "):
+        call_command("runasgi", argument.format(taken), stdout=StringIO())
+
+
+def test_it_may_be_an_address_of_ipv6():
+    if not Path("/proc/net/if_inet6").exists():
+        pytest.skip("needs IPv6, which this machine has not")
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(CommandError, match=rf"Cannot listen at http://\[::1\]:{port}: "):
+            call_command("runasgi", f"[::1]:{port}", stdout=StringIO())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["nothing"], "'nothing' is no port and no address:port"),
+        (["127.0.0.1"], "'127.0.0.1' is no port and no address:port"),
+        (["0.0.0.0:70000"], "'70000' is no whole number from 1 to 65535"),
+        (["8000", "--host=::1"], "8000 and --host are given: both say where to listen."),
+        (["8000", "--port=8000"], "8000 and --port are given: both say where to listen."),
+        (["8000", "--uds=/x"], "8000 and --uds are given: both say where to listen."),
+        (["--host=a", "--host=b"], "Error: argument --host: given twice"),
+        (["--port=1", "--port=2"], "Error: argument --port: given twice"),
+        (["--workers=1", "--workers=2"], "Error: argument --workers: given twice"),
+    ],
+)
+def test_an_address_that_is_none_or_is_one_too_many_is_an_error(arguments, error):
+    with pytest.raises(CommandError) as raised:
+        call_command("runasgi", *arguments, stdout=StringIO())
+    assert str(raised.value) == error
 
 
 def test_without_a_name_it_takes_the_best_one_and_says_why(taken):

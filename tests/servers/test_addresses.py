@@ -197,11 +197,35 @@ def test_nobody_else_does(serve, name):
         assert scope == {"client": list(socket.local_address), "scheme": "ws"}
 
 
+@pytest.mark.parametrize("setting", ["/app", "/app/"])
+def test_below_a_prefix_a_socket_is_found_as_a_page_is(serve, name, setting):
+    server = serve(asgi_server=name, FORCE_SCRIPT_NAME=setting)
+    for path in ("/app/commands", "/commands"):
+        with server.connect(path) as socket:
+            scope = scope_of(socket, "root_path", "path", "path_remaining")
+            assert scope == {
+                "root_path": "/app",
+                "path": "/app/commands",
+                "path_remaining": "",
+            }
+
+
 def test_ipv6_is_served(serve, name):
     if not Path("/proc/net/if_inet6").exists():
         pytest.skip("needs IPv6, which this machine has not")
-    server = serve(asgi_server=name, arguments=("--host", "::1"), host="::1")
+    server = serve(asgi_server=name, host="::1")
     with connect(f"ws://[::1]:{server.port}/ws", origin=f"http://[::1]:{server.port}") as socket:
         socket.send("hello")
         assert socket.recv(BOUND) == "hello"
     assert f"http://[::1]:{server.port}" in server.log()
+
+
+def test_every_address_is_served_of_both_families(serve, name):
+    if not Path("/proc/net/if_inet6").exists():
+        pytest.skip("needs IPv6, which this machine has not")
+    server = serve(asgi_server=name, host="::")
+    for host in ("[::1]", "127.0.0.1"):
+        url = f"ws://{host}:{server.port}/ws"
+        with connect(url, origin=f"http://{host}:{server.port}") as socket:
+            socket.send("hello")
+            assert socket.recv(BOUND) == "hello"

@@ -6,10 +6,12 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Final
+from urllib.parse import quote
 
 import django
 from asgiref.compatibility import guarantee_single_callable
 from channels.routing import get_default_application
+from django.conf import settings
 
 from ws_support.middleware.forwarded import ForwardedHeaders
 from ws_support.servers import requests
@@ -36,6 +38,7 @@ class Application:
 
     def __init__(self, application: Any, trusted_proxies: tuple[str, ...]) -> None:
         self._application = application
+        self._prefix = (settings.FORCE_SCRIPT_NAME or "").rstrip("/")
         self._forwarded = (
             ForwardedHeaders(application, trusted_proxies) if trusted_proxies else None
         )
@@ -51,6 +54,8 @@ class Application:
             return self._lifespan(scope, receive, send)
         if self._forwarded is not None:
             self._forwarded.apply(scope)
+        if self._prefix and scope["type"] == "websocket":
+            _apply_prefix(scope, self._prefix)
         if scope["type"] == "http":
             return requests.here.serve(self._application, scope, receive, send)
         return self._application(scope, receive, send)  # type: ignore[no-any-return]
@@ -101,6 +106,19 @@ class Application:
             await send({"type": f"{kind}.{'complete' if is_unknown else 'failed'}"})
             if kind == "lifespan.shutdown" or not is_unknown:
                 return
+
+
+def _apply_prefix(scope: Any, prefix: str) -> None:
+    """Have `URLRouter` find what stands below `prefix`, whether or not a proxy has taken it off.
+
+    As Django does for requests, which looks at the setting and not at `root_path`.
+    """
+    scope["root_path"] = prefix
+    path = scope["path"]
+    if path != prefix and not path.startswith(f"{prefix}/"):
+        scope["path"] = prefix + path
+        if scope.get("raw_path") is not None:
+            scope["raw_path"] = quote(prefix).encode() + scope["raw_path"]
 
 
 _HTTP_KEYS: Final = ("client", "headers", "method", "path", "query_string", "scheme")

@@ -82,8 +82,8 @@ def _bind_to_port(host: str, port: int, *, share: bool = False) -> socket.socket
         if share:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            # As everywhere in Python: "::" is not 0.0.0.0 as well.
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # On Granian, which listens by itself, "::" is 0.0.0.0 as well, and so it is on all.
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
         bound.bind(address)
     except OSError:
         bound.close()

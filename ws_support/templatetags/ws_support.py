@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from django import template
+from django.urls import get_script_prefix
 from django.utils.html import json_script
 from django.utils.safestring import SafeString
 
@@ -22,7 +23,8 @@ def websocket_client(path: str | None = None) -> SafeString:
 
     Data and no script (a `<script type="application/json">`, which every Content Security Policy
     admits), once a page and anywhere in it. `path` is where a `ReliableWebSocket` connects to that
-    is given no URL.
+    is given no URL; one that begins with a slash gets the prefix that `{% url %}` writes, unless it
+    has it.
     """
     options = get_options()
     settings: dict[str, Any] = {
@@ -33,5 +35,14 @@ def websocket_client(path: str | None = None) -> SafeString:
     if options.heartbeat_interval is not None:
         settings["heartbeatInterval"] = min(options.heartbeat_interval * 1000, _LONGEST)
     if path is not None:
-        settings["path"] = path
+        settings["path"] = _prefixed(path)
     return json_script(settings, "ws_support-client")
+
+
+def _prefixed(path: str) -> str:
+    """Return `path` below `FORCE_SCRIPT_NAME`, or where else the project is mounted."""
+    prefix = get_script_prefix()
+    is_absolute = path.startswith("/") and not path.startswith("//")
+    if not is_absolute or path.startswith(prefix):
+        return path
+    return prefix + path[1:]

@@ -3,10 +3,12 @@ from __future__ import annotations
 import argparse
 import ssl
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.commands.runserver import naiveip_re
 
 from ws_support import conf
 from ws_support.middleware.forwarded import UNIX, ForwardedHeaders
@@ -16,6 +18,8 @@ from ws_support.servers.listening import AddressError
 from ws_support.servers.stopping import stop_at_once_until_it_serves
 from ws_support.servers.summary import broadcasts, summary, unguarded
 
+_HOST: Final = "127.0.0.1"
+_PORT: Final = 8000
 _LOOPBACK: Final = f"127.0.0.1,::1,{UNIX}"
 
 
@@ -27,27 +31,26 @@ class Command(BaseCommand):
         super().run_from_argv(argv)
 
     def add_arguments(self, parser: CommandParser) -> None:
+        add = partial(parser.add_argument, action=_Once)
         parser.add_argument(
-            "--server", choices=list(SERVERS), help="default: the best one that is installed"
+            "addrport",
+            nargs="?",
+            metavar="[ADDRESS:]PORT",
+            help="instead of --host and --port, as runserver takes it",
         )
-        parser.add_argument(
+        add("--server", choices=list(SERVERS), help="default: the best one that is installed")
+        add(
             "--ws",
             choices=[name for each in map(get_server, SERVERS) for name in each.protocols],
             help="what takes WebSocket frames apart on Uvicorn, default: the fastest installed",
         )
-        parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
-        parser.add_argument("--port", type=_port, default=8000, help="default: %(default)s")
-        parser.add_argument("--uds", metavar="PATH", help="a Unix socket instead of host and port")
-        parser.add_argument(
-            "--workers", type=_count, default=1, metavar="N", help="processes, default: 1"
-        )
-        parser.add_argument(
-            "--ssl-certfile", metavar="FILE", help="PEM, with the chain: serve https and wss"
-        )
-        parser.add_argument(
-            "--ssl-keyfile", metavar="FILE", help="PEM, default: in the file of the certificate"
-        )
-        parser.add_argument(
+        add("--host", metavar="ADDRESS", help=f"default: {_HOST}")
+        add("--port", type=_port, help=f"default: {_PORT}")
+        add("--uds", metavar="PATH", help="a Unix socket instead of host and port")
+        add("--workers", type=_count, default=1, metavar="N", help="processes, default: 1")
+        add("--ssl-certfile", metavar="FILE", help="PEM, with the chain: serve https and wss")
+        add("--ssl-keyfile", metavar="FILE", help="PEM, default: in the file of the certificate")
+        add(
             "--proxy-headers",
             nargs="?",
             const=_LOOPBACK,
@@ -100,6 +103,7 @@ def _plan(given: dict[str, Any]) -> Plan:
             "ASGI_APPLICATION is not set. Write in your settings:"
             ' ASGI_APPLICATION = "mysite.asgi.application"'
         )
+    host, port = _address(given)
     certfile, keyfile = given["ssl_certfile"], given["ssl_keyfile"]
     if keyfile and not certfile:
         raise CommandError("--ssl-keyfile is given, and --ssl-certfile is not.")
@@ -115,8 +119,8 @@ def _plan(given: dict[str, Any]) -> Plan:
         raise CommandError(f"--proxy-headers: {error}") from error
     return Plan(
         options=conf.get_options(),
-        host=given["host"],
-        port=given["port"],
+        host=host,
+        port=port,
         uds=given["uds"],
         workers=given["workers"],
         protocol=given["ws"],
@@ -124,6 +128,22 @@ def _plan(given: dict[str, Any]) -> Plan:
         keyfile=keyfile,
         trusted_proxies=trusted,
     )
+
+
+def _address(given: dict[str, Any]) -> tuple[str, int]:
+    """Where to listen: what `--host` and `--port` say, or the argument that `runserver` has."""
+    text = given["addrport"]
+    if text is None:
+        return given["host"] or _HOST, given["port"] or _PORT
+    if more := [name for name in ("host", "port", "uds") if given[name] is not None]:
+        raise CommandError(f"{text} and --{more[0]} are given: both say where to listen.")
+    found = naiveip_re.fullmatch(text)
+    try:
+        if found is None:
+            raise argparse.ArgumentTypeError(f"{text!r} is no port and no address:port")
+        return (found["addr"] or _HOST).strip("[]"), _port(found["port"])
+    except argparse.ArgumentTypeError as error:
+        raise CommandError(str(error)) from None
 
 
 def _server_with(protocol: str | None) -> str | None:
@@ -176,6 +196,24 @@ def _allow_many_connections() -> None:
         # macOS allows less than it says.
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _Once(argparse.Action):
+    """An option that is given once: argparse drops the first of two without a word."""
+
+    _is_given = False
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if self._is_given:
+            raise argparse.ArgumentError(self, "given twice")
+        self._is_given = True
+        setattr(namespace, self.dest, values)
 
 
 def _port(text: str) -> int:
