@@ -72,6 +72,11 @@ class Redis:
         answer = self.ask("KEYS", "*") + self.ask("PUBSUB", "CHANNELS", "*")
         return [line for line in answer.split("\r\n") if line and line[0] not in "*$"]
 
+    def channel_of(self, group: str) -> str:
+        """The one channel that is in it."""
+        answer = self.ask("ZRANGE", f"asgi:group:{group}", "0", "-1")
+        return answer.split("\r\n")[2]
+
 
 def broadcast_from_the_shell(
     layers: dict[str, Any], *arguments: str

@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack, suppress
 
 import pytest
+from channels.layers import get_channel_layer
 from channels_redis.core import RedisChannelLayer
 from django.test import override_settings
 from websockets.exceptions import ConnectionClosed
@@ -199,3 +200,58 @@ def test_who_has_missed_messages_that_redis_has_lost_is_closed_with_1013(redis, 
         still.wait_for_log("Messages are lost")
         assert publisher.recv(BOUND) == "broadcast"
         assert asked(publisher)["lost"] == 0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "somebody.else"},
+        {"type": "ws_support.published"},
+        {"type": "ws_support.published", "topic": "all", "id": "1", "text": 1},
+        {"type": "ws_support.published", "topic": "all", "id": "1", "bytes": "text"},
+        {"type": "ws_support.published", "topic": 1, "id": "1", "text": "x"},
+        {"type": "ws_support.published", "topic": "all", "id": "1", "text": "x", "number": "1"},
+    ],
+)
+async def test_a_message_that_is_not_ours_is_named_and_is_no_outage(
+    redis, caplog, monkeypatch, message
+):
+    monkeypatch.setattr("ws_support.away.Strangers._logged_at", None)
+    with override_settings(CHANNEL_LAYERS=redis.layers()):
+        async with connected(Prices.as_asgi()) as peer:
+            layer = get_channel_layer()
+            for _ in range(3):
+                await layer.group_send(group_of("prices"), message)
+            await broadcast("prices", "1.08")
+            assert await peer.texts(1) == ["1.08"]
+        await layer.close_pools()
+    (record,) = caplog.records
+    assert "A message in the channel layer was skipped" in record.message
+
+
+async def test_bytes_in_redis_that_nobody_can_read_are_no_outage(redis, caplog, monkeypatch):
+    monkeypatch.setattr("ws_support.away.Strangers._logged_at", None)
+    with override_settings(CHANNEL_LAYERS=redis.layers()):
+        async with connected(Prices.as_asgi()) as peer:
+            await broadcast("prices", "1.07")
+            assert await peer.texts(1) == ["1.07"]
+            channel = redis.channel_of(group_of("prices"))
+            for junk in ("0" * 12 + "junk", "0" * 12, "1", "0" * 12 + chr(5)):
+                redis.ask("ZADD", f"asgi{channel.partition('!')[0]}!", "1", junk)
+            await broadcast("prices", "1.08")
+            assert await peer.texts(1) == ["1.08"]
+    assert "was skipped" in caplog.text
+    assert "layer is away" not in caplog.text
+
+
+async def test_an_answer_that_nobody_waits_for_is_no_outage(redis, caplog):
+    with override_settings(CHANNEL_LAYERS=redis.layers()):
+        async with connected(Prices.as_asgi()) as peer:
+            layer = get_channel_layer()
+            message = {"type": "ws_support.published", "topic": "prices", "id": "1", "text": "x"}
+            await layer.group_send(group_of("prices"), {**message, "reply_to": "no channel!!"})
+            assert await peer.texts(1) == ["x"]
+            await broadcast("prices", "1.08")
+            assert await peer.texts(1) == ["1.08"]
+        await layer.close_pools()
+    assert "layer is away" not in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from random import uniform
 from time import monotonic
@@ -11,6 +12,10 @@ logger = logging.getLogger("ws_support.channel_layer")
 
 _LOG_EVERY: Final = 60.0
 """Seconds. Every connection finds out by itself; one line is enough."""
+
+_MOMENT: Final = 0.001
+_MANY: Final = 1000
+"""Messages in a row that cannot be read, after which one each second is tried."""
 
 _OUTAGES: Final = frozenset(
     {"OSError", "ConnectionError", "TimeoutError", "RedisError", "RedisClusterException"}
@@ -51,6 +56,43 @@ def log_away(error: Exception) -> None:
             type(error).__name__,
             str(error).rstrip("."),
         )
+
+
+def is_malformed(error: Exception) -> bool:
+    """Return True if `error` says that a message cannot be read, and the next one may be."""
+    if is_away(error):
+        return False
+    return isinstance(error, (ValueError, TypeError, LookupError, AttributeError)) or bool(
+        _names(error) & {"InvalidToken", "UnpackException", "RecursionError"}
+    )
+
+
+class Strangers:
+    """Messages in the channel layer that are not ours, or broken: skipped, counted and logged."""
+
+    total = 0
+    _logged_at: float | None = None
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+
+    def over(self) -> None:
+        self._in_a_row = 0
+
+    async def skip(self, what: str) -> None:
+        """Go on with the next message. A layer that has nothing else gets no more than its turn."""
+        Strangers.total += 1
+        self._in_a_row += 1
+        now = monotonic()
+        if Strangers._logged_at is None or now - Strangers._logged_at >= _LOG_EVERY:
+            Strangers._logged_at = now
+            logger.warning(
+                "A message in the channel layer was skipped, which somebody else has put there or"
+                " which is damaged: %.200s (%d in this process until now).",
+                what,
+                Strangers.total,
+            )
+        await asyncio.sleep(_MOMENT if self._in_a_row < _MANY else 1)
 
 
 class Pauses:

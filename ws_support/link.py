@@ -12,7 +12,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, Protocol, TypeVar
 
-from ws_support.away import is_away
+from ws_support.away import Strangers, is_away, is_malformed
 from ws_support.gaps import Gaps
 
 logger = logging.getLogger("ws_support.broadcast")
@@ -159,15 +159,26 @@ class Link:
 
     async def _read_until_error(self) -> None:
         channel = await self._get_channel()
+        strangers = Strangers()
         while True:
-            await self._take(await self._layer.receive(channel))
+            try:
+                message = await self._layer.receive(channel)
+            except Exception as error:
+                if not is_malformed(error):
+                    raise
+                await strangers.skip(f"{type(error).__name__}: {error}")
+                continue
+            if _is_ours(message):
+                strangers.over()
+                await self._take(message)
+            else:
+                await strangers.skip(f"{type(message).__name__} that is no broadcast")
 
     async def _take(self, message: dict[str, Any]) -> None:
-        kind = message.get("type")
-        if kind == _PROBE:
+        if message["type"] == _PROBE:
             self._came_round.set()
             return
-        if kind != PUBLISHED or message["id"] in self._remembered:
+        if message["id"] in self._remembered:
             return
         self._remembered[message["id"]] = None
         if len(self._remembered) > _REMEMBERED:
@@ -181,7 +192,15 @@ class Link:
         if self._receiver.deliver(topic, {"type": "websocket.send", form: message[form]}):
             await asyncio.sleep(MOMENT)
         if "reply_to" in message:
-            await within(self._layer.send(message["reply_to"], {"type": _TAKEN}))
+            await self._reply(message["reply_to"])
+
+    async def _reply(self, channel: str) -> None:
+        try:
+            await within(self._layer.send(channel, {"type": _TAKEN}))
+        except LayerOutage:
+            raise
+        except LayerError as error:
+            logger.debug("Nobody waits for an answer any more: %s", error)
 
     # Whether it comes.
 
@@ -236,6 +255,28 @@ class Link:
                 "The channel layer is back, with all that was subscribed to here (topics: %d).",
                 len(self._memberships),
             )
+
+
+def _is_ours(message: Any) -> bool:
+    """Return True for a probe, and for a broadcast that has what belongs to one."""
+    if not isinstance(message, dict):
+        return False
+    kind = message.get("type")
+    if kind != PUBLISHED:
+        return bool(kind == _PROBE)
+    return (
+        isinstance(message.get("id"), str)
+        and isinstance(message.get("topic"), str)
+        and (
+            isinstance(message.get("text"), str)
+            if "text" in message
+            else isinstance(message.get("bytes"), bytes)
+        )
+        and isinstance(message.get("reply_to", ""), str)
+        and isinstance(message.get("publisher", ""), str)
+        and isinstance(message.get("number", 0), int)
+        and ("number" in message) == ("publisher" in message)
+    )
 
 
 class _Membership:
