@@ -397,6 +397,7 @@ def test_requests_wait_unread_for_the_one_that_is_under_way(server):
             while True:
                 client.sendall(1000 * get("/next"))
         assert server.application.asked == ["/wait"]
+        gc.collect()  # What earlier tests have left.
         assert sum(isinstance(each, RequestResponseCycle) for each in gc.get_objects()) < 20
 
 

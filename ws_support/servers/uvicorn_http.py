@@ -98,10 +98,14 @@ class HTTPProtocol(HttpToolsProtocol):
             return
         if self._position == len(self._unparsed) and not self._overhead:
             self._is_pipelined = self._is_answering
-        # The end of a head may be in two reads.
-        start = max(self._position - 2, 0)
-        self._unparsed = self._unparsed[start:] + data
-        self._position -= start
+        if self._position == len(self._unparsed) and self._rest is not None:
+            # A large body, which is not copied.
+            self._unparsed, self._position = data, 0
+        else:
+            # The end of a head may be in two reads.
+            start = max(self._position - 2, 0)
+            self._unparsed = self._unparsed[start:] + data
+            self._position -= start
         self._go_on()
 
     @property
