@@ -249,6 +249,14 @@ def test_tcp_is_closed_at_once_after_a_broken_close_frame(accepted, payload):
     assert accepted.transport.is_lost
 
 
+def test_what_a_client_sends_while_it_is_refused_is_dropped(manual):
+    manual.sends(DENIAL).result()
+    manual.connection.feed(masked(b""))
+    assert not manual.transport.is_closing()
+    manual.sends({"type": "websocket.http.response.body", "body": b"tea"}).result()
+    assert manual.response()[1] == b"tea"
+
+
 def test_a_message_to_a_transport_that_is_closing_is_an_oserror(accepted):
     accepted.transport._is_closing = True
     with pytest.raises(OSError):  # Else it would be dropped, and nobody would know.

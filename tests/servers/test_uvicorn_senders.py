@@ -23,17 +23,27 @@ PROTOCOLS = {
 
 @pytest.fixture(scope="module", params=PROTOCOLS)
 def server(request, tmp_path_factory):
+    """With a ping each second, and a second for the pong."""
+    yield from served(request.param, tmp_path_factory, 1)
+
+
+@pytest.fixture(scope="module", params=PROTOCOLS)
+def patient(request, tmp_path_factory):
+    yield from served(request.param, tmp_path_factory, BOUND)
+
+
+def served(name, tmp_path_factory, ping):
     port = free_port()
-    options = ["--ws", PROTOCOLS[request.param], "--ws-ping-interval", "1"]
+    options = ["--ws", PROTOCOLS[name], "--ws-ping-interval", str(ping)]
     with running(
         [
             *("-m", "uvicorn", "tests.project.bare_senders:application", "--port", str(port)),
-            *(*options, "--ws-ping-timeout", "1", "--log-level", "warning"),
+            *(*options, "--ws-ping-timeout", str(ping), "--log-level", "warning"),
         ],
-        tmp_path_factory.mktemp(request.param) / "server.log",
+        tmp_path_factory.mktemp(name) / "server.log",
         port=port,
         environment={},
-        name=request.param,
+        name=name,
     ) as server:
         yield server
     assert "Traceback" not in server.log()
@@ -128,9 +138,9 @@ def end_tcp_of_one_that_reads(client):
             pass
 
 
-def test_no_message_is_lost_by_a_reader_that_is_cancelled(server):
+def test_no_message_is_lost_by_a_reader_that_is_cancelled(patient):
     path = f"/polling/{uuid.uuid4().hex}"
-    with server.raw() as client:
+    with patient.raw() as client:
         assert client.handshake(path)[0] == 101
         for number in range(400):
             client.send_frame(TEXT, b"%d" % number)
@@ -143,27 +153,27 @@ def test_no_message_is_lost_by_a_reader_that_is_cancelled(server):
             else:
                 client.send_frame(10, payload)
         assert received == [b"%d" % number for number in range(400)]
-    server.wait_for_event("ended", path)
+    patient.wait_for_event("ended", path)
 
 
 @pytest.mark.parametrize("fragments", [1, 2])
-def test_a_text_waits_in_the_bytes_in_which_it_was_sent(server, fragments):
+def test_a_text_waits_in_the_bytes_in_which_it_was_sent(patient, fragments):
     """One character that takes four bytes makes each of a million take as many."""
     text = ("x" * (2**20 - 4) + "\N{GRINNING FACE}").encode()
     half = len(text) // fragments
-    with server.raw() as client:
+    with patient.raw() as client:
         assert client.handshake(f"/busy/{fragments}")[0] == 101
-        before = memory(server.process.pid)
+        before = memory(patient.process.pid)
         client.send_frame(TEXT, text[:half], fin=fragments == 1)
         if fragments == 2:
             client.send_frame(0, text[half:])
         client.send_frame(TEXT, "\N{GRINNING FACE} short".encode())
         most = 0
         for _ in range(30):
-            assert urllib.request.urlopen(server.origin, timeout=BOUND).read() == b"up"
-            most = max(most, memory(server.process.pid) - before)
+            assert urllib.request.urlopen(patient.origin, timeout=BOUND).read() == b"up"
+            most = max(most, memory(patient.process.pid) - before)
             time.sleep(0.01)
-        urllib.request.urlopen(f"{server.origin}/go", timeout=BOUND).close()
+        urllib.request.urlopen(f"{patient.origin}/go", timeout=BOUND).close()
         texts = []
         while len(texts) < 2:
             opcode, payload = client.frame()

@@ -263,9 +263,7 @@ class Protocol(WebSocketsSansIOProtocol):
 
         Uvicorn sends it a close frame with 1011, which is that of a server that has failed.
         """
-        self.pong_timer = self.pending_ping_payload = None
-        if not self.close_sent and not self.transport.is_closing():
-            self.transport.abort()
+        self.transport.abort()
 
     def handle_ping(self) -> None:
         if self.writable.is_set():
