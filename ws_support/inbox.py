@@ -50,12 +50,8 @@ class Inbox:
     async def filled(self) -> None:
         """Wait until there is a message. Takes none, so that none is lost by a cancellation."""
         while not self._messages:
-            self._wanted = wanted = asyncio.get_running_loop().create_future()
-            try:
-                await wanted
-            finally:
-                if self._wanted is wanted:
-                    self._wanted = None
+            self._wanted = asyncio.get_running_loop().create_future()
+            await self._wanted
 
     def take(self) -> dict[str, Any]:
         """The oldest message. Raises `IndexError` when there is none."""

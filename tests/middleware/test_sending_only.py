@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 import pytest
@@ -109,6 +110,25 @@ async def test_an_application_that_lets_the_error_pass_is_reported_with_the_code
     finally:
         disconnected.disconnect(note)
     assert codes == [4000]
+
+
+async def test_one_that_receives_beside_its_sending_gets_its_message():
+    told = []
+
+    async def application(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        receiving = asyncio.create_task(receive())
+        while not receiving.done():
+            await send({"type": "websocket.send", "text": "tick"})
+        told.append(receiving.result())
+
+    async with connected(Heartbeat(application), Reading) as peer:
+        await ticks(peer, 2 * TURN)
+        await ticks(peer, 2 * TURN)
+        peer.says("stop")
+        await peer.end()
+    assert told[0]["text"] == "stop"
 
 
 async def test_a_silent_client_is_given_up():
