@@ -120,8 +120,10 @@ def test_it_does_not_start_with_a_setting_that_is_wrong():
     assert '(ws_support.E004) WS_SUPPORT["MAX_MESSAGE_SIZE"] is 0' in result.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_ends_on_a_signal_without_a_traceback(serve, number):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("The tests run under nohup, which servers inherit.")
     server = serve()
     with (
         server.connect("/logged") as first,
@@ -171,6 +173,19 @@ def test_under_the_autoreloader_ctrl_c_says_goodbye_too(serve):
     assert [event["code"] for event in server.events("disconnected")] == [1012, 1012]
     assert [event["code"] for event in server.events("disconnect()", "/sync")] == [1012]
     assert "Traceback" not in server.log()
+
+
+def test_under_the_autoreloader_a_closed_terminal_says_goodbye_too(serve):
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        pytest.skip("The tests run under nohup, which servers inherit.")
+    server = serve(command="reloading")
+    with server.connect("/logged") as socket:
+        os.kill(server.events("loaded")[0]["pid"], signal.SIGHUP)
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=5)
+    assert closed.value.rcvd.code == 1001
+    assert server.process.wait(BOUND) == 0
+    assert [event["code"] for event in server.events("disconnected")] == [1001]
 
 
 @pytest.mark.parametrize("path", ["/events", "/poll?60"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import threading
 from dataclasses import replace
@@ -77,7 +78,14 @@ class Command(DaphneCommand):  # type: ignore[misc]
             self._from_command_line.setdefault(
                 "websocket_max_frame_size", self._from_command_line["websocket_max_message_size"]
             )
+        self._stop_at_hangup(options["use_reloader"])
         super().handle(*args, **options)
+
+    def _stop_at_hangup(self, use_reloader: bool) -> None:
+        """Say goodbye when the terminal is closed, too, unless `nohup` says to go on."""
+        for number in signal.Signals:
+            if number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _exit if use_reloader else _stop_reactor)
 
     def server_cls(self, **arguments: Any) -> DevelopmentServer:
         """The server, made when the system checks have passed: Daphne's command calls this."""
@@ -88,3 +96,12 @@ class Command(DaphneCommand):  # type: ignore[misc]
             stop_timeout=options.shutdown_timeout,
             **{**arguments, **configuration(options), **self._from_command_line},
         )
+
+
+def _exit(*_: object) -> None:
+    """End the main thread of the autoreloader, as Django does at SIGTERM."""
+    sys.exit()
+
+
+def _stop_reactor(*_: object) -> None:
+    reactor.callFromThread(reactor.stop)  # type: ignore[misc]  # Its stubs lack self.
