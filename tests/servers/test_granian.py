@@ -8,7 +8,7 @@ import struct
 import granian._signals
 import pytest
 
-from tests.harness import BOUND
+from tests.harness import BOUND, serving
 from ws_support.servers.granian import say_goodbye_when_it_stops
 
 
@@ -16,6 +16,39 @@ def test_a_granian_that_stops_in_another_way_is_left_alone(monkeypatch):
     monkeypatch.delattr(granian._signals, "set_loop_signals")
     say_goodbye_when_it_stops()
     assert not hasattr(granian._signals, "set_loop_signals")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("granian") / "server.log", asgi_server="granian") as one:
+        yield one
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (b"Sec-WebSocket-Key: ", b"Sec-WebSocket-Key: x", b"is not 16 bytes in base64."),
+        (b"Sec-WebSocket-Key: ", b"Sec-WebSocket-Key: YWJj\r\nX: ", b"is not 16 bytes in base64."),
+        (b"X: x", b"Sec-WebSocket-Key: YWJj", b"more than one sec-websocket-key header."),
+        (b"X: x", b"Sec-WebSocket-Version: 8", b"more than one sec-websocket-version header."),
+        (b"X: x", b"Host: other.example", b"more than one host header."),
+        (b"HTTP/1.1", b"HTTP/1.0", b"A WebSocket needs HTTP/1.1."),
+    ],
+)
+def test_a_malformed_handshake_is_refused_before_the_application_hears_of_it(
+    server, old, new, reason
+):
+    head = (
+        f"GET /logged HTTP/1.1\r\nHost: {server.host}:{server.port}\r\nOrigin: {server.origin}\r\n"
+        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX: x\r\n\r\n"
+    ).encode()
+    with server.raw() as client:
+        client.socket.sendall(head.replace(old, new))
+        status, response = client.response()
+    assert (status, response.rpartition(b"\r\n\r\n")[2].endswith(reason + b"\n")) == (400, True)
+    assert server.events("connected", "/logged") == []
+    assert "Traceback" not in server.log()
 
 
 @pytest.mark.parametrize("resets", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -114,10 +115,42 @@ def _load(plan: Plan) -> Any:
                 host, port = scope[key]
                 scope[key] = (host, int(port))
         if scope["type"] == "websocket":
+            if fault := _fault(scope):
+                return _refuse(fault, receive, send)
             send = _Sending(send)
         return limit.limited(scope, receive, send)
 
     return application
+
+
+_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
+"""16 bytes in base64 (RFC 6455, section 4.1)."""
+
+
+def _fault(scope: Any) -> str | None:
+    """Return what is wrong with a handshake that Granian 2.8 takes and others refuse.
+
+    What its method is (Granian takes each) it does not say.
+    """
+    values: dict[bytes, list[bytes]] = {}
+    for name, value in scope["headers"]:
+        values.setdefault(name, []).append(value)
+    if scope["http_version"] in ("1", "1.0"):
+        return "A WebSocket needs HTTP/1.1."
+    for name in (b"host", b"sec-websocket-key", b"sec-websocket-version"):
+        if len(values.get(name, ())) > 1:
+            return f"There is more than one {name.decode()} header."
+    if not all(map(_KEY.fullmatch, values.get(b"sec-websocket-key", ()))):
+        return "The sec-websocket-key header is not 16 bytes in base64."
+    return None
+
+
+async def _refuse(fault: str, receive: Any, send: Any) -> None:
+    await receive()
+    body = f"{fault}\n".encode()
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "websocket.http.response.start", "status": 400, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
 
 
 class _Sending:

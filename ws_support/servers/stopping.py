@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -33,7 +32,18 @@ and when the server cancels whatever it still waits for. They have the rest to c
 def stop_at_once_until_it_serves() -> None:
     """Have a signal to stop end the process with 0 while there is nobody to say goodbye to."""
     for number in stop_signals():
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, _exit_at_once)
+
+
+unix_sockets: Final[set[str]] = set()
+"""Paths that go when the process ends while it starts."""
+
+
+def _exit_at_once(*_: object) -> None:
+    # Not by raising SystemExit, which gets lost when it comes while something is finalized.
+    for path in unix_sockets:
+        remove_path(path)
+    os._exit(0)
 
 
 def leave_signals_to_main_process() -> None:

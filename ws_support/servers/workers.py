@@ -29,6 +29,7 @@ from ws_support.servers.stopping import (
     Stop,
     leave_signals_to_main_process,
     stop_signals,
+    unix_sockets,
 )
 
 logger = logging.getLogger("ws_support.servers")
@@ -52,6 +53,8 @@ class SocketServer(ASGIServer):
 
     def run(self, plan: Plan) -> None:
         listeners = listen(plan)
+        if plan.uds:
+            unix_sockets.add(plan.uds)
         try:
             if plan.workers == 1:
                 stop = Stop(plan.options.shutdown_timeout, uds=plan.uds)
