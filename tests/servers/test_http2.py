@@ -196,6 +196,7 @@ class Http2:
         context = certificates.context()
         context.set_alpn_protocols(["h2"])
         tcp = sockets.create_connection((server.host, server.port), BOUND)
+        tcp.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
         self.socket = context.wrap_socket(tcp, server_hostname="localhost")
         assert self.socket.selected_alpn_protocol() == "h2"
         self.authority = f"localhost:{server.port}"
