@@ -19,7 +19,7 @@ from ws_support.conf import Options, get_options
 from ws_support.middleware.limits import MessageSizeLimit
 from ws_support.servers.application import load
 from ws_support.servers.base import ASGIServer, Plan
-from ws_support.servers.listening import BACKLOG, UDS_MODE, check
+from ws_support.servers.listening import BACKLOG, UDS_MODE, check, watch_open_files
 from ws_support.servers.stopping import SIGNALS, Stop
 
 _MAX_CONNECTIONS: Final = 2**20
@@ -104,6 +104,7 @@ def _load(plan: Plan) -> Any:
     """The application, in a worker, which imports this module to find it."""
     # Until Granian handles it. What Ctrl-C means, the main process decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    watch_open_files()
     limit = MessageSizeLimit(load(plan), plan.options.max_message_size)
 
     def application(scope: Any, receive: Any, send: Any) -> Any:

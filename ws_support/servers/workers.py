@@ -21,7 +21,7 @@ from typing import Any, Final
 from ws_support.servers import get_server
 from ws_support.servers.application import load
 from ws_support.servers.base import ASGIServer, Plan
-from ws_support.servers.listening import listen, remove_path
+from ws_support.servers.listening import listen, remove_path, watch_open_files
 from ws_support.servers.stopping import SIGNALS, Stop
 
 logger = logging.getLogger("ws_support.servers")
@@ -47,6 +47,7 @@ class SocketServer(ASGIServer):
         listeners = listen(plan)
         try:
             if plan.workers == 1:
+                watch_open_files()
                 self.serve(load(plan), plan, listeners[0], Stop(plan.options.shutdown_timeout))
             else:
                 sys.exit(Workers(self.name, plan, listeners).run())
@@ -160,6 +161,7 @@ def _work(server: str, plan: Plan, listener: socket.socket) -> None:
     except Exception:
         logger.exception("The application cannot be loaded.")
         sys.exit(CANNOT_START)
+    watch_open_files()
     stop = Stop(plan.options.shutdown_timeout, is_worker=True)
     get_server(server).serve(application, plan, listener, stop)  # type: ignore[attr-defined]
 
