@@ -14,6 +14,7 @@ from tests.servers.test_behaviours import children
 SAID = "No more files can be opened"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASGI_SERVERS)
 def test_a_server_without_files_says_so_in_one_line(serve, name):
     server = serve(asgi_server=name, WS_SUPPORT={"SHUTDOWN_TIMEOUT": 1})
