@@ -196,6 +196,7 @@ class Http2:
         context = certificates.context()
         context.set_alpn_protocols(["h2"])
         tcp = sockets.create_connection((server.host, server.port), BOUND)
+        tcp.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
         self.socket = context.wrap_socket(tcp, server_hostname="localhost")
         assert self.socket.selected_alpn_protocol() == "h2"
         self.authority = f"localhost:{server.port}"
@@ -488,6 +489,7 @@ def test_a_client_that_resets_without_end_is_cut_off(server, client):
     server.wait_for_log("cut off: its client sent too many resets")
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_what_it_gets_may_answer_all_of_it(client):
     stream = client.connect("/ws")
     for _ in range(1500):  # Each is answered with two WINDOW_UPDATEs.
@@ -498,6 +500,7 @@ def test_a_client_that_reads_what_it_gets_may_answer_all_of_it(client):
     assert stream.echoes("still here")
 
 
+@pytest.mark.slow
 def test_applications_of_streams_that_were_reset_count(serve, arguments, certificates):
     settings = {"SHUTDOWN_TIMEOUT": 1}
     server = serve(asgi_server="hypercorn", arguments=arguments, WS_SUPPORT=settings)

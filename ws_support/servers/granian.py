@@ -20,7 +20,13 @@ from ws_support.conf import Options, get_options
 from ws_support.middleware.limits import MessageSizeLimit
 from ws_support.servers.application import Application, load
 from ws_support.servers.base import ASGIServer, Plan
-from ws_support.servers.listening import BACKLOG, UDS_MODE, check, remove_path
+from ws_support.servers.listening import (
+    BACKLOG,
+    UDS_MODE,
+    check,
+    remove_path,
+    watch_open_files,
+)
 from ws_support.servers.stopping import SIGNALS, Stop, leave_signals_to_main_process
 from ws_support.servers.workers import end_with_main_process
 
@@ -106,6 +112,7 @@ def _load(plan: Plan) -> Any:
     """The application, in a worker, which imports this module to find it."""
     leave_signals_to_main_process()  # Until Granian handles them, which leaves SIGHUP alone.
     end_with_main_process(plan.options.shutdown_timeout)
+    watch_open_files()
     limit = MessageSizeLimit(load(plan), plan.options.max_message_size)
 
     def application(scope: Any, receive: Any, send: Any) -> Any:

@@ -180,6 +180,8 @@ def _handle_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) 
     """asyncio would log a traceback for each connection that is cancelled, for each client that
     does not finish its TLS handshake, and for some malformed ones (Hypercorn 0.18)."""
     error = context.get("exception")
+    if context["message"].startswith("socket.accept() out of system resource"):
+        return  # `watch_open_files()` says so, once.
     if isinstance(error, (asyncio.CancelledError, ssl.SSLError)):
         return
     # By asyncio.start_server(), which runs Hypercorn's protocol and nothing of the project.

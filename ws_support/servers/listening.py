@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
 import socket
 import stat
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,11 +17,19 @@ from typing import Final
 
 from ws_support.servers.base import Plan
 
+logger = logging.getLogger("ws_support.servers")
+
 BACKLOG: Final = 2048
 """Connections that may wait to be accepted: as many as come at once after a restart."""
 
 UDS_MODE: Final = 0o666
 """Proxies run as other users. Whom the folder of the socket lets through may connect."""
+
+_LOOKING_INTERVAL: Final = 0.5
+"""Seconds between two looks at whether a file could be opened."""
+
+_LOGGING_INTERVAL: Final = 60.0
+"""Seconds between two lines that say that none could."""
 
 
 class AddressError(Exception):
@@ -44,6 +57,35 @@ def check(plan: Plan) -> None:
             each.close()
     if plan.uds:
         remove_path(plan.uds)
+
+
+def watch_open_files() -> None:
+    """Log a line when this process cannot open any more files, and so accepts nobody.
+
+    Each server has its own words: asyncio a traceback for each attempt, 20,000 in a burst; uvloop
+    and Twisted none.
+    """
+    logging.getLogger("asyncio").addFilter(_is_no_accept)
+    threading.Thread(target=_look_at_open_files, daemon=True).start()
+
+
+def _is_no_accept(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("socket.accept() out of system resource")
+
+
+def _look_at_open_files() -> None:
+    while True:
+        time.sleep(_LOOKING_INTERVAL)
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                logger.error(
+                    "No more files can be opened, and so no connections accepted: %s. Raise the"
+                    " limit (ulimit -n, LimitNOFILE of systemd).",
+                    error.strerror,
+                )
+                time.sleep(_LOGGING_INTERVAL)
 
 
 def remove_path(path: str) -> None:

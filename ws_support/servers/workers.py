@@ -23,7 +23,7 @@ from typing import Any, Final
 from ws_support.servers import get_server
 from ws_support.servers.application import load
 from ws_support.servers.base import ASGIServer, Plan
-from ws_support.servers.listening import listen, remove_path
+from ws_support.servers.listening import listen, remove_path, watch_open_files
 from ws_support.servers.stopping import (
     SIGNALS,
     Stop,
@@ -57,6 +57,7 @@ class SocketServer(ASGIServer):
             unix_sockets.add(plan.uds)
         try:
             if plan.workers == 1:
+                watch_open_files()
                 stop = Stop(plan.options.shutdown_timeout, uds=plan.uds)
                 self.serve(load(plan), plan, listeners[0], stop)
             else:
@@ -174,6 +175,7 @@ def _work(server: str, plan: Plan, listener: socket.socket) -> None:
     except Exception:
         logger.exception("The application cannot be loaded.")
         sys.exit(CANNOT_START)
+    watch_open_files()
     stop = Stop(plan.options.shutdown_timeout, is_worker=True)
     get_server(server).serve(application, plan, listener, stop)  # type: ignore[attr-defined]
 
