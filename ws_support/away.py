@@ -60,7 +60,8 @@ def log_away(error: Exception) -> None:
 
 def is_malformed(error: Exception) -> bool:
     """Return True if `error` says that a message cannot be read, and the next one may be."""
-    if is_away(error):
+    # channels_redis 4.3 may raise KeyError when it is cancelled.
+    if is_away(error) or isinstance(error.__context__, asyncio.CancelledError):
         return False
     return isinstance(error, (ValueError, TypeError, LookupError, AttributeError)) or bool(
         _names(error) & {"InvalidToken", "UnpackException", "RecursionError"}

@@ -27,6 +27,7 @@ from channels.layers import BaseChannelLayer, get_channel_layer
 from ws_support.closing import ClientGone, CloseCode, InvalidMessage, invalid_json
 from ws_support.connection import Connection, NoHandler
 from ws_support.database import OldConnections
+from ws_support.groups import Groups
 from ws_support.topics import checked_topic, json_of
 
 
@@ -122,9 +123,15 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
         return self.__run_with_layer(connection, layer)
 
     async def __run_with_layer(self, connection: Connection, layer: BaseChannelLayer) -> None:
-        self.channel_name = await layer.new_channel()
-        self.channel_receive = partial(layer.receive, self.channel_name)  # type: ignore[assignment]
-        await connection.run(self.dispatch, self.channel_receive, handle_data=self.__data_handler())
+        groups = Groups.of(layer)
+        self.channel_name = await groups.new_channel()
+        self.channel_receive = partial(groups.receive, self.channel_name)
+        try:
+            await connection.run(
+                self.dispatch, self.channel_receive, handle_data=self.__data_handler()
+            )
+        finally:
+            await groups.leave(self.channel_name)
 
     @property
     def base_send(self) -> Callable[[Any], Awaitable[None]]:

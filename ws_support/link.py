@@ -197,8 +197,6 @@ class Link:
     async def _reply(self, channel: str) -> None:
         try:
             await within(self._layer.send(channel, {"type": _TAKEN}))
-        except LayerOutage:
-            raise
         except LayerError as error:
             logger.debug("Nobody waits for an answer any more: %s", error)
 
@@ -259,9 +257,7 @@ class Link:
 
 def _is_ours(message: Any) -> bool:
     """Return True for a probe, and for a broadcast that has what belongs to one."""
-    if not isinstance(message, dict):
-        return False
-    kind = message.get("type")
+    kind = message.get("type") if isinstance(message, dict) else None
     if kind != PUBLISHED:
         return bool(kind == _PROBE)
     return (

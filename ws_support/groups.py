@@ -1,0 +1,251 @@
+"""Groups of a channel layer that consumers have joined: renewed, restored, and left for certain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+from ws_support.away import Strangers, is_away, is_malformed, log_away
+from ws_support.link import TIMEOUT, LayerError, cancelled, within
+
+logger = logging.getLogger("ws_support.channel_layer")
+
+_LOOK_EVERY: Final = 3.0
+"""Seconds between two looks at whether Redis has forgotten everything, and 1 while it is away."""
+
+_RENEW_EVERY: Final = 300.0
+"""Seconds between two renewals, at the most."""
+
+_MAX_LEFT: Final = 10_000
+"""Groups that could not be left, since the layer is away. More of them expire by themselves."""
+
+_OURS: Final = ".ws"
+"""The end of the names of our channels, by which those of consumers that have gone are known."""
+
+
+class Groups:
+    """The groups of our consumers in `layer`.
+
+    A membership expires after the layer's `group_expiry`, and a Redis that was started anew has
+    forgotten it. `group_add()` and `group_discard()` of the layer are replaced by those of this
+    class: they remember what concerns our consumers. While the layer is away they do not raise for
+    them; the membership holds once it is back.
+    """
+
+    @classmethod
+    def of(cls, layer: Any) -> Groups:
+        groups: Groups | None = vars(layer).get("_ws_support_groups")
+        if groups is None:
+            groups = layer._ws_support_groups = cls(layer)
+        return groups
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+        self._add, self._discard = layer.group_add, layer.group_discard
+        layer.group_add, layer.group_discard = self.add, self.discard
+        self._live: set[str] = set()
+        # The groups of each channel that has some, and whether the layer knows.
+        self._joined: dict[str, dict[str, bool]] = {}
+        self._left: dict[tuple[str, str], None] = {}
+        self._is_lost = False
+        self._marked: set[int] = set()
+        self._tender: asyncio.Task[None] | None = None
+        self._strangers = Strangers()
+        # channels_redis.core has these: groups in the memory of Redis, and queues in its own.
+        self._is_core = hasattr(type(layer), "_group_key")
+        if self._is_core:
+            layer.receive_buffer = _Buffers(layer.receive_buffer, self._live)
+
+    # What consumers do.
+
+    async def new_channel(self) -> str:
+        channel: str = await self._layer.new_channel()
+        if self._is_core:
+            channel += _OURS
+        self._live.add(channel)
+        return channel
+
+    async def receive(self, channel: str) -> Any:
+        """Return the next message that can be read."""
+        while True:
+            try:
+                message = await self._layer.receive(channel)
+            except Exception as error:  # noqa: PERF203  # Messages of groups have a way behind them.
+                if not is_malformed(error):
+                    raise
+                await self._strangers.skip(f"{type(error).__name__}: {error}")
+            else:
+                self._strangers.over()
+                return message
+
+    async def add(self, group: str, channel: str) -> None:
+        if channel not in self._live:
+            await self._add(group, channel)
+            return
+        groups = self._joined.setdefault(channel, {})
+        groups[group] = False
+        if not self._is_lost:
+            try:
+                await asyncio.wait_for(self._add(group, channel), TIMEOUT)
+                groups[group] = True
+            except Exception as error:
+                if not is_away(error):
+                    self._forget(group, channel)
+                    raise
+                self._lose(error)
+        self._start()
+
+    async def discard(self, group: str, channel: str) -> None:
+        if channel not in self._live:
+            await self._discard(group, channel)
+            return
+        self._forget(group, channel)
+        if not self._is_lost:
+            try:
+                await asyncio.wait_for(self._discard(group, channel), TIMEOUT)
+            except Exception as error:
+                if not is_away(error):
+                    raise
+                self._lose(error)
+        if self._is_lost and len(self._left) < _MAX_LEFT:
+            self._left[group, channel] = None
+
+    async def leave(self, channel: str) -> None:
+        """The consumer has gone: leave what it has not left, and drop what waits for it."""
+        for group in tuple(self._joined.get(channel, ())):
+            with suppress(Exception):
+                await self.discard(group, channel)
+        self._live.discard(channel)
+        if self._is_core:
+            self._layer.receive_buffer.pop(channel, None)
+        else:
+            await self._drop_queue(channel)
+        if not self._joined and self._tender is not None and not self._is_lost:
+            tender, self._tender = self._tender, None
+            await cancelled(tender)
+            await self._unmark()
+
+    async def _drop_queue(self, channel: str) -> None:
+        # The layer in memory makes one for who has gone. RedisPubSubChannelLayer (channels_redis
+        # 4.3) ends one only when it is cancelled while it waits for a message.
+        queue = getattr(self._layer, "channels", {}).pop(channel, None)
+        shard_of = getattr(self._layer, "_get_shard", None)
+        if queue is not None and shard_of is not None:
+            with suppress(LayerError):
+                await within(shard_of(channel).unsubscribe(channel))
+
+    def _forget(self, group: str, channel: str) -> None:
+        groups = self._joined.get(channel, {})
+        groups.pop(group, None)
+        if not groups:
+            self._joined.pop(channel, None)
+
+    def _lose(self, error: Exception) -> None:
+        self._is_lost = True
+        log_away(error)
+
+    # What the layer is told again.
+
+    def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._tender is None or self._tender.done() or self._tender.get_loop() is not loop:
+            self._tender = loop.create_task(self._tend())
+
+    async def _tend(self) -> None:
+        expiry = getattr(self._layer, "group_expiry", None) or _RENEW_EVERY
+        renew_every = min(expiry / 3, _RENEW_EVERY)
+        renewed_at = time.monotonic()
+        while self._joined or self._left:
+            try:
+                await self._look()
+                if time.monotonic() - renewed_at >= renew_every:
+                    await self._renew()
+                    renewed_at = time.monotonic()
+            except Exception as error:
+                self._lose(error)
+            else:
+                self._find()
+            await asyncio.sleep(1 if self._is_lost else min(_LOOK_EVERY, renew_every))
+
+    def _find(self) -> None:
+        if self._is_lost:
+            self._is_lost = False
+            logger.warning(
+                "The channel layer is back, with the groups of all consumers (connections: %d).",
+                len(self._joined),
+            )
+
+    async def _look(self) -> None:
+        for index, connection, key in self._marks():
+            if await within(connection.zscore(key, "")) is None:
+                if index in self._marked:
+                    self._has_forgotten(index)
+                await self._mark(connection, key)
+                self._marked.add(index)
+        for channel, groups in tuple(self._joined.items()):
+            for group in [each for each, is_known in groups.items() if not is_known]:
+                await within(self._add(group, channel))
+                groups[group] = True
+        for group, channel in tuple(self._left):
+            await within(self._discard(group, channel))
+            self._left.pop((group, channel), None)
+
+    async def _renew(self) -> None:
+        for _, connection, key in self._marks():
+            await self._mark(connection, key)
+        for channel, groups in tuple(self._joined.items()):
+            for group in tuple(groups):
+                if self._is_core:
+                    await self._prolong(group, channel)
+                else:
+                    await within(self._add(group, channel))
+
+    async def _prolong(self, group: str, channel: str) -> None:
+        """Renew a membership, unless another process has ended it."""
+        layer = self._layer
+        connection = layer.connection(layer.consistent_hash(group))
+        key = layer._group_key(group)
+        await within(connection.zadd(key, {channel: time.time()}, xx=True))
+        await within(connection.expire(key, layer.group_expiry))
+
+    # A mark in each Redis, which it forgets with everything else.
+
+    def _marks(self) -> Iterator[tuple[int, Any, bytes]]:
+        if self._is_core:
+            key = self._layer._group_key(f"ws_support-mark.{self._layer.client_prefix}")
+            for index in range(self._layer.ring_size):
+                yield index, self._layer.connection(index), key
+
+    async def _mark(self, connection: Any, key: bytes) -> None:
+        await within(connection.zadd(key, {"": time.time()}))
+        await within(connection.expire(key, self._layer.group_expiry))
+
+    async def _unmark(self) -> None:
+        self._marked.clear()
+        with suppress(LayerError):
+            for _, connection, key in self._marks():
+                await within(connection.delete(key))
+
+    def _has_forgotten(self, index: int) -> None:
+        for groups in self._joined.values():
+            for group in groups:
+                if self._layer.consistent_hash(group) == index:
+                    groups[group] = False
+
+
+class _Buffers(defaultdict[str, Any]):
+    """Queues of channels. What comes for a consumer of ours that has gone is dropped."""
+
+    def __init__(self, buffers: defaultdict[str, Any], live: set[str]) -> None:
+        super().__init__(buffers.default_factory, buffers)
+        self._live = live
+
+    def __missing__(self, channel: str) -> Any:
+        if channel.endswith(_OURS) and channel not in self._live:
+            return self.default_factory()  # type: ignore[misc]  # That of the layer.
+        return super().__missing__(channel)
