@@ -339,6 +339,8 @@ def answer(client: HTTPConnection, method: str, path: str, **options: Any) -> An
 
 async def streaming(scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
     """An application whose answer goes on until the client has seen enough."""
+    if scope["type"] != "http":
+        raise ValueError(f"No application for the scope type {scope['type']}.")
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"first", "more_body": True})
     while (await receive())["type"] != "http.disconnect":
