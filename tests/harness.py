@@ -285,6 +285,19 @@ class RawClient:
         self.request(*arguments, **options)
         return self.response()
 
+    def open(self, *arguments: Any, **options: Any) -> bytes:
+        """Send a `request()` that is accepted; the head of the answer.
+
+        Of any other answer no socket is left, which a test behind this one would be blamed for.
+        """
+        try:
+            status, head = self.handshake(*arguments, **options)
+            assert status == 101, head
+        except BaseException:
+            self.socket.close()
+            raise
+        return head
+
     def request(
         self,
         path: str = "/ws",

@@ -54,8 +54,7 @@ def codes_of_signal(server, path):
 
 def raw(server, path):
     client = server.raw()
-    status, _ = client.handshake(path)
-    assert status == 101
+    client.open(path)
     return client
 
 

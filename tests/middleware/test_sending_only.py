@@ -112,13 +112,16 @@ async def test_an_application_that_lets_the_error_pass_is_reported_with_the_code
     assert codes == [4000]
 
 
-async def test_one_that_receives_beside_its_sending_gets_its_message():
+@pytest.mark.parametrize("begins_before", [False, True])
+async def test_one_that_receives_beside_its_sending_gets_its_message(begins_before):
     told = []
 
     async def application(scope, receive, send):
         await receive()
         await send({"type": "websocket.accept"})
         receiving = asyncio.create_task(receive())
+        if begins_before:
+            await asyncio.sleep(0)
         while not receiving.done():
             await send({"type": "websocket.send", "text": "tick"})
         told.append(receiving.result())

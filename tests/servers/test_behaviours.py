@@ -78,8 +78,7 @@ def pinging(request, tmp_path_factory):
 
 def raw(server, path="/ws"):
     client = server.raw()
-    status, head = client.handshake(path)
-    assert status == 101, head
+    client.open(path)
     return client
 
 

@@ -33,8 +33,7 @@ def offering(server, *offers: bytes, path: str = "/ws"):
     client = server.raw()
     headers = [(b"Origin", server.origin.encode())]
     headers += [(b"Sec-WebSocket-Extensions", offer) for offer in offers]
-    status, head = client.handshake(path, headers)
-    assert status == 101
+    head = client.open(path, headers)
     lines = [line.decode() for line in head.split(b"\r\n")]
     answers = [
         line.partition(": ")[2] for line in lines if line.lower().startswith("sec-websocket-ext")

@@ -201,6 +201,33 @@ def test_nonsense_after_our_close_ends_the_connection(accepted):
     assert accepted.frames() == [(8, b"\x0f\xa0")]
 
 
+def test_a_code_that_no_close_frame_may_have_is_an_error_and_the_connection_goes_on(accepted):
+    with pytest.raises(ValueError, match="1006 is no code that a close frame may have"):
+        accepted.sends({"type": "websocket.close", "code": 1006}).result()
+    accepted.sends({"type": "websocket.send", "text": "it goes on"}).result()
+    assert accepted.frames() == [(1, b"it goes on")]
+
+
+def test_a_long_reason_is_cut_between_two_characters(accepted):
+    accepted.sends({"type": "websocket.close", "code": 4000, "reason": "xä" * 60}).result()
+    assert accepted.frames() == [(8, b"\x0f\xa0" + ("xä" * 60).encode()[:123])]
+
+
+def test_an_application_that_lets_the_end_pass_through_is_no_error(loop, caplog):
+    async def application(connection):
+        await connection.next()
+        await connection.send(ACCEPT)
+        while True:
+            await connection.send({"type": "websocket.send", "text": "tick"})
+
+    connection = Connection(loop, application)
+    connection.feed(REQUEST + frame_of(8, b"\x0f\xa0"))
+    connection.turn(8)
+    assert connection.transport.is_lost
+    assert not connection.state.tasks
+    assert caplog.messages == []
+
+
 def test_an_error_behind_a_close_frame_changes_nothing(accepted):
     accepted.connection.feed(frame_of(8, b"\x0f\xa0") + b"\xff\xff")
     accepted.connection.turn(8)

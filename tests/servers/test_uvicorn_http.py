@@ -302,6 +302,16 @@ def test_what_does_not_come_to_its_end_is_given_up(short, server, beginning, dro
     assert "Closed: no request within 0.5 s from ('127.0.0.1', " in caplog.text
 
 
+def test_a_handshake_that_is_refused_was_a_request(short, both, caplog):
+    caplog.set_level("INFO")
+    assert handshake(both, headers=[(b"Sec-WebSocket-Version", b"8")])[0] in (400, 426)
+    with both.plain() as silent:  # It is given up later than whoever came before.
+        port = silent.getsockname()[1]
+        assert everything(silent) == b""
+    said = [line for line in caplog.messages if line.startswith("Closed: no request")]
+    assert said == [f"Closed: no request within 0.5 s from ('127.0.0.1', {port})."]
+
+
 def test_a_client_that_waits_for_the_application_is_not_given_up(short, server):
     size = 2**18
     body = b"%x\r\n%b\r\n5\r\n" % (size, bytes(size))

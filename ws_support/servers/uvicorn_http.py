@@ -292,6 +292,7 @@ class HTTPProtocol(HttpToolsProtocol):
             behind = self._unparsed[self._position :]
             self._unparsed, self._position = b"", 0
             self.flow.let_go()
+            self._stop_waiting()
             self.handle_websocket_upgrade()
             if behind and not self.transport.is_closing():
                 self.transport.get_protocol().data_received(behind)  # type: ignore[attr-defined]
