@@ -183,9 +183,9 @@ def test_under_the_autoreloader_a_closed_terminal_says_goodbye_too(serve):
         os.kill(server.events("loaded")[0]["pid"], signal.SIGHUP)
         with pytest.raises(ConnectionClosed) as closed:
             socket.recv(timeout=5)
-    assert closed.value.rcvd.code == 1001
+    assert closed.value.rcvd.code == 1012
     assert server.process.wait(BOUND) == 0
-    assert [event["code"] for event in server.events("disconnected")] == [1001]
+    assert [event["code"] for event in server.events("disconnected")] == [1012]
 
 
 @pytest.mark.parametrize("path", ["/events", "/poll?60"])

@@ -1,8 +1,9 @@
-"""ASGI applications that know nothing of us, for what a server does when their client leaves."""
+"""ASGI applications that know nothing of us, for what a server does with what they send."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import suppress
 from typing import Any
 
@@ -89,3 +90,9 @@ async def polling(receive: Any, send: Any) -> None:
             if message["type"] == "websocket.disconnect":
                 raise OSError
             await send({**message, "type": "websocket.send"})
+
+
+async def closing(receive: Any, send: Any) -> None:
+    """Closes as its client asks it to."""
+    message = await receive()
+    await send({"type": "websocket.close", **json.loads(message["text"])})

@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.harness import BOUND, memory, until
+from tests.harness import BOUND, memory, serving, until
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
@@ -483,22 +483,29 @@ def test_a_consumer_may_close_with_every_code_that_the_rfc_allows(demo, code):
     assert closed.value.rcvd.reason == "because"
 
 
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """An application without `WebSocketSupport`, which would not let through what it sends."""
+    log_file = tmp_path_factory.mktemp("bare") / "server.log"
+    with serving(log_file, ASGI_APPLICATION="tests.project.bare_senders.application") as server:
+        yield server
+
+
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 2999, 5000])
-def test_a_code_that_may_not_be_sent_is_an_error_of_the_application(serve, code):
-    server = serve()
-    with server.connect("/commands") as socket:
-        socket.send(json.dumps({"do": "close", "code": code}))
+def test_a_code_that_may_not_be_sent_is_an_error_of_the_application(bare, code):
+    with bare.connect("/closing/x") as socket:
+        socket.send(json.dumps({"code": code}))
         with pytest.raises(ConnectionClosed) as closed:
-            socket.recv()
+            socket.recv(BOUND)
     assert closed.value.rcvd.code == 1011
-    server.wait_for_log(f"ValueError: The close code {code} may not be sent (RFC 6455")
+    bare.wait_for_log(f"ValueError: The close code {code} may not be sent (RFC 6455")
 
 
-def test_a_long_reason_is_cut_at_a_whole_character(demo):
-    with demo.connect("/commands") as socket:
-        socket.send(json.dumps({"do": "close", "code": 1000, "reason": "é" * 100}))
+def test_a_long_reason_is_cut_at_a_whole_character(bare):
+    with bare.connect("/closing/x") as socket:
+        socket.send(json.dumps({"code": 1000, "reason": "é" * 100}))
         with pytest.raises(ConnectionClosed) as closed:
-            socket.recv()
+            socket.recv(BOUND)
     assert closed.value.rcvd.reason == "é" * 61
 
 
@@ -693,8 +700,23 @@ def sent_in_full(client, data: bytes) -> None:
         b"GET /client HTTP/1.1\r\nHost: localhost\r\n\r\nGET /" + b"a" * 2**18,
         b"POST /client HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
         + b"".join(b"a%d: b\r\n" % n for n in range(300)),
+        b"POST /client HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+        + b"".join(b"a%d: %b\r\n" % (n, b"b" * 1000) for n in range(100)),
+        b"POST /client HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+        + (b"X-A: " + b"a" * 4000 + b"\r\n\r\n0\r\n")
+        + b"".join(b"a%d: %b\r\n" % (n, b"b" * (n < 100) * 605) for n in range(400))
+        + (b"X-A: " + b"a" * 5000 + b"\r\n"),
     ],
-    ids=["many lines", "one line", "a target", "many bytes", "a later one", "trailers"],
+    ids=[
+        "many lines",
+        "one line",
+        "a target",
+        "many bytes",
+        "a later one",
+        "trailers",
+        "many bytes of trailers",
+        "many lines and bytes of trailers",
+    ],
 )
 def test_a_head_that_is_too_large_is_a_431(demo, data):
     with demo.raw() as client:

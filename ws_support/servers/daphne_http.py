@@ -182,7 +182,8 @@ class HTTPChannel(_HTTPChannel):  # type: ignore[misc]
             self._successor.dataReceived(data)
             return None
         super().rawDataReceived(data)
-        if len(getattr(self._transferDecoder, "_trailerHeaders", ())) > MAX_HEADERS:
+        trailers = getattr(self._transferDecoder, "_trailerHeaders", ())
+        if self._linger is None and len(trailers) > MAX_HEADERS:
             self._refuse_head()
         return self._linger is not None
 
@@ -240,6 +241,10 @@ class HTTPChannel(_HTTPChannel):  # type: ignore[misc]
         )
 
     def _respondToBadRequestAndDisconnect(self) -> None:
+        if getattr(self._transferDecoder, "state", None) == "TRAILER":
+            # Nothing but their size is checked.
+            self._refuse_head()
+            return
         self.refuse(HTTPStatus.BAD_REQUEST, "The request is malformed")
 
     def refuse(self, status: HTTPStatus, reason: str) -> None:
@@ -248,8 +253,6 @@ class HTTPChannel(_HTTPChannel):  # type: ignore[misc]
         Closed at once, the connection would be reset by what is still on its way, and the answer
         lost with it.
         """
-        if self._linger is not None:
-            return
         logger.info("Refused with %d: %s: from %s.", status, reason, self._client())
         self._stop_limit()
         self.setTimeout(None)

@@ -221,10 +221,6 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
             raise ValueError("Accept the connection before you send over it.")
         if (text is None) == (payload is None):
             raise ValueError("websocket.send needs either text or bytes.")
-        if self.state != self.STATE_OPEN:
-            # autobahn raises, and the traceback lands in the log whenever a client leaves while
-            # a message is on its way out. After the end Daphne drops messages as well.
-            return
         # Not sendMessage(): it holds our own messages to the size limit for the client's. And not
         # Daphne's serverSend(): Daphne drops empty messages.
         opcode, data = (1, text.encode()) if text is not None else (2, bytes(payload or b""))
@@ -387,8 +383,10 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
         for timer in (self._ping_timer, self._pong_timer, self._flush_timer):
             if timer is not None:
                 timer.cancel()
-        if not hasattr(self, "server"):
-            # Refused before onConnect(). Daphne raises AttributeError, into Twisted's log.
+        if not hasattr(self, "application_queue"):
+            # Refused before there was an application. Daphne raises AttributeError, into Twisted's
+            # log.
+            self.factory.server_class.connections.pop(self, None)
             return
         # Daphne hands over None for a close without a code, and no reason.
         told = (reason or "") if wasClean else ""
@@ -396,15 +394,14 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
             # The application learns why, also when the client did not answer the close.
             code = self.localCloseCode
             told = (self.localCloseReason or b"").decode()
-        if hasattr(self, "application_queue"):
-            self.application_queue.put_nowait(
-                {
-                    "type": "websocket.disconnect",
-                    "code": CloseCode.NO_STATUS_RECEIVED if code is None else code,
-                    "reason": told,
-                }
-            )
-            self.muted = True  # Daphne's own message would be the second.
+        self.application_queue.put_nowait(
+            {
+                "type": "websocket.disconnect",
+                "code": CloseCode.NO_STATUS_RECEIVED if code is None else code,
+                "reason": told,
+            }
+        )
+        self.muted = True  # Daphne's own message would be the second.
         super().onClose(wasClean, code, reason)
 
     def _log_fields(self, code: int | None = None) -> dict[str, Any]:
