@@ -563,6 +563,7 @@ def test_priorities_of_streams_without_end_are_one_line_in_the_log(server, clien
     client.flush()
     client.socket.sendall(b"".join(frames))
     assert goodbye(client) is None
+    client.socket.close()  # It waits for the end of TLS.
     server.wait_for_log("A connection was cut off: TooManyStreamsError(")
     assert "Traceback" not in server.log()
 
