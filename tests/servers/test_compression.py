@@ -325,7 +325,6 @@ def test_an_oversized_message_names_the_setting(runserver):
         b"permessage-deflate; unknown",
         b"permessage-bzip2",
         b"x-webkit-deflate-frame",
-        b"; ; =",
     ],
 )
 @pytest.mark.parametrize("name", ["hypercorn", "runserver"])
@@ -337,3 +336,13 @@ def test_an_odd_offer_is_declined_and_the_next_one_taken(request, name, offer):
     client, answers = offering(server, offer + b", permessage-deflate")
     client.socket.close()
     assert len(answers) == 1
+
+
+@pytest.mark.parametrize("offers", [b"; ; =", b"permessage-deflate; \xe9", b"a; b=c d, other"])
+@pytest.mark.parametrize("name", ["hypercorn", "runserver"])
+def test_what_is_no_list_of_offers_is_refused(request, name, offers):
+    server = request.getfixturevalue(name)
+    headers = [(b"Origin", server.origin.encode()), (b"Sec-WebSocket-Extensions", offers)]
+    with server.raw() as client:
+        assert client.handshake(headers=headers)[0] == 400
+    server.wait_for_log("Sec-WebSocket-Extensions has to be a list of extensions.")

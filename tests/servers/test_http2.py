@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 import socket as sockets
 import ssl
 import struct
+import sys
+import termios
 import time
 import uuid
 from contextlib import suppress
@@ -463,6 +466,18 @@ def goodbye(client) -> ErrorCodes | None:
     return code
 
 
+def wait_until_nothing_comes(socket: sockets.socket) -> None:
+    """All that is between the server and a client that does not read is full."""
+    before = now = 0
+    while not now or now != before:
+        time.sleep(0.2)
+        before, now = now, unread(socket)
+
+
+def unread(socket: sockets.socket) -> int:
+    return int.from_bytes(fcntl.ioctl(socket, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 @pytest.mark.parametrize("kind", FLOODS)
 def test_a_client_that_floods_is_cut_off_and_keeps_nobody_waiting(server, client, kind):
     assert client.connect("/ws").echoes("before")
@@ -487,6 +502,13 @@ def test_a_client_that_resets_without_end_is_cut_off(server, client):
         client.flush()
     goodbye(client)
     server.wait_for_log("cut off: its client sent too many resets")
+
+
+def test_a_stream_that_is_reset_again_counts_once(client):
+    stream = client.connect("/ws")
+    stream.reset()
+    client.socket.sendall(frame_of(3, bytes(4), stream_id=stream.stream_id) * 300)
+    assert client.connect("/ws").echoes("still here")
 
 
 @pytest.mark.slow
@@ -522,6 +544,7 @@ def test_applications_of_streams_that_were_reset_count(serve, arguments, certifi
     ("changes", "status"),
     [
         ({":protocol": "other"}, 501),
+        ({":path": "/hé"}, 400),
         ({"sec-websocket-version": "8"}, 426),
         ({f"x-{number}": "1" for number in range(300)}, 431),
     ],
@@ -533,6 +556,27 @@ def test_a_wrong_connect_is_refused_on_its_stream(client, changes, status):
         client.read(deadline)
     assert stream.status == status
     assert client.connect("/ws").echoes("still here")
+
+
+def test_priorities_of_streams_without_end_are_one_line_in_the_log(server, client):
+    frames = (frame_of(2, bytes(5), stream_id=number) for number in range(3, 3000, 2))
+    client.flush()
+    client.socket.sendall(b"".join(frames))
+    assert goodbye(client) is None
+    client.socket.close()  # It waits for the end of TLS.
+    server.wait_for_log("A connection was cut off: TooManyStreamsError(")
+    assert "Traceback" not in server.log()
+
+
+def test_a_client_that_reads_nothing_is_cut_off(server, client, path):
+    client.connect(path)
+    client.protocol.increment_flow_control_window(2**30)
+    spring = client.connect("/spring")
+    client.protocol.increment_flow_control_window(2**30, spring.stream_id)
+    client.flush()
+    wait_until_nothing_comes(client.socket)
+    client.socket.sendall(FLOODS["unknown"] * 3000)
+    assert codes_of_disconnect(server, path) == [1006]
 
 
 def test_a_request_with_too_many_headers_is_refused(client):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket as sockets
 import struct
+import uuid
 from contextlib import suppress
 
 import pytest
 
-from tests.harness import BOUND, serving
+from tests.harness import BOUND, RawClient, serving
+from tests.servers.test_behaviours import children
 
 TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
@@ -147,14 +151,40 @@ def test_a_client_that_breaks_the_protocol_and_stays_is_cut_off(server):
         assert client.frame() is None
 
 
-def test_a_client_that_answers_no_close_may_break_the_protocol(server):
+@pytest.mark.parametrize(
+    "data",
+    [
+        RawClient.frame_of(PING) + b"\x81\x05hello",
+        RawClient.frame_of(BINARY, bytes(2**20 + 1)),
+    ],
+)
+def test_a_client_that_answers_no_close_may_break_the_protocol(server, data):
     with server.raw() as client:
         assert client.handshake("/commands")[0] == 101
         client.send_frame(TEXT, b'{"do": "close"}')
         assert client.frame()[0] == CLOSE
         with suppress(ConnectionError):
-            client.socket.sendall(b"\x81\x05hello")
+            client.socket.sendall(data)
         assert client.frame() is None
+
+
+def test_a_client_that_breaks_the_protocol_may_be_gone(server):
+    path = f"/ends/{uuid.uuid4().hex}"
+    pids = (server.process.pid, *children(server.process.pid))
+    with server.raw() as client:
+        assert client.handshake(path)[0] == 101
+        server.wait_for_event("connected", path)
+        for pid in pids:  # It reads what is sent, and finds out only when it answers.
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            client.socket.sendall(b"\x81\x05hello")
+            leave(client, "reset")
+            client.socket.close()
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+    server.wait_for_event("disconnect() done", path)
+    assert [event["code"] for event in server.events("disconnect()", path)] == [1006]
 
 
 def leave(client, way: str) -> None:

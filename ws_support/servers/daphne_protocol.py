@@ -27,6 +27,7 @@ from twisted.web.http import RESPONSES
 
 from ws_support.closing import CloseCode, may_be_sent
 from ws_support.servers.daphne_flow import Leftovers, Outbox, ReceiveQueue
+from ws_support.servers.picows_handshake import Refused, Request
 
 logger = logging.getLogger("ws_support.daphne")
 
@@ -108,6 +109,11 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
         if not all(map(_TOKEN.fullmatch, self.websocket_protocols)):
             # Daphne logs a traceback for what is not ASCII, and takes the rest.
             raise ConnectionDeny(400, "A sub-protocol is not a token.")
+        offers = self._http_headers.get("sec-websocket-extensions", "").encode("latin-1")
+        try:
+            Request(b"", b"", [(b"sec-websocket-extensions", offers)]).check_extensions()
+        except Refused as refused:
+            raise ConnectionDeny(int(refused.status), refused.reason) from None
         return super().onConnect(request)
 
     def _is_usable(self, extension: str, parameters: dict[str, Any]) -> bool:

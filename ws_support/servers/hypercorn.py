@@ -10,8 +10,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar, Final
 
 from ws_support.conf import Options
@@ -63,15 +61,13 @@ class Hypercorn(SocketServer):
         hypercorn_h11.install()
         hypercorn_h2.install()
         hypercorn_websocket.install()
-        errors = logging.getLogger("hypercorn.error")
-        errors.addFilter(_log_in_one_line)
         config = Config.from_mapping(
             bind=[f"fd://{listener.detach()}"],
             backlog=BACKLOG,
             keep_alive_max_requests=2**62,  # Over HTTP/2, WebSockets end with the 1,001st request.
             certfile=plan.certfile,
             keyfile=plan.keyfile,
-            errorlog=errors,  # Django's LOGGING decides.
+            errorlog=logging.getLogger("hypercorn.error"),  # Django's LOGGING decides.
             graceful_timeout=stop.left_for_the_server,
             h11_max_incomplete_size=MAX_HEAD,
             h2_max_header_list_size=MAX_HEAD,
@@ -191,26 +187,8 @@ def _handle_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) 
     loop.default_exception_handler(context)
 
 
-def _log_in_one_line(record: logging.LogRecord) -> bool:
-    """A filter for what a client can cause: an offer that wsproto (1.3) cannot parse is raised into
-    the application that accepts it."""
-    error = record.exc_info[1] if record.exc_info else None
-    if error is not None and "wsproto" in Path(_file_of(error.__traceback__)).parts:
-        record.msg, record.args = "%s: %.500r", (record.getMessage(), error)
-        record.exc_info = None
-    return True
-
-
 def _innermost(error: Any) -> Any:
     """Of groups with one exception, as task groups raise them."""
     while exceptions := getattr(error, "exceptions", ()):
         error = exceptions[0]
     return error
-
-
-def _file_of(traceback: TracebackType | None) -> str:
-    file = ""
-    while traceback is not None:
-        file = traceback.tb_frame.f_code.co_filename
-        traceback = traceback.tb_next
-    return file

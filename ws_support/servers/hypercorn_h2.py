@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Iterator
 from http import HTTPStatus
 from time import monotonic
@@ -107,6 +108,8 @@ class H2Protocol(h2.H2Protocol):
         elif headers[b":method"] == b"CONNECT" and headers.get(b":protocol") != b"websocket":
             # It was taken for a WebSocket (RFC 9220, section 3).
             self._refuse(request, HTTPStatus.NOT_IMPLEMENTED)
+        elif not (headers[b":method"] + headers[b":path"]).isascii():
+            self._refuse(request, HTTPStatus.BAD_REQUEST)  # UnicodeDecodeError, of the connection.
         else:
             await super()._create_stream(request)
 
@@ -146,6 +149,7 @@ class _Frames:
         self._head = b""
         self._idle = _Allowance(2000, 200)
         self._resets = _Allowance(200, 20)
+        self._reset: deque[bytes] = deque(maxlen=256)
         self.excess = ""
         """What there are too many of."""
 
@@ -166,7 +170,7 @@ class _Frames:
             at += step
             if len(self._head) == _HEAD:
                 self._skip = int.from_bytes(self._head[:3], "big")
-                self._count(self._head[3])
+                self._count(self._head[3], self._head[5:])
                 self._head = b""
                 count += 1
                 if count == _FRAMES_AT_ONCE:
@@ -175,10 +179,12 @@ class _Frames:
         if start < len(data):
             yield data[start:]
 
-    def _count(self, kind: int) -> None:
+    def _count(self, kind: int, stream_id: bytes) -> None:
         if kind == _HEADERS or (kind == _DATA and self._skip):
             self.earn()
-        elif kind == _RST_STREAM:
+        elif kind == _RST_STREAM and stream_id not in self._reset:
+            # Some clients (Python's h2) reset a stream again for each frame that was on its way.
+            self._reset.append(stream_id)
             if not self._resets.take():
                 self.excess = "resets"
         elif not self._idle.take():

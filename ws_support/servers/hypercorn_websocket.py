@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any, Final
 
-from hypercorn.protocol import h2, h11, ws_stream
+from hypercorn.protocol import h2, ws_stream
 from hypercorn.protocol.events import Body, Data, EndBody, EndData, Request, Response, StreamClosed
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import CloseConnection, Message, Ping
@@ -101,18 +101,18 @@ class WSStream(ws_stream.WSStream):
         except handshakes.Refused as refused:
             logger.warning("Refused with %d: %s", refused.status, refused.reason)
             self.closed = True
-            await self._refuse(refused)
+            await self._refuse(refused, request.http_version)
         else:
             await super().handle(request)
 
-    async def _refuse(self, refused: handshakes.Refused) -> None:
+    async def _refuse(self, refused: handshakes.Refused, http_version: str) -> None:
         content = f"{refused.reason}\n".encode()
         headers = [
             *refused.headers,
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", b"%d" % len(content)),
         ]
-        if self.stream_id == h11.STREAM_ID:
+        if http_version != "2":  # Which has no such header (RFC 9113, section 8.2.2).
             headers.append((b"connection", b"close"))
         stream_id = self.stream_id
         await self.send(Response(stream_id, headers=headers, status_code=refused.status))

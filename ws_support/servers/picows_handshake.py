@@ -158,11 +158,15 @@ class Request:
             raise Refused(
                 HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Protocol has to be a list of tokens."
             )
+        self.check_extensions()
+        return keys[0]
+
+    def check_extensions(self) -> None:
+        """Raise `Refused` unless all that is offered could be an extension."""
         if not all(map(_EXTENSION.fullmatch, self.extensions)):
             raise Refused(
                 HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Extensions has to be a list of extensions."
             )
-        return keys[0]
 
 
 def _is_key(value: bytes) -> bool:
