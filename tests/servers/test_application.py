@@ -139,6 +139,18 @@ async def test_what_it_raises_when_it_has_said_that_it_failed_is_its_own(caplog)
     assert caplog.records == []
 
 
+async def test_a_prefix_is_put_before_the_path_also_where_a_server_has_no_raw_path(settings):
+    settings.FORCE_SCRIPT_NAME = "/app"
+    scopes = []
+
+    async def application(scope, receive, send):
+        scopes.append(scope)
+
+    scope = {"type": "websocket", "path": "/ws"}
+    await Application(application, ())(scope, None, None)
+    assert scopes == [{"type": "websocket", "path": "/app/ws", "root_path": "/app"}]
+
+
 @pytest.mark.parametrize("name", ["uvicorn", "hypercorn", "granian", "daphne"])
 def test_no_server_warns_of_a_lifespan_that_is_not_there(serve, name):
     server = serve(asgi_server=name)

@@ -51,6 +51,32 @@ def test_a_malformed_handshake_is_refused_before_the_application_hears_of_it(
     assert "Traceback" not in server.log()
 
 
+def test_a_head_has_64_kib_also_for_a_websocket(server):
+    with server.raw() as client:
+        client.request("/ws", [(b"Origin", server.origin.encode()), (b"Cookie", b"c" * 60_000)])
+        assert client.response()[0] == 101
+
+
+@pytest.mark.parametrize("upgrade", [True, False])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Cookie: " + b"c" * 66_000 + b"\r\n",
+        b"".join(b"X-%d: x\r\n" % number for number in range(110)),
+    ],
+    ids=["too long", "too many lines"],
+)
+def test_a_larger_head_is_a_431(server, line, upgrade):
+    head = f"GET /ws HTTP/1.1\r\nHost: {server.host}:{server.port}\r\n".encode()
+    if upgrade:
+        head += b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        head += b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    with server.raw() as client:
+        client.socket.sendall(head + line + b"\r\n")
+        assert client.response()[0] == 431
+    assert "Traceback" not in server.log()
+
+
 @pytest.mark.parametrize("resets", [False, True])
 def test_who_does_nothing_but_send_keeps_nobody_from_their_turn(serve, resets):
     server = serve(asgi_server="granian", WS_SUPPORT={"SHUTDOWN_TIMEOUT": 1})

@@ -79,6 +79,30 @@ async def test_one_that_hears_of_the_end_is_answered_with_503(requests, caplog):
     assert len(caplog.records) == 1
 
 
+async def test_one_that_does_not_hear_of_it_is_cancelled_and_answered_with_503(requests):
+    started = asyncio.Event()
+    is_cancelled = False
+
+    async def application(scope, receive, send):
+        nonlocal is_cancelled
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            is_cancelled = True
+
+    task, _, sent = serving(requests, application, {})
+    await asyncio.wait_for(started.wait(), BOUND)
+    # At once: where little time is left, it gets less than it may have otherwise.
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    requests.give_up(0)
+    await asyncio.wait_for(task, BOUND)
+    assert is_cancelled
+    assert loop.time() - begun < 1
+    assert [message.get("status") for message in sent] == [503, None]
+
+
 async def test_a_response_that_is_cut_off_is_completed_and_one_that_is_complete_is_not(requests):
     started = asyncio.Event()
 

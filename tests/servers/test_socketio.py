@@ -264,7 +264,7 @@ def reasons(server, path: str) -> list[str]:
 @pytest.mark.parametrize("name", ASGI_SERVERS)
 def test_its_websockets_hold_up_no_stop(stopped, name):
     end = stopped[name].result()
-    assert end.seconds < 5
+    assert end.seconds < 8  # What holds up a stop has 80 % of ten seconds.
     assert "Traceback" not in end.log
 
 
@@ -294,7 +294,7 @@ def test_its_clients_hear_of_a_stop_in_the_way_of_the_server(stopped, name):
 @pytest.mark.parametrize("name", ASGI_SERVERS)
 def test_a_stop_gives_a_long_poll_the_time_of_any_request(stopped_while_polling, name):
     end = stopped_while_polling[name].result()
-    assert end.seconds > 0.85 * 6
+    assert end.seconds > 0.8 * 6
     assert "Traceback" not in end.log
 
 
@@ -302,7 +302,5 @@ def test_a_stop_gives_a_long_poll_the_time_of_any_request(stopped_while_polling,
 @pytest.mark.parametrize("name", ASGI_SERVERS)
 def test_a_long_poll_that_takes_longer_is_cancelled(stopped_while_polling, name):
     end = stopped_while_polling[name].result()
-    # Granian 2.8 cancels no requests. Its worker is killed, by itself or by the main process.
-    is_killed = name == "granian"
-    assert end.reasons == ([] if is_killed else ["transport error"])
-    assert is_killed or "and is killed" not in end.log
+    assert end.reasons == ["transport error"]
+    assert "and is killed" not in end.log

@@ -23,6 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import unix_connect
 
 from tests.harness import ASGI_SERVERS, BOUND, until
+from ws_support.servers.workers import _be_killed_after_main_process
 
 WITH_WORKERS = [name for name in ASGI_SERVERS if name != "daphne"]
 TEXT, CLOSE, PING = 1, 8, 9
@@ -200,6 +201,18 @@ def test_a_signal_while_it_loads_the_application_ends_it_quietly(serve, name, nu
     ended(server)
     assert not path.exists()
     assert "Traceback" not in server.log()
+
+
+def test_a_signal_between_listening_and_serving_takes_the_unix_socket_along(path):
+    """In a process of its own: the time in which that may happen is short."""
+    path.touch()
+    program = (
+        "import os, sys; from ws_support.servers import stopping;"
+        " stopping.unix_sockets.add(sys.argv[1]); stopping.stop_at_once_until_it_serves();"
+        f" os.kill(os.getpid(), {int(signal.SIGTERM)}); sys.exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", program, path], check=True)
+    assert not path.exists()
 
 
 STARTING = [("uvicorn-picows", 1), ("uvicorn", 2), ("hypercorn", 1), ("hypercorn", 2)]
@@ -520,6 +533,12 @@ def test_the_kernel_kills_such_a_worker_no_sooner_than_it_may_end(timeout, numbe
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert int(found.stdout) == (number or 0)
+
+
+def test_elsewhere_than_on_linux_the_kernel_is_asked_for_nothing(monkeypatch):
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("ctypes.CDLL", None)  # Which cannot be called.
+    _be_killed_after_main_process(1)
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "hypercorn"], indirect=True)

@@ -33,6 +33,12 @@ from ws_support.servers.workers import end_with_main_process
 _MAX_CONNECTIONS: Final = 2**20
 """For each worker. Granian counts open WebSockets as requests, and by default lets 1,024 in."""
 
+_MAX_HEAD: Final = 2**16
+"""Bytes of a request's head, as on the other servers. More than 100 headers are too many, too."""
+
+_HEAD_TIMEOUT: Final = 20_000
+"""Milliseconds in which it has to come, as on the other servers."""
+
 
 class Granian(ASGIServer):
     name = "granian"
@@ -73,6 +79,7 @@ class Granian(ASGIServer):
     def run(self, plan: Plan) -> None:
         import granian
         from granian.constants import Interfaces, SSLProtocols
+        from granian.http import HTTP1Settings
 
         check(plan)
         # What is wrong with it is said once, and not by workers that are replaced again and again.
@@ -90,6 +97,10 @@ class Granian(ASGIServer):
             workers=plan.workers,
             backlog=BACKLOG,
             backpressure=_MAX_CONNECTIONS,
+            # By default, Granian 2.8 takes a head of 408 KiB.
+            http1_settings=HTTP1Settings(
+                max_buffer_size=_MAX_HEAD, header_read_timeout=_HEAD_TIMEOUT
+            ),
             respawn_failed_workers=True,
             workers_kill_timeout=ceil(plan.options.shutdown_timeout),
             ssl_cert=Path(plan.certfile) if plan.certfile else None,

@@ -50,8 +50,8 @@ class Requests:
             if request.is_endless and not request.is_ended:
                 request.end()
 
-    def give_up(self) -> None:
-        """End all others, too."""
+    def give_up(self, within: float = _UNTIL_CANCELLED) -> None:
+        """End all others, too, and cancel those that go on for `within` seconds."""
         late = [request for request in self._requests if not request.is_ended]
         if late:
             logger.error(
@@ -60,7 +60,7 @@ class Requests:
                 len(late),
             )
         for request in late:
-            request.end()
+            request.end(min(within, _UNTIL_CANCELLED))
 
 
 class _Request:
@@ -96,10 +96,10 @@ class _Request:
     def is_ended(self) -> bool:
         return self._ended.done()
 
-    def end(self) -> None:
+    def end(self, within: float = _UNTIL_CANCELLED) -> None:
         """Tell the application that its client has left, and cancel it when it goes on."""
         self._ended.set_result(None)
-        self._timer = self._loop.call_later(_UNTIL_CANCELLED, self._cancel)
+        self._timer = self._loop.call_later(within, self._cancel)
 
     async def receive(self) -> Any:
         if not self._has_all_of_it:

@@ -109,7 +109,9 @@ class Stop:
         """
         requests.here.stop()
         loop = asyncio.get_running_loop()
-        loop.call_later(self._left_until(_FOR_GOODBYES), requests.here.give_up)
+        # The answer that says so is sent before the server cancels, which would send none.
+        within = (_FOR_THE_SERVER - _FOR_GOODBYES) / 2 * self._timeout
+        loop.call_later(self._left_until(_FOR_GOODBYES), requests.here.give_up, within)
         here = farewell.here
         here.dismiss_all()
         if await here.is_empty(self._left_until(_FOR_GOODBYES)):
