@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from asgiref.sync import async_to_sync
+from channels.exceptions import StopConsumer
 from channels.layers import BaseChannelLayer
 from django.core.signals import request_started
 from django.test import override_settings
@@ -441,6 +442,41 @@ async def test_ten_thousand_subscriptions_leave_nothing_behind():
         await peer.end()
     assert len(asyncio.all_tasks()) - 1 <= tasks
     assert (statistics().topics, statistics().subscriptions) == (0, 0)
+
+
+async def test_a_connection_that_is_cancelled_while_it_closes_leaves_nothing_behind():
+    class Stuck(Peer):
+        async def send(self, message):
+            await super().send(message)
+            if message["type"] == "websocket.close":
+                await asyncio.Event().wait()
+
+    ended = []
+
+    async def works():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("background")
+
+    class Short(Subscriber):
+        async def connect(self):
+            await self.accept()
+            self.start_background(works())
+
+        async def receive(self, text_data=None, bytes_data=None):
+            raise StopConsumer
+
+    before = statistics().subscriptions
+    async with connected(Short.as_asgi(), Stuck) as peer:
+        peer.says("stop")
+        assert (await peer.next())["type"] == "websocket.close"
+        assert statistics().subscriptions == before + 1
+        peer.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await peer.end()
+    assert statistics().subscriptions == before
+    assert ended == ["background"]
 
 
 async def test_subscribing_before_there_is_a_connection_says_when_to():

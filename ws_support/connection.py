@@ -540,6 +540,16 @@ class Connection:
             last = _disconnect(CloseCode.INTERNAL_ERROR)
         else:
             last = _disconnect(CloseCode.NORMAL_CLOSURE)
+        try:
+            await self._end_for_the_client(last, error)
+        finally:
+            # Also when the server cancels that.
+            await self._let_go()
+        if self._has_begun or last is self._end:
+            with suppress(StopConsumer):
+                await handle(last)
+
+    async def _end_for_the_client(self, last: Message, error: BaseException | None) -> None:
         await self._stop(*self._sources)
         if self._end is not last and self._is_accepted and self._is_told_to_the_client(error):
             self._last_words = {**last, "type": "websocket.close"}
@@ -551,12 +561,13 @@ class Connection:
             except Exception as unsaid:
                 # Servers differ in what they raise when the connection has ended meanwhile.
                 logger.debug("Not sent: %r", unsaid, extra=logs.fields(self._scope))
-        if self._subscriber is not None:
-            await Hub.of_this_loop().leave_all(self._subscriber)
-        await self._stop(*(self._background or ()))
-        if self._has_begun or last is self._end:
-            with suppress(StopConsumer):
-                await handle(last)
+
+    async def _let_go(self) -> None:
+        try:
+            if self._subscriber is not None:
+                await Hub.of_this_loop().leave_all(self._subscriber)
+        finally:
+            await self._stop(*(self._background or ()))
 
     def _is_told_to_the_client(self, error: BaseException | None) -> bool:
         """Whether a close frame is sent for `error`. Without a server it is raised to a test,

@@ -125,6 +125,13 @@ class Hub:
         await asyncio.wait([task])
 
     async def leave_all(self, subscriber: Subscriber) -> None:
+        # A task, since who waits for it may be cancelled.
+        task = asyncio.create_task(self._leave_all(subscriber))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        await asyncio.wait([task])
+
+    async def _leave_all(self, subscriber: Subscriber) -> None:
         for topic in tuple(subscriber.topics):
             await self.unsubscribe(topic, subscriber)
 

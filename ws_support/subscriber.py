@@ -164,6 +164,9 @@ class Subscriber:
         except Exception as error:
             self._connection.fail(error)
             return
+        if self._connection.is_over:
+            steps.close()  # It drops the message, and no task may be started for that.
+            return
         self._pump(_awaited(_rest_of(steps, waits_for)), deque())
 
     def _send_later(self, message: Any, waiting: deque[Any]) -> None:
