@@ -11,10 +11,12 @@ from channels.layers import get_channel_layer
 from django.test import override_settings
 from django.utils.module_loading import import_string
 
+from tests.harness import until
 from tests.redis import CORE, PUBSUB
 from tests.test_connection import connected, eventually
 from ws_support.consumers import AsyncWebsocketConsumer
 from ws_support.groups import Groups
+from ws_support.inbox import MAX_MESSAGES
 
 
 class Hears(AsyncWebsocketConsumer):
@@ -170,6 +172,16 @@ async def test_a_group_that_is_left_first_while_redis_is_away_brings_it_back(red
         await eventually(lambda: redis.names() == [])
 
 
+async def test_what_the_layer_refuses_is_raised_and_forgotten(redis, using, hears):
+    async with using(), connected(Does.as_asgi()) as peer:
+        await peer.next()
+        assert await told(peer, "add no name", "discard no name") == ["TypeError"] * 2
+        assert await told(peer, "add group") == ["done"]
+        await eventually(lambda: any("mark" in name for name in redis.names()))
+        redis.ask("FLUSHALL")
+        await hears(peer)
+
+
 async def test_what_the_layer_refuses_later_keeps_nothing_else_from_being_restored(
     redis, using, hears, caplog
 ):
@@ -197,6 +209,24 @@ async def test_channels_of_nobody_here_join_and_leave_as_ever(using, backend):
         await layer.group_discard("group", channel)
 
 
+async def test_of_several_redis_the_one_that_has_forgotten_is_told_again(redis, using, hears):
+    hosts = [f"redis://127.0.0.1:{redis.port}/{number}" for number in range(2)]
+    async with using(hosts=hosts) as layer, connected(Does.as_asgi()) as peer:
+        await peer.next()
+        names = [f"group{number}" for number in range(20)]
+        assert {layer.consistent_hash(name) for name in names} == {0, 1}
+        assert await told(peer, *[f"add {name}" for name in names]) == ["done"] * 20
+        groups = Groups.of(layer)
+        await eventually(lambda: groups._marked == {0, 1})
+        redis.ask("FLUSHDB")
+        for name in names:
+            for _ in until(f"a message of {name}"):
+                await layer.group_send(name, {"type": "note", "text": name})
+                with suppress(asyncio.TimeoutError):
+                    assert await asyncio.wait_for(peer.outgoing.get(), 0.3)
+                    break
+
+
 async def test_what_comes_for_a_consumer_that_has_gone_is_not_kept(using):
     async with using() as layer, connected(Does.as_asgi()) as stays:
         channel = (await stays.next())["text"]
@@ -206,3 +236,19 @@ async def test_what_comes_for_a_consumer_that_has_gone_is_not_kept(using):
         await layer.send(channel, {"type": "note", "text": "next"})
         assert await stays.texts(1) == ["next"]
         assert gone not in layer.receive_buffer
+
+
+async def test_the_channel_of_a_consumer_that_was_busy_is_given_back_to_redis(redis, using):
+    class Busy(Added):
+        async def note(self, event):
+            await asyncio.Event().wait()
+
+    async with using(PUBSUB) as layer:
+        async with connected(Busy.as_asgi()):
+            (queue,) = layer.channels.values()
+            for _ in range(2 * MAX_MESSAGES):
+                await layer.group_send("group", {"type": "note"})
+            # Nobody waits for the next one: what is read is full.
+            await eventually(lambda: queue.qsize() >= MAX_MESSAGES - 2)
+        assert layer.channels == {}
+        await eventually(lambda: redis.names() == [])
