@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager, suppress
 
 import pytest
-from channels.layers import channel_layers, get_channel_layer
+from channels.layers import get_channel_layer
 from django.test import override_settings
+from django.utils.module_loading import import_string
 
-from tests.redis import CORE
+from tests.harness import until
+from tests.redis import CORE, PUBSUB
 from tests.test_connection import connected, eventually
 from ws_support.consumers import AsyncWebsocketConsumer
+from ws_support.groups import Groups
+from ws_support.inbox import MAX_MESSAGES
 
 
 class Hears(AsyncWebsocketConsumer):
@@ -21,6 +26,23 @@ class Hears(AsyncWebsocketConsumer):
 
 class Declared(Hears):
     groups = ["group"]
+
+
+class Does(Hears):
+    """Joins and leaves as its client says, which gets the name of its channel."""
+
+    async def connect(self):
+        await self.accept()
+        await self.send(self.channel_name)
+
+    async def receive(self, text_data=None, bytes_data=None):
+        does, group = text_data.split(" ", 1)
+        try:
+            await getattr(self.channel_layer, f"group_{does}")(group, self.channel_name)
+        except (TypeError, RuntimeError) as error:
+            await self.send(type(error).__name__)
+        else:
+            await self.send("done")
 
 
 class Added(Hears):
@@ -33,46 +55,50 @@ class Added(Hears):
 def using(redis):
     """A context in which consumers use this Redis."""
 
-    def use(backend=CORE, **config):
-        return override_settings(CHANNEL_LAYERS=redis.layers(backend, **config))
+    @asynccontextmanager
+    async def use(backend=CORE, **config):
+        with override_settings(CHANNEL_LAYERS=redis.layers(backend, **config)):
+            yield get_channel_layer()
+            await get_channel_layer().flush()
 
     return use
 
 
-async def hears(peer):
-    """Send to the group until it is heard, as it is once all is restored."""
-    sender = channel_layers.make_backend("default")
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        await sender.group_send("group", {"type": "note", "text": "heard"})
-        try:
-            assert (await asyncio.wait_for(peer.outgoing.get(), 0.3))["text"] == "heard"
-        except asyncio.TimeoutError:
-            continue
-        await sender.close_pools()
-        return
-    raise AssertionError
+@pytest.fixture
+async def hears(redis):
+    """Send to the group from elsewhere until it is heard, as it is once all is restored."""
+    (settings,) = redis.layers().values()
+    sender = import_string(settings["BACKEND"])(**settings["CONFIG"])
+
+    async def hear(peer):
+        for _ in range(100):
+            await sender.group_send("group", {"type": "note", "text": "heard"})
+            with suppress(asyncio.TimeoutError):
+                assert (await asyncio.wait_for(peer.outgoing.get(), 0.3))["text"] == "heard"
+                return
+        raise AssertionError("not heard")
+
+    yield hear
+    await sender.close_pools()
 
 
 @pytest.mark.parametrize("consumer", [Declared, Added])
-async def test_groups_are_restored_when_redis_has_forgotten_them(redis, using, consumer):
-    with using():
+async def test_groups_are_restored_when_redis_has_forgotten_them(redis, using, hears, consumer):
+    async with using():
         async with connected(consumer.as_asgi()) as peer:
             await hears(peer)
             await eventually(lambda: any("mark" in name for name in redis.names()))
             redis.ask("FLUSHALL")
             await hears(peer)
         assert redis.names() == []
-        await get_channel_layer().close_pools()
 
 
-async def test_groups_are_renewed_before_they_expire(using):
-    with using(group_expiry=2):
-        async with connected(Added.as_asgi()) as peer:
-            start = time.monotonic()
-            while time.monotonic() - start < 5:
-                await hears(peer)
-        await get_channel_layer().close_pools()
+async def test_groups_are_renewed_before_they_expire(using, hears):
+    async with using(group_expiry=2), connected(Added.as_asgi()) as peer:
+        start = time.monotonic()
+        while time.monotonic() - start < 5:
+            await hears(peer)
+            await asyncio.sleep(0.1)
 
 
 async def test_groups_in_memory_are_renewed_too():
@@ -88,11 +114,141 @@ async def test_groups_in_memory_are_renewed_too():
         assert get_channel_layer().groups == {}
 
 
-async def test_who_joins_while_redis_is_away_hears_once_it_is_back(redis, using):
-    with using():
+async def test_who_joins_while_redis_is_away_hears_once_it_is_back(redis, using, hears):
+    async with using():
         redis.stop()
         async with connected(Added.as_asgi()) as first, connected(Added.as_asgi()) as second:
             redis.start()
             await hears(first)
             await second.next()
-        await get_channel_layer().close_pools()
+
+
+both_layers = pytest.mark.parametrize("backend", [CORE, PUBSUB], ids=["core", "pubsub"])
+
+
+async def told(peer, *commands):
+    """Let the consumer of `Does` do it, and return what it says."""
+    peer.says(*commands)
+    return await peer.texts(len(commands))
+
+
+@both_layers
+async def test_groups_that_were_left_while_redis_was_away_are_left_once_it_is_back(
+    redis, using, backend, caplog
+):
+    async with using(backend) as layer, connected(Does.as_asgi()) as stays:
+        await stays.next()
+        async with connected(Does.as_asgi()) as goes:
+            await goes.next()
+            assert await told(stays, "add other", "add again") == ["done"] * 2
+            assert await told(goes, "add group", "add left") == ["done"] * 2
+            redis.stop()
+            assert await told(goes, "discard left") == ["done"]
+            assert await told(stays, "discard again", "add again") == ["done"] * 2
+        redis.start()
+        await eventually(lambda: "is back" in caplog.text)
+        for name in ("group", "left", "again", "other"):
+            await layer.group_send(name, {"type": "note", "text": name})
+        assert await stays.texts(2) == ["again", "other"]
+
+
+@both_layers
+async def test_a_group_that_was_never_joined_is_left_without_a_word(redis, using, backend):
+    async with using(backend):
+        async with connected(Does.as_asgi()) as peer:
+            await peer.next()
+            assert await told(peer, "add group", "discard other") == ["done"] * 2
+        await eventually(lambda: redis.names() == [])
+
+
+async def test_a_group_that_is_left_first_while_redis_is_away_brings_it_back(redis, using, caplog):
+    async with using():
+        async with connected(Does.as_asgi()) as peer:
+            await peer.next()
+            redis.stop()
+            assert await told(peer, "discard group") == ["done"]
+            redis.start()
+            await eventually(lambda: "is back" in caplog.text)
+        await eventually(lambda: redis.names() == [])
+
+
+async def test_what_the_layer_refuses_is_raised_and_forgotten(redis, using, hears):
+    async with using(), connected(Does.as_asgi()) as peer:
+        await peer.next()
+        assert await told(peer, "add no name", "discard no name") == ["TypeError"] * 2
+        assert await told(peer, "add group") == ["done"]
+        await eventually(lambda: any("mark" in name for name in redis.names()))
+        redis.ask("FLUSHALL")
+        await hears(peer)
+
+
+async def test_what_the_layer_refuses_later_keeps_nothing_else_from_being_restored(
+    redis, using, hears, caplog
+):
+    async with using(), connected(Does.as_asgi()) as peer:
+        await peer.next()
+        redis.stop()
+        commands = ["discard first", "add no name", "discard a name", "add group"]
+        assert await told(peer, *commands) == ["done"] * 4
+        redis.start()
+        await hears(peer)
+        await eventually(lambda: "is back" in caplog.text)
+    assert "The layer refuses a change of the group 'no name'" in caplog.text
+    assert "The layer refuses a change of the group 'a name'" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+@both_layers
+async def test_channels_of_nobody_here_join_and_leave_as_ever(using, backend):
+    async with using(backend) as layer:
+        Groups.of(layer)
+        channel = await layer.new_channel()
+        await layer.group_add("group", channel)
+        await layer.group_send("group", {"type": "note"})
+        assert await layer.receive(channel) == {"type": "note"}
+        await layer.group_discard("group", channel)
+
+
+async def test_of_several_redis_the_one_that_has_forgotten_is_told_again(redis, using, hears):
+    hosts = [f"redis://127.0.0.1:{redis.port}/{number}" for number in range(2)]
+    async with using(hosts=hosts) as layer, connected(Does.as_asgi()) as peer:
+        await peer.next()
+        names = [f"group{number}" for number in range(20)]
+        assert {layer.consistent_hash(name) for name in names} == {0, 1}
+        assert await told(peer, *[f"add {name}" for name in names]) == ["done"] * 20
+        groups = Groups.of(layer)
+        await eventually(lambda: groups._marked == {0, 1})
+        redis.ask("FLUSHDB")
+        for name in names:
+            for _ in until(f"a message of {name}"):
+                await layer.group_send(name, {"type": "note", "text": name})
+                with suppress(asyncio.TimeoutError):
+                    assert await asyncio.wait_for(peer.outgoing.get(), 0.3)
+                    break
+
+
+async def test_what_comes_for_a_consumer_that_has_gone_is_not_kept(using):
+    async with using() as layer, connected(Does.as_asgi()) as stays:
+        channel = (await stays.next())["text"]
+        async with connected(Does.as_asgi()) as goes:
+            gone = (await goes.next())["text"]
+        await layer.send(gone, {"type": "note", "text": "for nobody"})
+        await layer.send(channel, {"type": "note", "text": "next"})
+        assert await stays.texts(1) == ["next"]
+        assert gone not in layer.receive_buffer
+
+
+async def test_the_channel_of_a_consumer_that_was_busy_is_given_back_to_redis(redis, using):
+    class Busy(Added):
+        async def note(self, event):
+            await asyncio.Event().wait()
+
+    async with using(PUBSUB) as layer:
+        async with connected(Busy.as_asgi()):
+            (queue,) = layer.channels.values()
+            for _ in range(2 * MAX_MESSAGES):
+                await layer.group_send("group", {"type": "note"})
+            # Nobody waits for the next one: what is read is full.
+            await eventually(lambda: queue.qsize() >= MAX_MESSAGES - 2)
+        assert layer.channels == {}
+        await eventually(lambda: redis.names() == [])

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
 from ws_support.away import Strangers, is_away, is_malformed, log_away
-from ws_support.link import TIMEOUT, LayerError, cancelled, within
+from ws_support.link import TIMEOUT, LayerError, LayerOutage, cancelled, within
 
 logger = logging.getLogger("ws_support.channel_layer")
 
@@ -89,6 +89,7 @@ class Groups:
             return
         groups = self._joined.setdefault(channel, {})
         groups[group] = False
+        self._left.pop((group, channel), None)
         if not self._is_lost:
             try:
                 await asyncio.wait_for(self._add(group, channel), TIMEOUT)
@@ -114,6 +115,7 @@ class Groups:
                 self._lose(error)
         if self._is_lost and len(self._left) < _MAX_LEFT:
             self._left[group, channel] = None
+            self._start()
 
     async def leave(self, channel: str) -> None:
         """The consumer has gone: leave what it has not left, and drop what waits for it."""
@@ -171,6 +173,8 @@ class Groups:
             else:
                 self._find()
             await asyncio.sleep(1 if self._is_lost else min(_LOOK_EVERY, renew_every))
+            if not self._joined and not self._left:
+                await self._unmark()
 
     def _find(self) -> None:
         if self._is_lost:
@@ -189,11 +193,28 @@ class Groups:
                 self._marked.add(index)
         for channel, groups in tuple(self._joined.items()):
             for group in [each for each, is_known in groups.items() if not is_known]:
-                await within(self._add(group, channel))
-                groups[group] = True
+                # Its consumer may have left it meanwhile.
+                if await self._is_done(self._add, group, channel) and group in groups:
+                    groups[group] = True
+                else:
+                    self._forget(group, channel)
         for group, channel in tuple(self._left):
-            await within(self._discard(group, channel))
+            await self._is_done(self._discard, group, channel)
             self._left.pop((group, channel), None)
+
+    @staticmethod
+    async def _is_done(
+        method: Callable[[str, str], Awaitable[None]], group: str, channel: str
+    ) -> bool:
+        """Tell the layer. Return False for what it would refuse the next time, too."""
+        try:
+            await within(method(group, channel))
+        except LayerOutage:
+            raise
+        except LayerError as error:
+            logger.error("The layer refuses a change of the group %.100a: %s.", group, error)
+            return False
+        return True
 
     async def _renew(self) -> None:
         for _, connection, key in self._marks():
@@ -203,7 +224,7 @@ class Groups:
                 if self._is_core:
                     await self._prolong(group, channel)
                 else:
-                    await within(self._add(group, channel))
+                    await self._is_done(self._add, group, channel)
 
     async def _prolong(self, group: str, channel: str) -> None:
         """Renew a membership, unless another process has ended it."""
