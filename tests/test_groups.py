@@ -7,7 +7,7 @@ import time
 from contextlib import asynccontextmanager, suppress
 
 import pytest
-from channels.layers import get_channel_layer
+from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.test import override_settings
 from django.utils.module_loading import import_string
 
@@ -252,3 +252,36 @@ async def test_the_channel_of_a_consumer_that_was_busy_is_given_back_to_redis(re
             await eventually(lambda: queue.qsize() >= MAX_MESSAGES - 2)
         assert layer.channels == {}
         await eventually(lambda: redis.names() == [])
+
+
+class LayerThatGoesAway(InMemoryChannelLayer):
+    """Channels' own in memory, which can be away as Redis can."""
+
+    is_away = False
+    tries = 0
+
+    async def group_add(self, group, channel):
+        self.tries += 1
+        if self.is_away:
+            raise ConnectionRefusedError("away")
+        await super().group_add(group, channel)
+
+    async def group_discard(self, group, channel):
+        if self.is_away:
+            raise ConnectionRefusedError("away")
+        await super().group_discard(group, channel)
+
+
+async def test_who_came_and_went_while_the_layer_was_away_leaves_nothing_behind():
+    layer = LayerThatGoesAway()
+    groups = Groups.of(layer)
+    channel = await groups.new_channel()
+    layer.is_away = True
+    await layer.group_add("group", channel)
+    tender = groups._tender
+    await eventually(lambda: layer.tries > 2)
+    await groups.leave(channel)
+    layer.is_away = False
+    await asyncio.wait_for(tender, 30)
+    assert channel not in layer.groups.get("group", {})
+    assert channel not in layer.channels

@@ -304,3 +304,16 @@ async def test_the_next_in_line_fail_with_one_for_whom_the_layer_is_away():
     with pytest.raises(BroadcastError, match="refused"):
         await broadcast("topic", "asked for by itself")
     assert AwayLayer.asked == 2
+
+
+@layer(SlowLayer)
+async def test_what_is_broadcast_before_the_accept_waits_for_it():
+    class Slow(Subscriber):
+        async def connect(self):
+            for number in range(50):
+                await broadcast("topic", str(number))
+            await asyncio.sleep(0.3)  # They come meanwhile, most likely. It holds in any case.
+            await self.accept()
+
+    async with connected(Slow.as_asgi()) as peer:
+        assert [await received(peer) for _ in range(50)] == [str(number) for number in range(50)]

@@ -225,8 +225,10 @@ async def test_a_message_that_is_not_ours_is_named_and_is_no_outage(
             await broadcast("prices", "1.08")
             assert await peer.texts(1) == ["1.08"]
         await layer.close_pools()
-    (record,) = caplog.records
-    assert "A message in the channel layer was skipped" in record.message
+    messages = [record.message for record in caplog.records]
+    assert sum("A message in the channel layer was skipped" in each for each in messages) == 1
+    # redis-py itself may be late on a busy machine.
+    assert [each for each in messages if "is away" in each and "Timeout" not in each] == []
 
 
 async def test_bytes_in_redis_that_nobody_can_read_are_no_outage(redis, caplog, monkeypatch):
