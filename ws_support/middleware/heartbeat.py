@@ -17,6 +17,7 @@ from asgiref.typing import (
     ASGISendCallable,
     ASGISendEvent,
     Scope,
+    WebSocketCloseEvent,
     WebSocketScope,
 )
 from channels.exceptions import StopConsumer
@@ -386,23 +387,27 @@ class Watch:
 
     async def _send_other(self, message: ASGISendEvent) -> None:
         if message["type"] == "websocket.close":
-            check_close(message)
-        if message["type"] == "websocket.close" and self._opened_at is None:
-            await self._report_refusal(403)
-        elif message["type"] == "websocket.http.response.start":
+            await self._end_with(message)
+            return
+        if message["type"] == "websocket.http.response.start":
             await self._report_refusal(message["status"])
+        # Before what follows: the server may refuse the message, and the connection goes on.
+        await self._send(message)
+        if message["type"] == "websocket.accept" and self._code is None:
+            await self._begin()
+
+    async def _end_with(self, message: WebSocketCloseEvent) -> None:
+        check_close(message)
+        if self._opened_at is None:
+            await self._report_refusal(403)
+        code, reason = message.get("code") or 1000, message.get("reason") or ""
         try:
             await self._send(message)
         except asyncio.CancelledError:
-            if message["type"] == "websocket.close":
-                # The client does not read, and was given up.
-                self._end(message.get("code") or 1000, message.get("reason") or "")
+            # The client does not read, and was given up.
+            self._end(code, reason)
             raise
-        # Not before: the server may refuse the message, and the connection goes on.
-        if message["type"] == "websocket.close":
-            self._end(message.get("code") or 1000, message.get("reason") or "")
-        elif message["type"] == "websocket.accept" and self._code is None:
-            await self._begin()
+        self._end(code, reason)
 
     async def _begin(self) -> None:
         if self._opened_at is not None:
