@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -17,7 +17,20 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-from ws_support.origins import OriginRules, PatternError, WildcardError
+from ws_support._validators import (
+    LISTS,
+    Problem,
+    Validator,
+    boolean,
+    number,
+    optional_text,
+    origins,
+    pattern_error,
+    regexes,
+    short,
+    text,
+)
+from ws_support.origins import OriginRules
 
 
 class FromSettings(Enum):
@@ -30,48 +43,82 @@ FROM_SETTINGS: Final = FromSettings.FROM_SETTINGS
 """The default of a middleware's keyword argument: what `WS_SUPPORT` says."""
 
 
+class Setting(NamedTuple):
+    """One key of `WS_SUPPORT`."""
+
+    type: str
+    default: Any
+    validate: Validator
+    description: str
+    """One line of Markdown, with the unit."""
+
+
+def _setting(default: Any, validate: Validator, description: str) -> Any:
+    return field(default=default, metadata={"validate": validate, "description": description})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `WS_SUPPORT` says, each key in lower case, with its default and unit."""
+    """The values of `WS_SUPPORT`: each key in lower case, with its default and its validator.
 
-    allowed_origins: tuple[str, ...] | None = None
-    """Origin patterns that may connect; `None`: the hosts of `ALLOWED_HOSTS`."""
+    A row here is all that a new key takes; docs/settings.md lists them.
+    """
 
-    allowed_origin_regexes: tuple[str | re.Pattern[str], ...] = ()
-    """Regular expressions that match a whole serialized origin."""
-
-    allow_missing_origin: bool = False
-    """Admit clients that send no `Origin` header."""
-
-    keep_alive_interval: float | None = 120
-    """Seconds between ping frames from the server; `None` or 0: none."""
-
-    keep_alive_timeout: float | None = 20
-    """Seconds to wait for a pong before the connection is dropped; `None`: forever."""
-
-    heartbeat_interval: float | None = None
-    """Seconds within which the client promises a message; `None`: it promises nothing."""
-
-    heartbeat_message: str | None = "\x05"
-    """The text that a client sends as its heartbeat; `None`: every message is handed on."""
-
-    heartbeat_reply: str = "\x06"
-    """The text that answers it."""
-
-    max_message_size: int = 1024 * 1024
-    """Bytes; a larger message closes the connection with 1009."""
-
-    per_message_deflate: bool = False
-    """Compress messages for clients that offer it (RFC 7692)."""
-
-    broadcast_queue: int = 64
-    """Messages that wait for a subscriber; one more closes its connection with 1013."""
-
-    max_subscriptions: int = 1000
-    """Topics that one connection may subscribe to."""
-
-    shutdown_timeout: float = 10
-    """Seconds from the signal to stop until the server has ended."""
+    allowed_origins: tuple[str, ...] | None = _setting(
+        None,
+        origins,
+        "Origin patterns that may connect; `None`: the hosts of `ALLOWED_HOSTS`.",
+    )
+    allowed_origin_regexes: tuple[str | re.Pattern[str], ...] = _setting(
+        (), regexes, "Regular expressions that match a whole serialized origin."
+    )
+    allow_missing_origin: bool = _setting(
+        False, boolean, "Admit clients that send no `Origin` header."
+    )
+    keep_alive_interval: float | None = _setting(
+        120,
+        number("a number of seconds from 0", zero=True, none="for no pings"),
+        "Seconds between ping frames from the server; `None` or 0: none.",
+    )
+    keep_alive_timeout: float | None = _setting(
+        20,
+        number("a number of seconds above 0", none="to wait forever"),
+        "Seconds to wait for a pong before the connection is dropped; `None`: forever.",
+    )
+    heartbeat_interval: float | None = _setting(
+        None,
+        number("a number of seconds above 0", none="for no heartbeat"),
+        "Seconds within which the client promises a message; `None`: it promises nothing.",
+    )
+    heartbeat_message: str | None = _setting(
+        "\x05",
+        optional_text,
+        "The text that a client sends as its heartbeat; `None`: every message is handed on.",
+    )
+    heartbeat_reply: str = _setting("\x06", text, "The text that answers a heartbeat.")
+    max_message_size: int = _setting(
+        1024 * 1024,
+        number("a whole number of bytes above 0", integer=True),
+        "Bytes; a larger message closes the connection with 1009.",
+    )
+    per_message_deflate: bool = _setting(
+        False, boolean, "Compress messages for clients that offer it (RFC 7692)."
+    )
+    broadcast_queue: int = _setting(
+        64,
+        number("a whole number of messages above 0", integer=True),
+        "Messages that wait for a subscriber; one more closes its connection with 1013.",
+    )
+    max_subscriptions: int = _setting(
+        1000,
+        number("a whole number of topics above 0", integer=True),
+        "Topics that one connection may subscribe to.",
+    )
+    shutdown_timeout: float = _setting(
+        10,
+        number("a number of seconds above 0"),
+        "Seconds from the signal to stop until the server has ended.",
+    )
 
     allowed_hosts: tuple[str, ...] = ()
     """The hosts of `ALLOWED_HOSTS`. No key of `WS_SUPPORT`."""
@@ -83,12 +130,12 @@ class Options:
         return OriginRules(self.allowed_origins, self.allowed_origin_regexes)
 
 
-class Problem(NamedTuple):
-    """A value that cannot be used: `message` says which and why, `hint` what to write instead."""
-
-    id: str
-    message: str
-    hint: str
+SETTINGS: Final = {
+    each.name.upper(): Setting(str(each.type), each.default, **each.metadata)
+    for each in fields(Options)
+    if each.metadata
+}
+"""The keys of `WS_SUPPORT`."""
 
 
 def get_options() -> Options:
@@ -112,14 +159,14 @@ def settings_problems() -> Iterator[Problem]:
     """What is wrong with `WS_SUPPORT`: nothing when it can be used."""
     given = _settings_dict()
     if not isinstance(given, dict):
-        message = f"WS_SUPPORT is {_short(given)}, which is not a dictionary."
+        message = f"WS_SUPPORT is {short(given)}, which is not a dictionary."
         yield Problem("E001", message, 'Write WS_SUPPORT = {"KEEP_ALIVE_INTERVAL": 30}.')
         return
     for key, value in given.items():
-        if key not in _VALIDATORS:
-            yield Problem("E002", f"WS_SUPPORT has no key {_short(key)}.", _known_keys(key))
+        if key not in SETTINGS:
+            yield Problem("E002", f"WS_SUPPORT has no key {short(key)}.", _known_keys(key))
             continue
-        for problem in _VALIDATORS[key](value):
+        for problem in SETTINGS[key].validate(value):
             yield problem._replace(message=f'WS_SUPPORT["{key}"] {problem.message}')
 
 
@@ -138,7 +185,7 @@ class MiddlewareOptions:
             if arguments[name] is not FROM_SETTINGS
         }
         for key, value in given.items():
-            for problem in _VALIDATORS[key](value):
+            for problem in SETTINGS[key].validate(value):
                 raise ImproperlyConfigured(
                     f"{owner}(): {names[key]} {problem.message} {problem.hint}"
                 )
@@ -200,134 +247,21 @@ setting_changed.connect(_forget)
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, _LISTS) else value
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return tuple(value) if isinstance(value, LISTS) else value
 
 
 def _known_keys(key: object) -> str:
-    close = difflib.get_close_matches(str(key).upper(), _VALIDATORS, n=1)
+    close = difflib.get_close_matches(str(key).upper(), SETTINGS, n=1)
     if close:
         return f"Did you mean {close[0]!r}?"
-    return f"The keys are {', '.join(_VALIDATORS)}."
-
-
-# A validator yields a problem for each thing that is wrong with a value. The messages go on after
-# the name of the setting or argument, which it does not know.
-
-
-def _number(
-    kind: str, *, integer: bool = False, zero: bool = False, none: str = ""
-) -> Callable[[object], Iterator[Problem]]:
-    """`none` says what `None` stands for; without it, `None` is no value."""
-    types = (int,) if integer else (int, float)
-    hint = f"Write {kind}, or None {none}." if none else f"Write {kind}."
-
-    def validate(value: object) -> Iterator[Problem]:
-        if value is None and none:
-            return
-        if isinstance(value, bool) or not isinstance(value, types):
-            yield Problem("E003", f"is {_short(value)}, which is not {kind}.", hint)
-        elif not 0 <= value <= _MAX_NUMBER or (value == 0 and not zero):
-            yield Problem("E004", f"is {_short(value)}, which is out of range.", hint)
-
-    return validate
-
-
-def _text(value: object) -> Iterator[Problem]:
-    if not isinstance(value, str):
-        yield Problem("E003", f"is {_short(value)}, which is not a string.", "Write a string.")
-        return
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        message = f"is {_short(value)}, which cannot be sent: half of a surrogate pair."
-        yield Problem("E003", message, "Write whole characters.")
-
-
-def _optional_text(value: object) -> Iterator[Problem]:
-    if value is not None:
-        yield from _text(value)
-
-
-def _boolean(value: object) -> Iterator[Problem]:
-    if not isinstance(value, bool):
-        message = f"is {_short(value)}, which is neither True nor False."
-        yield Problem("E003", message, "Write True or False.")
-
-
-def _origins(value: object) -> Iterator[Problem]:
-    if value is None:
-        return
-    if not isinstance(value, _LISTS):
-        hint = 'Write a list of origins, for example ["https://client.com"].'
-        yield Problem("E003", f"is {_short(value)}, which is not a list.", hint)
-        return
-    for pattern in value:
-        if not isinstance(pattern, str):
-            message = f"holds {_short(pattern)}, which is not a string."
-            yield Problem("E003", message, 'Write "https://client.com".')
-        elif error := _pattern_error(pattern):
-            id_ = "E006" if isinstance(error, WildcardError) else "E005"
-            yield Problem(id_, f"holds {_short(pattern)}, which {error}.", error.hint)
-
-
-def _pattern_error(pattern: str) -> PatternError | None:
-    try:
-        OriginRules([pattern])
-    except PatternError as error:
-        return error
-    return None
+    return f"The keys are {', '.join(SETTINGS)}."
 
 
 def _is_host(host: object) -> bool:
-    """Whether Django could match this entry of `ALLOWED_HOSTS`."""
+    """Return True if Django could match this entry of `ALLOWED_HOSTS`."""
     return (
         isinstance(host, str)
         and "://" not in host
         and host != "null"
-        and _pattern_error(host) is None
+        and pattern_error(host) is None
     )
-
-
-def _regexes(value: object) -> Iterator[Problem]:
-    example = r'r"https://\w+\.client\.com"'
-    if not isinstance(value, _LISTS):
-        message = f"is {_short(value)}, which is not a list."
-        yield Problem("E003", message, f"Write a list of regular expressions: [{example}].")
-        return
-    for regex in value:
-        if isinstance(regex, re.Pattern) and isinstance(regex.pattern, str):
-            continue
-        if not isinstance(regex, str):
-            message = f"holds {_short(regex)}, which is not a regular expression for text."
-            yield Problem("E003", message, f"Write {example}.")
-            continue
-        try:
-            re.compile(regex)
-        except (re.error, OverflowError, RecursionError) as error:
-            message = f"holds {_short(regex)}, which is not a regular expression: {error}."
-            yield Problem("E007", message, f"Write it as Python's re module reads it: {example}.")
-
-
-_MAX_NUMBER: Final = 2**31 - 1  # What the timers and counters of every server can hold.
-_LISTS: Final = (list, tuple, set, frozenset)
-
-_VALIDATORS: Final[dict[str, Callable[[object], Iterator[Problem]]]] = {
-    "ALLOWED_ORIGINS": _origins,
-    "ALLOWED_ORIGIN_REGEXES": _regexes,
-    "ALLOW_MISSING_ORIGIN": _boolean,
-    "KEEP_ALIVE_INTERVAL": _number("a number of seconds from 0", zero=True, none="for no pings"),
-    "KEEP_ALIVE_TIMEOUT": _number("a number of seconds above 0", none="to wait forever"),
-    "HEARTBEAT_INTERVAL": _number("a number of seconds above 0", none="for no heartbeat"),
-    "HEARTBEAT_MESSAGE": _optional_text,
-    "HEARTBEAT_REPLY": _text,
-    "MAX_MESSAGE_SIZE": _number("a whole number of bytes above 0", integer=True),
-    "PER_MESSAGE_DEFLATE": _boolean,
-    "BROADCAST_QUEUE": _number("a whole number of messages above 0", integer=True),
-    "MAX_SUBSCRIPTIONS": _number("a whole number of topics above 0", integer=True),
-    "SHUTDOWN_TIMEOUT": _number("a number of seconds above 0"),
-}

@@ -1,0 +1,126 @@
+"""Validators for the values of `WS_SUPPORT`.
+
+A validator yields a `Problem` for each thing that is wrong with a value. Its message goes on after
+the name of the setting or argument, which a validator does not know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, TypeAlias
+
+from ws_support.origins import OriginRules, PatternError, WildcardError
+
+Validator: TypeAlias = Callable[[object], "Iterator[Problem]"]
+
+MAX_NUMBER: Final = 2**31 - 1
+"""The largest number that the timers and counters of every server can hold."""
+
+LISTS: Final = (list, tuple, set, frozenset)
+
+
+class Problem(NamedTuple):
+    """Say which value cannot be used and why (`message`), and what to write instead (`hint`)."""
+
+    id: str
+    message: str
+    hint: str
+
+
+def number(kind: str, *, integer: bool = False, zero: bool = False, none: str = "") -> Validator:
+    """Return a validator for `kind`, for example "a number of seconds above 0".
+
+    `none` says what `None` stands for, for example "to wait forever". Without it, `None` is
+    refused.
+    """
+    types = (int,) if integer else (int, float)
+    hint = f"Write {kind}, or None {none}." if none else f"Write {kind}."
+
+    def validate(value: object) -> Iterator[Problem]:
+        if value is None and none:
+            return
+        if isinstance(value, bool) or not isinstance(value, types):
+            yield Problem("E003", f"is {short(value)}, which is not {kind}.", hint)
+        elif not 0 <= value <= MAX_NUMBER or (value == 0 and not zero):
+            yield Problem("E004", f"is {short(value)}, which is out of range.", hint)
+
+    return validate
+
+
+def text(value: object) -> Iterator[Problem]:
+    """Validate a string that can be sent."""
+    if not isinstance(value, str):
+        yield Problem("E003", f"is {short(value)}, which is not a string.", "Write a string.")
+        return
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        message = f"is {short(value)}, which cannot be sent: half of a surrogate pair."
+        yield Problem("E003", message, "Write whole characters.")
+
+
+def optional_text(value: object) -> Iterator[Problem]:
+    """Validate a string that can be sent, or `None`."""
+    if value is not None:
+        yield from text(value)
+
+
+def boolean(value: object) -> Iterator[Problem]:
+    """Validate `True` or `False`."""
+    if not isinstance(value, bool):
+        message = f"is {short(value)}, which is neither True nor False."
+        yield Problem("E003", message, "Write True or False.")
+
+
+def origins(value: object) -> Iterator[Problem]:
+    """Validate a list of origin patterns, or `None`."""
+    if value is None:
+        return
+    if not isinstance(value, LISTS):
+        hint = 'Write a list of origins, for example ["https://client.com"].'
+        yield Problem("E003", f"is {short(value)}, which is not a list.", hint)
+        return
+    for pattern in value:
+        if not isinstance(pattern, str):
+            message = f"holds {short(pattern)}, which is not a string."
+            yield Problem("E003", message, 'Write "https://client.com".')
+        elif error := pattern_error(pattern):
+            id_ = "E006" if isinstance(error, WildcardError) else "E005"
+            yield Problem(id_, f"holds {short(pattern)}, which {error}.", error.hint)
+
+
+def pattern_error(pattern: str) -> PatternError | None:
+    """Return what is wrong with an origin pattern, or `None`."""
+    try:
+        OriginRules([pattern])
+    except PatternError as error:
+        return error
+    return None
+
+
+def regexes(value: object) -> Iterator[Problem]:
+    """Validate a list of regular expressions for text, compiled or not."""
+    example = r'r"https://\w+\.client\.com"'
+    if not isinstance(value, LISTS):
+        message = f"is {short(value)}, which is not a list."
+        yield Problem("E003", message, f"Write a list of regular expressions: [{example}].")
+        return
+    for regex in value:
+        if isinstance(regex, re.Pattern) and isinstance(regex.pattern, str):
+            continue
+        if not isinstance(regex, str):
+            message = f"holds {short(regex)}, which is not a regular expression for text."
+            yield Problem("E003", message, f"Write {example}.")
+            continue
+        try:
+            re.compile(regex)
+        except (re.error, OverflowError, RecursionError) as error:
+            message = f"holds {short(regex)}, which is not a regular expression: {error}."
+            yield Problem("E007", message, f"Write it as Python's re module reads it: {example}.")
+
+
+def short(value: object) -> str:
+    """Return `repr(value)`, cut off after 100 characters."""
+    shown = repr(value)
+    return shown if len(shown) <= 100 else f"{shown[:97]}..."
