@@ -66,6 +66,10 @@ logger = logging.getLogger("ws_support.servers")
 _WAITING: Final = 2**16
 """Bytes of messages that may wait for the application before reading is paused."""
 
+_LARGE: Final = 2**14
+"""Bytes of a message from which on what its text takes in memory is looked at. Smaller ones take up
+to four times as much as is counted, which is 256 KiB for all that wait."""
+
 _WIDE: Final = 2**16
 """Bytes by which a text may be larger than what was sent, and wait as it is."""
 
@@ -99,10 +103,6 @@ _LONGEST_CLOSE: Final = 131
 
 _SHRINK: Final = 5.0
 """Seconds after which a large buffer is given back."""
-
-
-_UTF_8: Final = "utf-8"
-"""The key of a text that waits as it was sent, since it takes less so."""
 
 
 class _Phase(IntEnum):
@@ -171,8 +171,8 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         "_ping",
         "_pinged_at",
         "_queue",
+        "_room",
         "_scope",
-        "_sent",
         "_server_state",
         "_shrinking",
         "_tail",
@@ -204,7 +204,8 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         self._answer: tuple[int, list[tuple[bytes, bytes]]] | None = None
 
         # What goes to the application.
-        self._queue: deque[dict[str, Any]] = deque()
+        # A text that takes less so waits as UTF-8, without the message around it.
+        self._queue: deque[Any] = deque()
         self._waiting = 0
         self._waiter: asyncio.Future[Any] | None = None
         self._in_a_row = 0
@@ -218,7 +219,8 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
 
         # What goes to the client.
         self._blocked: asyncio.Event | None = None
-        self._sent = 0
+        # Messages that may be sent until something has to be looked at. None unless it is open.
+        self._room = 0
         self._late_pong = b""
 
         self._timer: asyncio.TimerHandle | None = None
@@ -322,6 +324,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         self._log("[accepted]")
         self._write(head)
         self._phase = _OPEN
+        self._room = _SENT if self._blocked is None else 0
         self._is_plain = True
         self._start_pings()
         parser = Parser(self, self._config.ws_max_size)
@@ -372,6 +375,9 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         if self._waiter is not None:
             raise RuntimeError("receive() was called while another task waits for a message.")
         waiter = self._waiter = asyncio.Future(loop=self._loop)
+        if self._room:
+            # Others have their turn now.
+            self._room = _SENT
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -391,17 +397,19 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._waiting = 0
             if self._is_paused:
                 self._resume_reading()
-        if _UTF_8 in message:
-            return {"type": "websocket.receive", "text": message[_UTF_8].decode()}
+        if type(message) is bytes:
+            return {"type": "websocket.receive", "text": message.decode()}
         return message
 
     async def send(self, message: Any) -> None:
-        if self._phase is not _OPEN or message["type"] != "websocket.send":
-            await self._send_other(message)
-            return
-        self._sent += 1
-        if self._sent > _SENT or self._blocked is not None or self.transport.is_closing():
+        room = self._room
+        if not room or message["type"] != "websocket.send":
+            if self._phase is not _OPEN or message["type"] != "websocket.send":
+                await self._send_other(message)
+                return
             await self._turn()
+            room = self._room
+        self._room = room - 1
         text = message.get("text")
         if text is not None:
             data = text.encode()
@@ -416,7 +424,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         if size <= _CONCAT:
             self._write(head + data)
         else:
-            self._sent += size >> 13
+            self._room = max(self._room - (size >> 13), 0)
             # A buffer that may be changed is copied: all of it may not be sent at once.
             self.transport.writelines((head, bytes(data)))
 
@@ -451,13 +459,14 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
     async def _turn(self) -> None:
         """Let others have their turn, until more can be sent. Raise `ClientDisconnected` when the
         transport is closing: what is written to it is dropped, and says nothing of that."""
-        self._sent = 0
         await asyncio.sleep(0)
         while self._blocked is not None:
             await self._blocked.wait()
         is_open = self._phase is _OPEN or self._phase is _Phase.DENIAL
         if not is_open or self.transport.is_closing():
             raise ClientDisconnected
+        if self._phase is _OPEN:
+            self._room = _SENT
 
     # What the client sends
 
@@ -487,13 +496,13 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         else:
             self._on_other(kind, frame)
 
-    def _enqueue(self, message: dict[str, Any], size: int) -> None:
-        text = message.get("text")
-        if text is not None and not text.isascii():
+    def _enqueue(self, message: Any, size: int) -> None:
+        if size > _LARGE and not message.get("text", "").isascii():
+            # One character takes as much as each of the others does: up to four bytes.
+            text = message["text"]
             held = sys.getsizeof(text)
             if held > size + _WIDE:
-                # One character takes as much as each of the others does.
-                message = {_UTF_8: text.encode()}
+                message = text.encode()
             else:
                 size = held
         self._queue.append(message)
@@ -594,6 +603,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         self._write(close_frame(code, reason))
         self._disconnect(code, reason)
         self._phase = _Phase.CLOSING
+        self._room = 0
         self._resume_reading()
         self._set_timer(_CLOSE_TIMEOUT, self.transport.abort)
 
@@ -624,6 +634,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         """Tell the application, which hears of it once."""
         self._is_plain = False
         self._phase = _Phase.ENDED
+        self._room = 0
         self._parts = bytearray()
         self._kind = self._decoder = None
         self._stop_timers()
@@ -635,6 +646,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
     def _finish(self, *, lingers: bool = False) -> None:
         """End TCP, when everything has been sent."""
         self._phase = _Phase.ENDED
+        self._room = 0
         transport = self.transport
         if lingers and not transport.is_closing():
             # A socket that is closed with data unread is reset, and the client may not come to read
@@ -661,6 +673,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         if self._phase < _Phase.CLOSING:
             self._disconnect(CloseCode.ABNORMAL_CLOSURE)
         self._phase = _Phase.LOST
+        self._room = 0
         self._stop_timers()
         self._release()
 
@@ -720,6 +733,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._blocked = asyncio.Event()
+        self._room = 0
 
     def resume_writing(self) -> None:
         pong, self._late_pong = self._late_pong, b""
