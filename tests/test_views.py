@@ -97,6 +97,6 @@ async def test_an_asgi_server_without_websockets_is_told_to_get_them(async_clien
     assert response.status_code == 426
     [record] = [each for each in caplog.records if each.name == "ws_support.views"]
     assert record.getMessage().endswith(
-        "This server speaks no WebSocket: on Uvicorn, install `websockets` or picows, or start"
+        "This server speaks no WebSocket: on Uvicorn, install `websockets`, or start"
         " `manage.py runasgi`."
     )

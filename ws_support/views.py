@@ -48,7 +48,7 @@ def _what_is_wrong(request: HttpRequest) -> str | None:
     if "websocket" in request.headers.get("Upgrade", "").lower():
         reason = "This is a WebSocket, and the server took its handshake for plain HTTP."
         advice = (
-            "This server speaks no WebSocket: on Uvicorn, install `websockets` or picows, or start"
+            "This server speaks no WebSocket: on Uvicorn, install `websockets`, or start"
             " `manage.py runasgi`."
             if isinstance(request, ASGIRequest)
             else 'This server speaks WSGI: start `manage.py runasgi`, or put "ws_support" first in'

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from urllib.request import urlopen
 
 import pytest
+from channels.testing import WebsocketCommunicator
 
 from tests.harness import BOUND, ROOT
 from tests.redis import broadcast_from_the_shell
@@ -33,7 +34,7 @@ def project(tmp_path, serve):
 
     def start(page: str, **files: str):
         directory = tmp_path / "mysite"
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         examples = examples_of(page)
         settings = files.pop("settings", "")
         files["settings"] = _SETTINGS + settings
@@ -53,6 +54,44 @@ def project(tmp_path, serve):
         )
 
     return start
+
+
+def test_the_first_consumer_its_route_and_its_page_run_as_they_are(project, tmp_path):
+    page = (ROOT / "docs" / "first.md").read_text()
+    [template] = re.findall(r"^```html\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "mysite" / "templates").mkdir(parents=True)
+    (tmp_path / "mysite" / "templates" / "room.html").write_text(template)
+    server = project(
+        "first.md",
+        settings=(
+            "INSTALLED_APPS = [*INSTALLED_APPS, 'django.contrib.contenttypes',"
+            " 'django.contrib.auth', 'django.contrib.sessions', 'mysite']\n"
+        ),
+    )
+    with urlopen(f"{server.origin}/rooms/blue", timeout=BOUND) as response:
+        assert '"path": "/ws/rooms/blue"' in response.read().decode()
+    with server.connect("/ws/rooms/blue") as one, server.connect("/ws/rooms/blue") as two:
+        one.send('{"text": "Hello"}')
+        for socket in (one, two):
+            assert json.loads(socket.recv(BOUND)) == {"name": "somebody", "text": "Hello"}
+
+
+@pytest.mark.parametrize(
+    ("offered", "said"),
+    [
+        (["jwt", "secret"], ["Hello ann"]),
+        (["jwt", "wrong"], [(3000, "Log in first")]),
+        ([], [(3000, "Log in first")]),
+    ],
+)
+async def test_a_token_is_read_from_the_sub_protocols(offered, said):
+    names: dict = {}
+    exec(examples_of("first.md")["tokens"], names)
+    communicator = WebsocketCommunicator(names["ByToken"].as_asgi(), "/", subprotocols=offered)
+    assert await communicator.connect() == (True, next(iter(offered), None))
+    message = await communicator.receive_output()
+    assert [message.get("text") or (message["code"], message["reason"])] == said
+    await communicator.disconnect()
 
 
 def examples_of(page: str) -> dict[str, str]:
