@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from contextlib import ExitStack
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 from channels.testing import WebsocketCommunicator
 
+from tests.deploy.conftest import clean_environment
 from tests.harness import BOUND, ROOT
 from tests.redis import broadcast_from_the_shell
 
@@ -46,16 +50,21 @@ def project(tmp_path, serve):
             (directory / f"{name}.py").write_text(text)
         return serve(
             asgi_server="uvicorn",
-            environment={
-                "PYTHONPATH": f"{tmp_path}:{ROOT}",
-                "DJANGO_SETTINGS_MODULE": "mysite.settings",
-            },
+            environment=environment_of(tmp_path),
             ASGI_APPLICATION="mysite.asgi.application",
         )
 
     return start
 
 
+def environment_of(directory: Path) -> dict[str, str]:
+    return {
+        "PYTHONPATH": f"{directory}:{ROOT}",
+        "DJANGO_SETTINGS_MODULE": "mysite.settings",
+    }
+
+
+@pytest.mark.slow
 def test_the_first_consumer_its_route_and_its_page_run_as_they_are(project, tmp_path):
     page = (ROOT / "docs" / "first.md").read_text()
     [template] = re.findall(r"^```html\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
@@ -66,6 +75,8 @@ def test_the_first_consumer_its_route_and_its_page_run_as_they_are(project, tmp_
         settings=(
             "INSTALLED_APPS = [*INSTALLED_APPS, 'django.contrib.contenttypes',"
             " 'django.contrib.auth', 'django.contrib.sessions', 'mysite']\n"
+            "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3',"
+            " 'NAME': ':memory:'}}\n"
         ),
     )
     with urlopen(f"{server.origin}/rooms/blue", timeout=BOUND) as response:
@@ -74,6 +85,15 @@ def test_the_first_consumer_its_route_and_its_page_run_as_they_are(project, tmp_
         one.send('{"text": "Hello"}')
         for socket in (one, two):
             assert json.loads(socket.recv(BOUND)) == {"name": "somebody", "text": "Hello"}
+    done = subprocess.run(
+        [sys.executable, "-m", "django", "test", "mysite"],
+        cwd=tmp_path,
+        env={**clean_environment(), **environment_of(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, "Ran 2 tests" in done.stderr) == (0, True), done.stderr
 
 
 @pytest.mark.parametrize(
