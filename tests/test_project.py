@@ -174,6 +174,13 @@ def test_an_application_that_cannot_be_imported_is_an_error(settings, serve, nam
     assert unguarded() == {}
 
 
+def test_an_application_with_a_colon_is_told_to_have_a_dot(settings, serve):
+    serve(echo)
+    settings.ASGI_APPLICATION = "a_project:application"
+    [error] = [each for each in check_application(None) if each.id == "ws_support.E008"]
+    assert error.hint == 'Write "a_project.application", with a dot.'
+
+
 def test_what_an_import_raises_is_one_line(settings, monkeypatch, tmp_path):
     (tmp_path / "raising_asgi.py").write_text(
         "from django.urls import include, path\nfrom channels.routing import URLRouter\n"

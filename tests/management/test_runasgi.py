@@ -65,7 +65,7 @@ def lines_of(server) -> list[str]:
             {
                 "keep-alive": "off: Granian sends no pings; HEARTBEAT_INTERVAL does their work",
                 "messages": "up to 1048576 bytes, looked at when they have come: Granian has no"
-                " limit",
+                " limit to set",
             },
         ),
     ],

@@ -146,16 +146,6 @@ def test_the_sub_protocol_is_agreed_on(demo):
         assert socket.subprotocol == "first"
 
 
-def test_a_sub_protocol_that_was_not_offered_is_an_error_of_the_application(serve):
-    server = serve()
-    with pytest.raises(InvalidStatus) as error:
-        server.connect("/wrong-subprotocol", subprotocols=["this"])
-    assert error.value.response.status_code == 500
-    server.wait_for_log(
-        "ValueError: The client did not offer the sub-protocol 'nobody-offered-this', but ['this']."
-    )
-
-
 def test_the_headers_of_the_accept_are_sent(demo):
     with demo.connect("/headers?value") as socket:
         assert socket.response.headers.get_all("x-first") == ["value", "again"]
@@ -499,6 +489,15 @@ def test_a_code_that_may_not_be_sent_is_an_error_of_the_application(bare, code):
             socket.recv(BOUND)
     assert closed.value.rcvd.code == 1011
     bare.wait_for_log(f"ValueError: The close code {code} may not be sent (RFC 6455")
+
+
+def test_a_sub_protocol_that_was_not_offered_is_an_error_of_the_application(bare):
+    with pytest.raises(InvalidStatus) as error:
+        bare.connect("/misnaming/x", subprotocols=["this"])
+    assert error.value.response.status_code == 500
+    bare.wait_for_log(
+        "ValueError: The client did not offer the sub-protocol 'nobody-offered-this', but ['this']."
+    )
 
 
 def test_a_long_reason_is_cut_at_a_whole_character(bare):

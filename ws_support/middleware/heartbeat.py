@@ -33,6 +33,7 @@ from ws_support.closing import (
     is_served,
 )
 from ws_support.conf import FROM_SETTINGS, FromSettings, MiddlewareOptions, Options
+from ws_support.handshake import check_accept
 from ws_support.inbox import Inbox
 from ws_support.signals import connected, disconnected, rejected
 from ws_support.tasks import cancelled_by_others
@@ -389,6 +390,8 @@ class Watch:
         if message["type"] == "websocket.close":
             await self._end_with(message)
             return
+        if message["type"] == "websocket.accept":
+            check_accept(self._scope, message)
         if message["type"] == "websocket.http.response.start":
             await self._report_refusal(message["status"])
         # Before what follows: the server may refuse the message, and the connection goes on.

@@ -65,6 +65,7 @@ class Granian(ASGIServer):
         size = options.max_message_size
         differences = {
             "messages": f"up to {size} bytes, looked at when they have come: Granian has no limit"
+            " to set"
         }
         if options.keep_alive_interval:
             advice = (
