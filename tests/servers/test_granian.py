@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import ExitStack
 
 import granian._signals
 import pytest
@@ -22,6 +23,23 @@ def test_a_granian_that_stops_in_another_way_is_left_alone(monkeypatch):
 def server(tmp_path_factory):
     with serving(tmp_path_factory.mktemp("granian") / "server.log", asgi_server="granian") as one:
         yield one
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unfinished(server):
+    """Clients with a head that they never end, while the other tests run."""
+    with ExitStack() as stack:
+        clients = {}
+        for head in (b"", b"P", b"PRI * HTTP/2.0\r\n", b"GET /ws HTTP/1.1\r\nHost: x\r\n"):
+            clients[head] = stack.enter_context(server.raw())
+            clients[head].socket.sendall(head)
+        yield clients
+
+
+@pytest.mark.slow
+def test_who_sends_no_head_or_half_of_one_is_not_waited_for(unfinished):
+    for client in unfinished.values():
+        client.response()  # The end, within the bound, with an answer or without one.
 
 
 @pytest.mark.parametrize(
