@@ -51,6 +51,8 @@ def test_who_sends_no_head_or_half_of_one_is_not_waited_for(unfinished):
         (b"X: x", b"Sec-WebSocket-Version: 8", b"more than one sec-websocket-version header."),
         (b"X: x", b"Host: other.example", b"more than one host header."),
         (b"HTTP/1.1", b"HTTP/1.0", b"A WebSocket needs HTTP/1.1."),
+        (b"X: x", b"Content-Length: 5", b"A handshake has no body."),
+        (b"X: x", b"Transfer-Encoding: chunked", b"A handshake has no body."),
     ],
 )
 def test_a_malformed_handshake_is_refused_before_the_application_hears_of_it(

@@ -169,6 +169,9 @@ def _fault(scope: Any) -> str | None:
     for name in (b"host", b"sec-websocket-key", b"sec-websocket-version"):
         if len(values.get(name, ())) > 1:
             return f"There is more than one {name.decode()} header."
+    lengths = values.get(b"content-length", [b"0"])
+    if b"transfer-encoding" in values or lengths != [b"0"]:
+        return "A handshake has no body."
     if not all(map(_KEY.fullmatch, values.get(b"sec-websocket-key", ()))):
         return "The sec-websocket-key header is not 16 bytes in base64."
     return None
