@@ -126,6 +126,7 @@ class Listener(Protocol):
     async def close(self, code: int, reason: str) -> None:
         """Close the connection, as its application might."""
 
+
 _UNSAID: Final[tuple[int, str]] = (CloseCode.NORMAL_CLOSURE, "")
 """How a connection ends of which nobody says so."""
 

@@ -95,8 +95,8 @@ class Granian(ASGIServer):
             # By default, Granian 2.8 looks first whether it is HTTP/2 that comes, and waits without
             # end for a client that sends nothing, or half of what HTTP/2 begins with.
             http=HTTPModes.http1,
-            # By default, it takes a head of 408 KiB. More than 100 headers are too many, too. Of what
-            # comes in one piece, twice as much gets through: see `_is_too_large()`.
+            # By default, it takes a head of 408 KiB. More than 100 headers are too many, too. When
+            # it comes in one piece, twice as much gets through: see `_is_too_large()`.
             http1_settings=HTTP1Settings(
                 max_buffer_size=MAX_HEAD, header_read_timeout=int(HEAD_TIMEOUT * 1000)
             ),
