@@ -38,7 +38,7 @@ _MAX_CONNECTIONS: Final = 2**20
 class Granian(ASGIServer):
     name = "granian"
     title = "Granian"
-    requirements: ClassVar = {"granian": "2.5"}
+    requirements: ClassVar = {"granian": "2.7.4"}
     extra = "granian"
     merit = "fast, but without pings"
 
@@ -134,8 +134,8 @@ def _load(plan: Plan) -> Any:
         if scope["type"] == "lifespan":
             return limit.limited(scope, receive, send)
         if _is_too_large(scope):
-            fault = f"The head of a request may have at most {MAX_HEAD} bytes."
-            return _refuse(431, fault, scope, receive, send)
+            limit_of_head = f"The head of a request may have at most {MAX_HEAD} bytes."
+            return _refuse(431, limit_of_head, scope, receive, send)
         if scope["type"] == "websocket":
             if fault := _fault(scope):
                 return _refuse(400, fault, scope, receive, send)
