@@ -161,3 +161,18 @@ async def test_a_message_that_is_too_large_closes_also_when_its_receiver_was_can
             await receiving
         assert (await receive())["code"] == 1009
         assert (await peer.next())["code"] == 1009
+
+
+async def test_a_message_that_is_too_large_ends_a_client_that_does_not_read():
+    application, receive = app_that_waits()
+
+    class Full(Peer):
+        async def send(self, message):
+            if message["type"] == "websocket.close":
+                await asyncio.Event().wait()
+            await super().send(message)
+
+    async with connected(MessageSizeLimit(application, 3), Full) as peer:
+        receive = await receive
+        peer.says("four")
+        assert (await asyncio.wait_for(receive(), BOUND))["code"] == 1009
