@@ -257,12 +257,12 @@ class Groups:
             if wanted or unwanted:
                 shard._ensure_redis()
                 shard._ensure_receiver()
-            if wanted:
-                await shard._pubsub.subscribe(*wanted)
-                known |= wanted
-            if unwanted:
-                await shard._pubsub.unsubscribe(*unwanted)
-                known -= unwanted
+            for name in wanted:
+                await shard._pubsub.subscribe(name)
+                known.add(name)
+            for name in unwanted:
+                await shard._pubsub.unsubscribe(name)
+                known.discard(name)
 
     @staticmethod
     async def _is_done(
