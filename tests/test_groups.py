@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 from channels.layers import InMemoryChannelLayer, get_channel_layer
@@ -252,6 +252,47 @@ async def test_the_channel_of_a_consumer_that_was_busy_is_given_back_to_redis(re
             await eventually(lambda: queue.qsize() >= MAX_MESSAGES - 2)
         assert layer.channels == {}
         await eventually(lambda: redis.names() == [])
+
+
+@both_layers
+async def test_who_came_and_went_while_redis_was_away_leaves_nothing_in_redis(
+    redis, using, backend, caplog, monkeypatch
+):
+    monkeypatch.setattr("ws_support.away._logged_at", None)
+    async with using(backend) as layer, connected(Added.as_asgi()) as stays:
+        async with AsyncExitStack() as before:
+            for _ in range(10):
+                await before.enter_async_context(connected(Added.as_asgi()))
+            redis.stop()
+        async with AsyncExitStack() as meanwhile:
+            for _ in range(10):
+                await meanwhile.enter_async_context(connected(Added.as_asgi()))
+        async with connected(Added.as_asgi()) as comes:
+            redis.start()
+            await eventually(lambda: "is back" in caplog.text)
+            await layer.group_send("group", {"type": "note", "text": "heard"})
+            assert [await comes.texts(1), await stays.texts(1)] == [["heard"]] * 2
+            groups = Groups.of(layer)
+            await eventually(lambda: not (groups._left or groups._is_unsettled))
+            # With those of two consumers, and of the group that they are in.
+            await eventually(lambda: len(redis.names()) <= 3)
+    await eventually(lambda: redis.names() == [])
+    assert "cleaning-up" not in caplog.text
+    assert caplog.text.count("The channel layer is away") == 1
+
+
+@both_layers
+async def test_many_may_leave_at_once(redis, using, backend, caplog):
+    async with using(backend):
+        async with AsyncExitStack() as stack:
+            peers = [
+                await stack.enter_async_context(connected(Declared.as_asgi())) for _ in range(150)
+            ]
+            for peer in peers:
+                peer.leaves()
+            await asyncio.gather(*[peer.end() for peer in peers])
+        await eventually(lambda: redis.names() == [])
+    assert "away" not in caplog.text
 
 
 class LayerThatGoesAway(InMemoryChannelLayer):

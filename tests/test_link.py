@@ -14,6 +14,7 @@ from tests.test_connection import connected, eventually
 from ws_support.broadcast import BroadcastError, broadcast, statistics
 from ws_support.consumers import AsyncWebsocketConsumer
 from ws_support.gaps import Gaps
+from ws_support.hub import Hub
 from ws_support.websocket import websocket_view
 
 BOUND = 10
@@ -312,7 +313,8 @@ async def test_what_is_broadcast_before_the_accept_waits_for_it():
         async def connect(self):
             for number in range(50):
                 await broadcast("topic", str(number))
-            await asyncio.sleep(0.3)  # They come meanwhile, most likely. It holds in any case.
+            (subscriber,) = Hub.of_this_loop()._topics["topic"]
+            await eventually(lambda: len(subscriber._queue) == 50)
             await self.accept()
 
     async with connected(Slow.as_asgi()) as peer:

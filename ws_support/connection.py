@@ -325,6 +325,7 @@ class Connection:
                 self._has_ended(message)
                 return
             if inbox.is_full:
+                del message  # It may be kept in less memory than it takes.
                 await inbox.room()
 
     @staticmethod

@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 import sys
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -18,6 +19,7 @@ from ws_support.servers.limits import HEAD_TIMEOUT, MAX_HEAD
 from ws_support.servers.listening import BACKLOG
 from ws_support.servers.stopping import Stop
 from ws_support.servers.summary import ping_interval
+from ws_support.servers.waiting import packed, size, unpacked
 from ws_support.servers.workers import CANNOT_START, SocketServer
 
 logger = logging.getLogger("ws_support.servers")
@@ -106,6 +108,7 @@ class _Application:
         with suppress(AttributeError):
             queue = receive.__self__  # Of asyncio.Queue.get
             queue.full = partial(_is_full, queue._queue)
+            queue._put, queue._get = partial(_put, queue._queue), partial(_get, queue._queue)
         try:
             await self._application(scope, receive, send)
         except ClientHasGone:
@@ -122,7 +125,15 @@ def _is_full(messages: Sequence[dict[str, Any]]) -> bool:
     if not messages or len(messages) >= _QUEUE:
         return bool(messages)
     last = messages[-1]
-    return len(last.get("bytes") or last.get("text") or "") > _LARGE
+    return size(last) > _LARGE
+
+
+def _put(messages: deque[dict[str, Any]], message: dict[str, Any]) -> None:
+    messages.append(packed(message))
+
+
+def _get(messages: deque[dict[str, Any]]) -> dict[str, Any]:
+    return unpacked(messages.popleft())
 
 
 async def _drain(receive: Any) -> None:
