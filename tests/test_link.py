@@ -15,6 +15,7 @@ from ws_support.broadcast import BroadcastError, broadcast, statistics
 from ws_support.consumers import AsyncWebsocketConsumer
 from ws_support.gaps import Gaps
 from ws_support.hub import Hub
+from ws_support.link import Link
 from ws_support.websocket import websocket_view
 
 BOUND = 10
@@ -37,6 +38,20 @@ class BrokenLayer(SlowLayer):
 
     async def group_send(self, group, message):
         raise RuntimeError("out of order")
+
+
+class GoingLayer(InMemoryChannelLayer):
+    """Once `goes()` was called, whoever receives from it hears that it is away."""
+
+    def __init__(self):
+        super().__init__()
+        self._end = asyncio.get_running_loop().create_future()
+
+    def goes(self):
+        self._end.set_exception(ConnectionRefusedError())
+
+    async def receive(self, channel):
+        await self._end
 
 
 def layer(kind):
@@ -319,3 +334,20 @@ async def test_what_is_broadcast_before_the_accept_waits_for_it():
 
     async with connected(Slow.as_asgi()) as peer:
         assert [await received(peer) for _ in range(50)] == [str(number) for number in range(50)]
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_the_last_one_who_leaves_as_the_layer_goes_away_leaves_nothing_behind(
+    steps, monkeypatch
+):
+    monkeypatch.setattr("ws_support.link._CANCEL_EVERY", 0.05)
+    before = asyncio.all_tasks()
+    layer = GoingLayer()
+    link = Link(layer, receiver=None)
+    await link.join("topic")
+    await asyncio.sleep(0.01)
+    layer.goes()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await link.close()
+    assert asyncio.all_tasks() == before
