@@ -6,6 +6,7 @@ import asyncio
 from contextlib import contextmanager
 
 import pytest
+from asgiref.sync import async_to_sync
 from channels.layers import InMemoryChannelLayer
 from django.test import override_settings
 
@@ -271,6 +272,40 @@ def test_publishers_are_forgotten_in_turn_and_nothing_is_missed_from_who_is_new(
         assert gaps.lost_before("topic", f"publisher {number}", 2) == 0
     assert gaps.lost_before("topic", "first", 9) == 0
     assert gaps.lost_before("topic", "first", 11) == 1
+
+
+def test_a_publisher_that_goes_on_is_remembered_however_many_others_come_and_go():
+    gaps = Gaps()
+    assert gaps.lost_before("topic", "one of many", 1) == 0
+    for number in range(3, 201, 2):
+        assert gaps.lost_before("topic", f"another {number}", 1) == 0
+        assert gaps.lost_before("topic", "one of many", number) == 1
+
+
+class RecordingLayer(SlowLayer):
+    """Keeps what it was given."""
+
+    sent = []
+
+    async def group_send(self, group, message):
+        self.sent.append(message)
+
+
+@layer(RecordingLayer)
+async def test_synchronous_code_counts_its_messages_from_call_to_call(monkeypatch):
+    sent = []
+    monkeypatch.setattr(RecordingLayer, "sent", sent)
+    await broadcast("topic", "of this loop")
+    for _ in range(3):
+        # In a thread that no event loop has started: a loop for each call.
+        await asyncio.to_thread(async_to_sync(broadcast), "topic", "of another")
+    await broadcast("topic", "of this loop")
+    first, *others, last = [(each["publisher"], each["number"]) for each in sent]
+    assert first[0] == last[0]
+    assert last[1] == first[1] + 1
+    assert len({publisher for publisher, _ in others} - {first[0]}) == 1
+    start = others[0][1]
+    assert [number for _, number in others] == [start, start + 1, start + 2]
 
 
 async def test_a_topic_whose_number_is_forgotten_starts_again(lossy, monkeypatch):
