@@ -294,12 +294,17 @@ class RecordingLayer(SlowLayer):
 
 @layer(RecordingLayer)
 async def test_synchronous_code_counts_its_messages_from_call_to_call(monkeypatch):
-    sent = []
+    sent, loops = [], []
     monkeypatch.setattr(RecordingLayer, "sent", sent)
+
+    async def publish():
+        loops.append(asyncio.get_running_loop())  # One that is closed may be referred to.
+        await broadcast("topic", "of another")
+
     await broadcast("topic", "of this loop")
     for _ in range(3):
         # In a thread that no event loop has started: a loop for each call.
-        await asyncio.to_thread(async_to_sync(broadcast), "topic", "of another")
+        await asyncio.to_thread(async_to_sync(publish))
     await broadcast("topic", "of this loop")
     first, *others, last = [(each["publisher"], each["number"]) for each in sent]
     assert first[0] == last[0]
