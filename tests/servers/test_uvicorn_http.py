@@ -312,6 +312,15 @@ def test_a_handshake_that_is_refused_was_a_request(short, both, caplog):
     assert said == [f"Closed: no request within 0.5 s from ('127.0.0.1', {port})."]
 
 
+def test_a_client_that_has_left_is_not_given_up(short, server, caplog):
+    caplog.set_level("INFO")
+    for data in (b"", b"GET /gone"):
+        server.plain(data).close()
+    with server.plain() as client:
+        everything(client)
+    assert caplog.text.count("Closed: no request") == 1
+
+
 def test_a_client_that_waits_for_the_application_is_not_given_up(short, server):
     size = 2**18
     body = b"%x\r\n%b\r\n5\r\n" % (size, bytes(size))
@@ -478,6 +487,21 @@ def test_an_upgrade_behind_a_request_under_way_is_400(server, before, piece):
     assert statuses(answer) == [200, 400]
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_request_whose_end_is_in_two_reads_ends_there(server, cut):
+    first = get("/wait")
+    with server.plain(first[:-cut]) as client:
+        for _ in until("first read"):
+            if any(each._overhead == len(first) - cut for each in server.server_state.connections):
+                break
+        client.sendall(first[-cut:] + UPGRADE)
+        for _ in until("first request"):
+            if server.application.asked:
+                break
+        server.application.is_open.set()
+        assert statuses(everything(client)) == [200, 400]
+
+
 def test_an_upgrade_of_which_half_came_too_early_is_400(server):
     with server.plain(get("/wait") + UPGRADE[:30]) as client:
         for _ in until("first request"):
@@ -489,10 +513,12 @@ def test_an_upgrade_of_which_half_came_too_early_is_400(server):
         assert statuses(everything(client)) == [400]
 
 
-def test_an_upgrade_after_an_answer_is_made(both):
+@pytest.mark.parametrize("before", [["/first"], ["/first", "/second"]])
+def test_an_upgrade_after_an_answer_is_made(both, before):
     with both.raw() as client:
-        client.socket.sendall(get("/first"))
-        receive_until(client.socket, b"}")
+        client.socket.sendall(b"".join(map(get, before)))
+        last = b'"path": "%b", "body": 0, "headers": ["host"]}' % before[-1].encode()
+        receive_until(client.socket, last)
         client.socket.sendall(UPGRADE + client.frame_of(1, b"behind"))
         assert client.response()[0] == 101
         assert json.loads(client.frame()[1])["path"] == "/ws"
