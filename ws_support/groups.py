@@ -113,16 +113,25 @@ class Groups:
                 if not is_away(error):
                     raise
                 self._lose(error)
-        if self._is_lost and len(self._left) < _MAX_LEFT:
+        if self._is_lost:
+            self._leave_later(group, channel)
+
+    def _leave_later(self, group: str, channel: str) -> None:
+        if len(self._left) < _MAX_LEFT:
             self._left[group, channel] = None
             self._start()
 
     async def leave(self, channel: str) -> None:
         """The consumer has gone: leave what it has not left, and drop what waits for it."""
-        for group in tuple(self._joined.get(channel, ())):
-            with suppress(Exception):
-                await self.discard(group, channel)
-        self._live.discard(channel)
+        try:
+            for group in tuple(self._joined.get(channel, ())):
+                with suppress(Exception):
+                    await self.discard(group, channel)
+        finally:
+            # Something is left here when the server cancels the consumer meanwhile.
+            for group in self._joined.pop(channel, ()):
+                self._leave_later(group, channel)
+            self._live.discard(channel)
         if self._is_core:
             self._layer.receive_buffer.pop(channel, None)
         else:
