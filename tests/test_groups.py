@@ -309,7 +309,8 @@ def hasty(monkeypatch):
 
 
 async def test_who_leaves_does_not_wait_for_a_layer_that_hangs(hasty, monkeypatch):
-    monkeypatch.setattr("ws_support.groups.TIMEOUT", 0.1)
+    for module in ("groups", "link"):
+        monkeypatch.setattr(f"ws_support.{module}.TIMEOUT", 0.1)
     layer = LayerThatHangs()
     groups = Groups.of(layer)
     channel = await groups.new_channel()
