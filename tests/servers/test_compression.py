@@ -332,6 +332,7 @@ def test_an_oversized_message_names_the_setting(runserver):
     [
         b"permessage-deflate; client_no_context_takeover; client_no_context_takeover",
         b"permessage-deflate; server_max_window_bits=99",
+        b"permessage-deflate; server_max_window_bits=8",
         b"permessage-deflate; unknown",
         b"permessage-bzip2",
         b"x-webkit-deflate-frame",
