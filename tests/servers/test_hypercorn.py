@@ -67,6 +67,7 @@ USUAL = (b"Connection: Upgrade", b"Upgrade: websocket")
         (USUAL, KEY, b"get /ws HTTP/1.1", 405),
         (USUAL, KEY, b"POST /ws HTTP/1.1", 405),
         (USUAL, KEY, b"GET /ws HTTP/1.0", 400),
+        (USUAL, KEY, b"GET http://user@localhost/ws HTTP/1.1", 400),
         ((*USUAL, b"Sec-WebSocket-Protocol: a b"), KEY, b"GET /ws HTTP/1.1", 400),
         ((*USUAL, b"Sec-WebSocket-Version: 13"), KEY, b"GET /ws HTTP/1.1", 426),
     ],
