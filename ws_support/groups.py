@@ -134,9 +134,13 @@ class Groups:
             await self._discard(group, channel)
             return
         self._forget(group, channel)
-        if not await self._tell(self._discard, group, channel) and len(self._left) < _MAX_LEFT:
-            self._left[group, channel] = None
-            self._start()
+        try:
+            is_told = await self._tell(self._discard, group, channel)
+        except asyncio.CancelledError:
+            self._leave_later(group, channel)
+            raise
+        if not is_told:
+            self._leave_later(group, channel)
 
     async def _tell(self, method: Callable[..., Awaitable[None]], *arguments: str) -> bool:
         """Call a method of the layer, not too many at once. Return False when that is away."""
@@ -153,26 +157,38 @@ class Groups:
                 return False
             return True
 
+    def _leave_later(self, group: str, channel: str) -> None:
+        if len(self._left) < _MAX_LEFT:
+            self._left[group, channel] = None
+            self._start()
+
     async def leave(self, channel: str) -> None:
         """The consumer has gone: leave what it has not left, and drop what waits for it."""
-        for group in tuple(self._joined.get(channel, ())):
-            with suppress(Exception):
-                await self.discard(group, channel)
-        self._live.discard(channel)
-        if self._is_core:
-            self._layer.receive_buffer.pop(channel, None)
-        else:
-            await self._drop_queue(channel)
+        try:
+            for group in tuple(self._joined.get(channel, ())):
+                with suppress(Exception):
+                    await self.discard(group, channel)
+        finally:
+            # Something is left here when the server cancels the consumer meanwhile.
+            for group in self._joined.pop(channel, ()):
+                self._leave_later(group, channel)
+            self._live.discard(channel)
+            self._drop_queue(channel)
+        if self._is_pubsub:
+            await self._close(channel)
         if not self._joined and self._tender is not None and not self._is_lost:
             tender, self._tender = self._tender, None
             await cancelled(tender)
             await self._unmark()
 
-    async def _drop_queue(self, channel: str) -> None:
-        # The layer in memory makes one for who has gone.
-        getattr(self._layer, "channels", {}).pop(channel, None)
-        if not self._is_pubsub:
-            return
+    def _drop_queue(self, channel: str) -> None:
+        if self._is_core:
+            self._layer.receive_buffer.pop(channel, None)
+        else:
+            # The layer in memory makes one for who has gone.
+            getattr(self._layer, "channels", {}).pop(channel, None)
+
+    async def _close(self, channel: str) -> None:
         if not await self._tell(self._layer._get_shard(channel).unsubscribe, channel):
             self._is_unsettled = True
             self._start()

@@ -745,6 +745,20 @@ def test_a_cookie_of_50_000_bytes_is_taken(demo, upgrade):
         assert client.handshake(headers=headers, without=without)[0] == (101 if upgrade else 426)
 
 
+def drip(server, client, data):
+    """Send `data` twice a second until the connection ends."""
+    client.socket.settimeout(0.5)
+    for _ in until("end of the connection", server.log):
+        try:
+            client.socket.sendall(data)
+            if client.socket.recv(10_000) == b"":
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
@@ -760,17 +774,7 @@ def test_a_head_that_drips_for_ever_is_given_up_after_20_seconds(demo, data):
     with demo.raw() as client:
         start = time.monotonic()
         client.socket.sendall(data)
-        client.socket.settimeout(0.5)
-        for _ in until("end of the connection", demo.log):
-            try:
-                if data:
-                    client.socket.sendall(b"a")
-                if client.socket.recv(10_000) == b"":
-                    break
-            except TimeoutError:
-                continue
-            except OSError:
-                break
+        drip(demo, client, b"a" if data else b"")
         assert 19 < time.monotonic() - start < 25
     demo.wait_for_log("Closed: no request within 20 s from 127.0.0.1:")
 
@@ -782,16 +786,7 @@ def test_a_client_that_drips_a_record_of_tls_is_given_up_after_20_seconds(serve,
     with server.raw() as client:
         start = time.monotonic()
         client.socket.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
-        client.socket.settimeout(0.5)
-        for _ in until("end of the connection", server.log):
-            try:
-                client.socket.sendall(b"a")
-                if client.socket.recv(10_000) == b"":
-                    break
-            except TimeoutError:
-                continue
-            except OSError:
-                break
+        drip(server, client, b"a")
         assert 19 < time.monotonic() - start < 25
 
 

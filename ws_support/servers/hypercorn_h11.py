@@ -16,7 +16,7 @@ from hypercorn.protocol.http_stream import HTTPStream
 from ws_support.servers import hypercorn_websocket
 from ws_support.servers.limits import MAX_HEAD, MAX_HEADERS
 
-_URL: Final = re.compile(rb"(?:http|ws)s?://([^/?#@]+)([^#]*)", re.IGNORECASE)
+_URL: Final = re.compile(rb"(?:http|ws)s?://([^/?#@]+)((?:[/?][^#]*)?)", re.IGNORECASE)
 """A target in absolute form (RFC 9112, section 3.2.2)."""
 
 
