@@ -198,8 +198,10 @@ def test_nobody_else_does(serve, name):
 
 
 @pytest.mark.parametrize("setting", ["/app", "/app/"])
+@pytest.mark.parametrize("name", [*ASGI_SERVERS, "runserver"], indirect=True)
 def test_below_a_prefix_a_socket_is_found_as_a_page_is(serve, name, setting):
-    server = serve(asgi_server=name, FORCE_SCRIPT_NAME=setting)
+    how = {"command": name} if name == "runserver" else {"asgi_server": name}
+    server = serve(**how, FORCE_SCRIPT_NAME=setting)
     for path in ("/app/commands", "/commands"):
         with server.connect(path) as socket:
             scope = scope_of(socket, "root_path", "path", "path_remaining")
