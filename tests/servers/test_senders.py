@@ -72,6 +72,23 @@ def test_a_response_that_only_sends_holds_up_nobody(server, method, path):
     assert "Traceback" not in server.log()
 
 
+@pytest.mark.parametrize("way", ["end", "reset"])
+@pytest.mark.parametrize("path", ["/denying-slowly", "/closing-late"])
+def test_what_is_sent_to_a_client_that_has_left_is_no_error_of_the_application(server, path, way):
+    if (server.name, path) == ("granian", "/denying-slowly"):
+        pytest.skip("Granian 2.8 has no refusals with a response of their own")
+    with server.raw() as client:
+        client.request(path)
+        assert client.socket.recv(100)
+        if way == "reset":
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if path == "/closing-late":
+        server.wait_for_event("closing", path)
+    answers(server)
+    answers(server)
+    assert "Traceback" not in server.log()
+
+
 def test_each_of_them_has_heard_of_the_end_once(server):
     for route in ROUTES:
         path = f"/senders/{route}"
