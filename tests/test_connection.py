@@ -545,6 +545,17 @@ async def test_disconnect_is_called_also_when_the_server_cancels_the_close(raise
     assert consumer.codes == [1011 if raises else 1000]
 
 
+async def test_disconnect_is_called_also_when_the_server_cancels_twice():
+    consumer = Logged()
+    async with connected(consumer, StuckAtTheEnd) as peer:
+        peer.task.cancel()
+        await asyncio.wait_for(peer.is_stuck.wait(), BOUND)
+        peer.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await peer.end()
+    assert consumer.codes == [1012]
+
+
 async def test_disconnect_is_called_also_when_the_server_cancels_what_comes_before_it():
     class Consumer(Logged):
         async def connect(self):

@@ -155,6 +155,7 @@ async def test_what_is_read_in_place_of_one_that_only_sends_waits_for_it(request
 async def test_nothing_is_read_in_place_of_one_that_waits_for_it(requests):
     async def application(scope, receive, send):
         receiving = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)  # Until it waits.
         for _ in range(1000):
             await send(BODY)
         queue.put_nowait({"type": "http.request", "body": b"late"})
