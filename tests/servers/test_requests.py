@@ -133,11 +133,12 @@ async def test_a_response_that_is_cut_off_is_completed_and_one_that_is_complete_
 BODY = {"type": "http.response.body", "body": b"x", "more_body": True}
 
 
-async def test_what_is_read_in_place_of_one_that_only_sends_waits_for_it(requests):
+@pytest.mark.parametrize("count", [64, 1000])
+async def test_what_is_read_in_place_of_one_that_only_sends_waits_for_it(requests, count):
     received = []
 
     async def application(scope, receive, send):
-        for _ in range(1000):
+        for _ in range(count):
             await send(BODY)
         assert queue.qsize() == 4  # One of five has been read.
         while not received or received[-1]["type"] == "http.request":
@@ -149,7 +150,7 @@ async def test_what_is_read_in_place_of_one_that_only_sends_waits_for_it(request
     queue.put_nowait({"type": "http.disconnect"})
     await asyncio.wait_for(task, BOUND)
     assert [message.get("body") for message in received] == [b"0", b"1", b"2", b"3", None]
-    assert len(sent) == 1000
+    assert len(sent) == count
 
 
 async def test_nothing_is_read_in_place_of_one_that_waits_for_it(requests):
