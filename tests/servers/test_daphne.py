@@ -779,17 +779,6 @@ def test_a_head_that_drips_for_ever_is_given_up_after_20_seconds(demo, data):
     demo.wait_for_log("Closed: no request within 20 s from 127.0.0.1:")
 
 
-@pytest.mark.slow
-def test_a_client_that_drips_a_record_of_tls_is_given_up_after_20_seconds(serve, certificates):
-    tls = ("--ssl-certfile", certificates.chain, "--ssl-keyfile", certificates.key)
-    server = serve(asgi_server="daphne", arguments=tls)
-    with server.raw() as client:
-        start = time.monotonic()
-        client.socket.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
-        drip(server, client, b"a")
-        assert 19 < time.monotonic() - start < 25
-
-
 @pytest.mark.parametrize(
     ("without", "headers"),
     [

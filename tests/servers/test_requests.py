@@ -185,3 +185,62 @@ async def test_a_request_that_was_answered_is_not_late(requests, caplog):
     await asyncio.wait_for(task, BOUND)
     requests.give_up()
     assert caplog.records == []
+
+
+BODY = {"type": "http.response.body", "body": b"x", "more_body": True}
+
+
+@pytest.mark.parametrize("count", [64, 1000])
+async def test_what_is_read_in_place_of_one_that_only_sends_waits_for_it(requests, count):
+    received = []
+
+    async def application(scope, receive, send):
+        for _ in range(count):
+            await send(BODY)
+        assert queue.qsize() == 4  # One of five has been read.
+        while not received or received[-1]["type"] == "http.request":
+            received.append(await receive())
+
+    pieces = [{"body": b"%d" % number, "more_body": number < 3} for number in range(4)]
+    task, queue, sent = serving(requests, application, *pieces)
+    await asyncio.sleep(0)
+    queue.put_nowait({"type": "http.disconnect"})
+    await asyncio.wait_for(task, BOUND)
+    assert [message.get("body") for message in received] == [b"0", b"1", b"2", b"3", None]
+    assert len(sent) == count
+
+
+async def test_nothing_is_read_in_place_of_one_that_waits_for_it(requests):
+    async def application(scope, receive, send):
+        receiving = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)  # Until it waits.
+        for _ in range(1000):
+            await send(BODY)
+        queue.put_nowait({"type": "http.request", "body": b"late"})
+        assert (await receiving)["body"] == b"late"
+
+    task, queue, _ = serving(requests, application)
+    await asyncio.wait_for(task, BOUND)
+
+
+async def test_one_that_only_sends_ends_with_its_client_and_others_have_their_turn(requests):
+    started = asyncio.Event()
+
+    async def application(scope, receive, send):
+        started.set()
+        while True:
+            await send(BODY)
+
+    task, queue, _ = serving(requests, application, {"body": b""})
+    await asyncio.wait_for(started.wait(), BOUND)
+    queue.put_nowait({"type": "http.disconnect"})
+    await asyncio.wait_for(task, BOUND)
+
+
+async def test_what_else_an_application_raises_is_raised(requests):
+    async def application(scope, receive, send):
+        raise OSError("the disk is full")
+
+    task, _, _ = serving(requests, application)
+    with pytest.raises(OSError, match="the disk is full"):
+        await asyncio.wait_for(task, BOUND)

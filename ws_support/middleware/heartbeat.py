@@ -412,7 +412,10 @@ class Watch:
         if message["type"] == "websocket.http.response.start":
             await self._report_refusal(message["status"])
         # Before what follows: the server may refuse the message, and the connection goes on.
-        await self._send(message)
+        try:
+            await self._send(message)
+        except OSError as error:
+            raise ClientGone(*error.args) from error
         if message["type"] == "websocket.accept" and self._code is None:
             await self._begin()
 
@@ -427,6 +430,8 @@ class Watch:
             # The client does not read, and was given up.
             self._end(*self._ending)
             raise
+        except OSError as error:
+            raise ClientGone(*error.args) from error
         self._end(*self._ending)
 
     async def _begin(self) -> None:

@@ -246,9 +246,10 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._begin(data)
         elif self._phase is _Phase.HANDSHAKE:
             # A client may send frames before it is accepted. What ends the connection is noticed
-            # as long as there are none.
+            # as long as there are few.
             self._early += data
-            self._pause_reading()
+            if len(self._early) > _WAITING:
+                self._pause_reading()
         else:
             self._is_silent = False
             if self._phase is _Phase.ENDED:
