@@ -147,8 +147,7 @@ def test_a_page_closes(server, page, path):
     assert socket.next() == "open"
     socket.close(3001, "bye")
     assert socket.next() == [3001, "bye", True]
-    # Hypercorn 0.18 reports every close of the client as 1006.
-    assert codes_of_disconnect(server, path) == [1006]
+    assert codes_of_disconnect(server, path) == [3001]
 
 
 @pytest.mark.browser
@@ -370,6 +369,18 @@ def test_a_foreign_origin_is_refused_on_its_stream_alone(server, client):
     assert client.connect("/ws", origin="https://foreign.example").status == 403
     assert other.echoes("still here")
     server.wait_for_log("Origin 'https://foreign.example', path '/ws'")
+
+
+@pytest.mark.parametrize(
+    ("payload", "code", "reason"),
+    [(struct.pack("!H", 3001) + b"bye", 3001, "bye"), (b"", 1005, "")],
+)
+def test_the_client_closes(server, client, path, payload, code, reason):
+    stream = client.connect(path)
+    stream.send_frame(CLOSE, payload)
+    assert stream.heard() == (CLOSE, payload)
+    assert codes_of_disconnect(server, path) == [code]
+    assert server.wait_for_event("disconnected", path)["reason"] == reason
 
 
 def test_the_client_resets_the_stream(server, client, path):

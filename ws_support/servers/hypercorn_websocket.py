@@ -86,6 +86,8 @@ class WSStream(ws_stream.WSStream):
         super().__init__(*args, **options)
         self._late_sends = 0
         self._timer: asyncio.Task[Any] | None = None
+        # What the client's close frame said.
+        self._said: CloseConnection | None = None
 
     def handle(self, event: Any) -> Coroutine[Any, Any, None]:
         # No coroutine of its own: it would be gone through with each message.
@@ -127,7 +129,18 @@ class WSStream(ws_stream.WSStream):
             asyncio.get_running_loop().call_soon(self._timer.cancel)
         if self.app_put is not None and not self.closed:
             self._let_in_the_end()
-        await super().handle(event)
+        said = self._said
+        if self.closed or said is None:
+            await super().handle(event)
+            return
+        # Hypercorn says 1006, whatever the client has said.
+        self.closed = True
+        await self._put_end(said.code, said.reason)
+
+    async def _put_end(self, code: int, reason: str | None) -> None:
+        await self.app_put(  # type: ignore[misc]
+            {"type": "websocket.disconnect", "code": int(code), "reason": reason or ""}
+        )
 
     def _let_in_the_end(self) -> None:
         """However many messages wait, it does not wait for room: an application that sends without
@@ -189,6 +202,7 @@ class WSStream(ws_stream.WSStream):
                     # A client that breaks the protocol. Hypercorn cut it off without a word.
                     await self._fail(event.code, event.reason)
                     return
+                self._said = event
                 if self.connection.state is ConnectionState.REMOTE_CLOSING:
                     await self._send_wsproto_event(event.response())
                 await self.send(StreamClosed(self.stream_id))
@@ -208,9 +222,7 @@ class WSStream(ws_stream.WSStream):
         if self._timer is not None:
             self._timer.cancel()
         self.task_group.spawn(self._hang_up)
-        await self.app_put(  # type: ignore[misc]
-            {"type": "websocket.disconnect", "code": int(code), "reason": reason or ""}
-        )
+        await self._put_end(code, reason)
 
     async def _hang_up(self) -> None:
         self._timer = asyncio.current_task()
