@@ -127,11 +127,15 @@ def test_a_head_may_have_64_kib_and_256_lines(server, lines, status):
     assert handshake(server, *USUAL, *lines)[0] == status
 
 
-def test_a_frame_before_the_accept_ends_nothing_but_its_connection(server):
+def test_a_frame_before_the_accept_is_a_400_of_which_the_application_hears(server):
+    path = f"/ends/{uuid.uuid4().hex}"
     with server.raw() as client:
-        client.request("/slow-accept", then=client.frame_of(TEXT, b"early"))
-        assert client.response()[0] in (101, 400)
-    assert handshake(server)[0] == 101
+        client.request(f"{path}?wait", [(b"Origin", server.origin.encode())])
+        server.wait_for_event("waiting", path)
+        client.send_frame(TEXT, b"early")
+        assert client.response()[0] == 400
+    server.wait_for_event("disconnect() done", path)
+    assert [event["code"] for event in server.events("disconnect()", path)] == [1006]
 
 
 def test_invalid_utf_8_is_noticed_before_the_frame_is_complete(server):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -81,6 +81,8 @@ class WSStream(ws_stream.WSStream):
     """One WebSocket."""
 
     handshake: Handshake
+    is_cut_off = False
+    """Whether the client ended its stream without a close frame, over HTTP/2."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -88,14 +90,18 @@ class WSStream(ws_stream.WSStream):
         self._timer: asyncio.Task[Any] | None = None
         # What the client's close frame said.
         self._said: CloseConnection | None = None
+        self._take: Callable[[Any], Coroutine[Any, Any, None]] = self._take_early
 
     def handle(self, event: Any) -> Coroutine[Any, Any, None]:
         # No coroutine of its own: it would be gone through with each message.
-        if type(event) is Request:
+        kind = type(event)
+        if kind is Data or kind is Body:
+            return self._take(event)
+        if kind is Request:
             return self._open(event)
-        if type(event) is StreamClosed:
+        if kind is StreamClosed:
             return self._close(event)
-        return super().handle(event)
+        return self._cut_off()  # EndBody
 
     async def _open(self, request: Request) -> None:
         try:
@@ -121,6 +127,22 @@ class WSStream(ws_stream.WSStream):
         await self.send(Body(stream_id, data=content))
         await self.send(EndBody(stream_id))
         await self.send(StreamClosed(stream_id))
+
+    async def _take_early(self, event: Data | Body) -> None:
+        """Refuse a client that does not wait for the answer to its handshake.
+
+        Hypercorn did, and told the application neither this nor anything else: it waited for ever.
+        """
+        is_waiting = self.state is ws_stream.ASGIWebsocketState.HANDSHAKE and not self.closed
+        if event.data and is_waiting:
+            await self._send_error_response(HTTPStatus.BAD_REQUEST)
+            await self.send(StreamClosed(self.stream_id))
+
+    async def _cut_off(self) -> None:
+        """The client has ended its stream, which is what ending TCP is (RFC 8441, section 5)."""
+        if not self.closed:
+            self.is_cut_off = True
+            await self.send(StreamClosed(self.stream_id))
 
     async def _close(self, event: StreamClosed) -> None:
         if self._timer is not None:
@@ -177,6 +199,7 @@ class WSStream(ws_stream.WSStream):
         if self.config.per_message_deflate:  # type: ignore[attr-defined]
             limit = self.config.websocket_max_message_size
             self.handshake.deflate = agree(self.handshake.offers(), limit)
+        self._take = super().handle
         await super()._accept(message)
 
     async def _send_pings(self) -> None:
