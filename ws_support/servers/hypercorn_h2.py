@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import hypercorn.protocol
 from h2.errors import ErrorCodes
-from hypercorn.events import Closed, RawData
+from hypercorn.events import Closed, RawData, Updated
 from hypercorn.protocol import h2
 
 from ws_support.servers.limits import MAX_HEADERS
@@ -56,6 +56,7 @@ class H2Protocol(h2.H2Protocol):
         self.streams = _Streams()
         self._frames = _Frames()
         self._is_cut_off = False
+        self._has_requests = False
         self._running = 0
         self._application, self.app = self.app, self._run  # type: ignore[assignment]
         send_data = self.connection.send_data
@@ -79,6 +80,11 @@ class H2Protocol(h2.H2Protocol):
             await super().handle(RawData(piece))
             if piece is not event.data:
                 await asyncio.sleep(0)
+        if self._has_requests:
+            # Hypercorn takes a connection for busy also when it has refused what came.
+            self._has_requests = False
+            if self.idle:
+                await self.send(Updated(idle=True))
 
     async def _cut_off(self, excess: str) -> None:
         self._is_cut_off = True
@@ -91,6 +97,20 @@ class H2Protocol(h2.H2Protocol):
         await super().handle(Closed())
         await self.send(Closed())
 
+    async def _close_stream(self, stream_id: int) -> None:
+        """End this side of a stream as well, when the client has read what is left.
+
+        Hypercorn did so only where its application had closed first. After 100 sockets that their
+        client has closed, it could open no more.
+        """
+        stream = self.streams.get(stream_id)
+        await super()._close_stream(stream_id)
+        if stream_id in self.stream_buffers:
+            if getattr(stream, "is_cut_off", False):
+                self.connection.reset_stream(stream_id, ErrorCodes.CANCEL)
+            await self.stream_buffers[stream_id].end()  # type: ignore[attr-defined]
+            await self._window_updated(stream_id)
+
     async def _run(self, *arguments: Any) -> None:
         self._running += 1
         try:
@@ -99,6 +119,7 @@ class H2Protocol(h2.H2Protocol):
             self._running -= 1
 
     async def _create_stream(self, request: Any) -> None:
+        self._has_requests = True
         if self._running >= _MAX_APPLICATIONS:
             self.connection.reset_stream(request.stream_id, ErrorCodes.REFUSED_STREAM)
             return
@@ -207,6 +228,11 @@ _ENDED = _Ended()
 class StreamBuffer(h2.StreamBuffer):
     """Lets the application go on when there is room. It also did so when the client's window was
     closed: a client that does not read cost 1 GB a second."""
+
+    async def end(self) -> None:
+        """Take nothing more, and let whoever waits for room go on."""
+        self.set_complete()
+        await self._paused.set()
 
     async def pop(self, max_length: int) -> bytes:
         data = bytes(self.buffer[:max_length])
