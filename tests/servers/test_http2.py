@@ -563,7 +563,7 @@ def test_a_client_that_reads_what_it_gets_may_answer_all_of_it(client):
 def test_applications_of_streams_that_were_reset_count(serve, arguments, certificates):
     settings = {"SHUTDOWN_TIMEOUT": 6}  # A server that is killed has measured nothing.
     server = serve(asgi_server="hypercorn", arguments=arguments, WS_SUPPORT=settings)
-    with Http2(server, certificates) as client:
+    with Http2(server, certificates) as client, Http2(server, certificates) as other:
         for _ in range(150):
             stream = client.connect("/busy-of-channels")
             stream.say("60")
@@ -573,8 +573,12 @@ def test_applications_of_streams_that_were_reset_count(serve, arguments, certifi
         while not refused.is_over:
             client.read(deadline)
         assert refused.status is None
-    with Http2(server, certificates) as client:
-        assert client.connect("/ws").echoes("another connection")
+        for _ in range(20):
+            other.connect("/busy-of-channels").say("60")
+        assert other.connect("/ws").echoes("another connection")
+        assert server.stop() == 0
+    assert "is killed" not in server.log()
+    assert "Traceback" not in server.log()
 
 
 @pytest.mark.parametrize(
