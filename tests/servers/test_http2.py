@@ -12,6 +12,7 @@ import sys
 import termios
 import time
 import uuid
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +23,7 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 
 from tests.browser.conftest import browser  # noqa: F401
-from tests.harness import BOUND, RawClient, memory, serving
+from tests.harness import BOUND, RawClient, memory, serving, until
 
 TEXT, CLOSE, PING = 1, 8, 9
 
@@ -531,6 +532,47 @@ def test_a_client_that_floods_is_cut_off_and_keeps_nobody_waiting(server, client
     assert "Traceback" not in server.log()
 
 
+def heads_with_many_lines(client) -> Iterator[bytes]:
+    headers = client.get_headers("/scope") + [("a", "b")] * 1500
+    first, again = (client.protocol.encoder.encode(headers) for _ in range(2))
+    yield frame_of(1, first, flags=5, stream_id=3)
+    for stream_id in range(5, 600, 2):
+        yield frame_of(1, again, flags=5, stream_id=stream_id)
+
+
+def head_without_end(client) -> Iterator[bytes]:
+    yield frame_of(1, b"\x20" * 2**14, stream_id=3)
+    for _ in range(20):
+        yield frame_of(9, b"\x20" * 2**14, stream_id=3)
+
+
+@pytest.mark.parametrize(
+    ("frames", "excess"),
+    [
+        (heads_with_many_lines, "frames that carry nothing"),
+        (head_without_end, "bytes of a head"),
+    ],
+)
+def test_a_client_that_sends_large_heads_is_cut_off_and_keeps_nobody_waiting(
+    server, client, frames, excess
+):
+    with Http2(server, client.certificates) as other:
+        socket = other.connect("/ws")
+        assert client.connect("/ws").echoes("before")
+        before = server.log().count(excess)
+        with suppress(OSError):
+            client.socket.sendall(b"".join(frames(client)))
+        start = time.monotonic()
+        assert socket.echoes("meanwhile")
+        assert time.monotonic() - start < 5  # It was as long as all of it took.
+        assert goodbye(client) in (ErrorCodes.ENHANCE_YOUR_CALM, None)
+        for _ in until("the line in the log", server.log):
+            if server.log().count(excess) > before:
+                break
+        assert socket.echoes("after")
+    assert "Traceback" not in server.log()
+
+
 def test_a_client_that_resets_without_end_is_cut_off(server, client):
     with suppress(OSError):
         for _ in range(500):
@@ -563,7 +605,7 @@ def test_a_client_that_reads_what_it_gets_may_answer_all_of_it(client):
 def test_applications_of_streams_that_were_reset_count(serve, arguments, certificates):
     settings = {"SHUTDOWN_TIMEOUT": 6}  # A server that is killed has measured nothing.
     server = serve(asgi_server="hypercorn", arguments=arguments, WS_SUPPORT=settings)
-    with Http2(server, certificates) as client, Http2(server, certificates) as other:
+    with Http2(server, certificates) as client:
         for _ in range(150):
             stream = client.connect("/busy-of-channels")
             stream.say("60")
@@ -573,10 +615,11 @@ def test_applications_of_streams_that_were_reset_count(serve, arguments, certifi
         while not refused.is_over:
             client.read(deadline)
         assert refused.status is None
-        for _ in range(20):
-            other.connect("/busy-of-channels").say("60")
-        assert other.connect("/ws").echoes("another connection")
-        assert server.stop() == 0
+        with Http2(server, certificates) as other:
+            for _ in range(20):
+                other.connect("/busy-of-channels").say("60")
+            assert other.connect("/ws").echoes("another connection")
+            assert server.stop() == 0
     assert "is killed" not in server.log()
     assert "Traceback" not in server.log()
 
@@ -629,6 +672,38 @@ def test_a_request_with_too_many_headers_is_refused(client):
     while not stream.is_over:
         client.read(deadline)
     assert stream.status == 431
+
+
+@pytest.mark.parametrize("way", ["reset", "close"])
+@pytest.mark.parametrize("path", ["/endless-events", "/endless"])
+def test_a_response_without_end_ends_with_its_client(server, client, path, way):
+    before = len(server.events("ended", path))
+    stream = Stream(client, client.new_stream())
+    client.protocol.send_headers(stream.stream_id, client.get_headers(path), end_stream=True)
+    client.flush()
+    assert stream._fill()
+    if way == "reset":
+        stream.reset()
+    else:
+        client.lose("reset")
+    with Http2(server, client.certificates) as other:
+        assert other.connect("/ws").echoes("still there")
+    server.wait_for_event("ended", path, before + 1)
+    assert "Traceback" not in server.log()
+
+
+def test_a_body_that_nobody_reads_holds_up_nothing(client):
+    other = client.connect("/ws")
+    for _ in range(3):
+        stream = Stream(client, client.new_stream())
+        headers = [(":method", "POST"), *client.get_headers("/slow?0.1")[1:]]
+        client.protocol.send_headers(stream.stream_id, headers)
+        for _ in range(20):
+            client.protocol.send_data(stream.stream_id, b"x" * 100)
+        client.flush()
+        while not stream.is_over:
+            assert stream._fill() or stream.is_over
+        assert other.echoes("still here")
 
 
 # What Hypercorn 0.18 does otherwise than over HTTP/1.1, or than one would wish.

@@ -60,6 +60,7 @@ class Hypercorn(SocketServer):
         from ws_support.servers import (
             hypercorn_h2,
             hypercorn_h11,
+            hypercorn_http,
             hypercorn_tcp,
             hypercorn_websocket,
         )
@@ -67,6 +68,7 @@ class Hypercorn(SocketServer):
         hypercorn_tcp.install()
         hypercorn_h11.install()
         hypercorn_h2.install()
+        hypercorn_http.install()
         hypercorn_websocket.install()
         config = hypercorn_tcp.ListeningConfig.from_mapping(
             bind=[f"fd://{listener.detach()}"],
@@ -103,7 +105,16 @@ class _Application:
             task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
             self.requests.add(task)
             task.add_done_callback(self.requests.discard)
+            return self._request(scope, receive, send)
         return self._application(scope, receive, send)
+
+    async def _request(self, scope: Any, receive: Any, send: Any) -> None:
+        from ws_support.servers.hypercorn_websocket import ClientHasGone
+
+        try:
+            await self._application(scope, receive, send)
+        except ClientHasGone:
+            logger.debug("Sending has ended, since its client has gone.")
 
     async def _websocket(self, scope: Any, receive: Any, send: Any) -> None:
         from ws_support.servers.hypercorn_websocket import ClientHasGone

@@ -14,9 +14,9 @@ import hypercorn.protocol
 from hypercorn.events import Closed
 from hypercorn.protocol import h11
 from hypercorn.protocol.events import Request
-from hypercorn.protocol.http_stream import HTTPStream
 
 from ws_support.servers import hypercorn_websocket
+from ws_support.servers.hypercorn_http import HTTPStream
 from ws_support.servers.limits import HEAD_TIMEOUT, MAX_HEAD, MAX_HEADERS
 
 logger = logging.getLogger("ws_support.servers")

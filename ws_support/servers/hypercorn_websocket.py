@@ -20,7 +20,7 @@ from ws_support.servers.hypercorn_deflate import Deflate, agree
 
 logger = logging.getLogger("ws_support.servers")
 
-_LATE_SENDS: Final = 100
+LATE_SENDS: Final = 100
 """What an application may send after the end, before the sending raises."""
 
 _LAST_TIMEOUT: Final = 5.0
@@ -167,7 +167,7 @@ class WSStream(ws_stream.WSStream):
     def _let_in_the_end(self) -> None:
         """However many messages wait, it does not wait for room: an application that sends without
         end never makes any."""
-        self.app_put.__self__.full = _is_never_full  # type: ignore[union-attr]
+        self.app_put.__self__.full = is_never_full  # type: ignore[union-attr]
 
     def app_send(self, message: Any) -> Coroutine[Any, Any, None]:
         # No coroutine of its own, either.
@@ -181,7 +181,7 @@ class WSStream(ws_stream.WSStream):
         Hypercorn returned at once, for ever: a loop that only sends stopped the process.
         """
         self._late_sends += 1
-        if self._late_sends > _LATE_SENDS:
+        if self._late_sends > LATE_SENDS:
             raise ClientHasGone("The connection has ended.")
         await asyncio.sleep(0)
 
@@ -268,5 +268,5 @@ def _validate(request: Request) -> None:
     handshakes.Request(method, request.raw_path, headers).key()
 
 
-def _is_never_full() -> bool:
+def is_never_full() -> bool:
     return False
