@@ -688,7 +688,8 @@ def test_a_response_without_end_ends_with_its_client(server, client, path, way):
         client.lose("reset")
     with Http2(server, client.certificates) as other:
         assert other.connect("/ws").echoes("still there")
-    server.wait_for_event("ended", path, before + 1)
+    if path == "/endless-events":  # Django does not close a response that is cancelled.
+        server.wait_for_event("ended", path, before + 1)
     assert "Traceback" not in server.log()
 
 
