@@ -27,6 +27,9 @@ logger = logging.getLogger("ws_support.servers")
 _QUEUE: Final = 10
 """Messages that wait for a consumer. Hypercorn's default."""
 
+_CANCEL_INTERVAL: Final = 0.02
+"""Seconds until what was cancelled is cancelled again: the last tenth of a stop may be short."""
+
 _LARGE: Final = 2**16
 """Characters or bytes of a message behind which no other waits: ten of the largest are 10 MiB."""
 
@@ -56,14 +59,20 @@ class Hypercorn(SocketServer):
         }
 
     def serve(self, application: Any, plan: Plan, listener: socket.socket, stop: Stop) -> None:
-        from hypercorn.config import Config
+        from ws_support.servers import (
+            hypercorn_h2,
+            hypercorn_h11,
+            hypercorn_http,
+            hypercorn_tcp,
+            hypercorn_websocket,
+        )
 
-        from ws_support.servers import hypercorn_h2, hypercorn_h11, hypercorn_websocket
-
+        hypercorn_tcp.install()
         hypercorn_h11.install()
         hypercorn_h2.install()
+        hypercorn_http.install()
         hypercorn_websocket.install()
-        config = Config.from_mapping(
+        config = hypercorn_tcp.ListeningConfig.from_mapping(
             bind=[f"fd://{listener.detach()}"],
             backlog=BACKLOG,
             keep_alive_max_requests=2**62,  # Over HTTP/2, WebSockets end with the 1,001st request.
@@ -98,7 +107,16 @@ class _Application:
             task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
             self.requests.add(task)
             task.add_done_callback(self.requests.discard)
+            return self._request(scope, receive, send)
         return self._application(scope, receive, send)
+
+    async def _request(self, scope: Any, receive: Any, send: Any) -> None:
+        from ws_support.servers.hypercorn_websocket import ClientHasGone
+
+        try:
+            await self._application(scope, receive, send)
+        except ClientHasGone:
+            logger.debug("Sending has ended, since its client has gone.")
 
     async def _websocket(self, scope: Any, receive: Any, send: Any) -> None:
         from ws_support.servers.hypercorn_websocket import ClientHasGone
@@ -166,7 +184,7 @@ async def _serve(application: _Application, config: Any, stop: Stop) -> None:
             # theirs for the end of TLS, of which a client that is gone says nothing for 30 s.
             for task in running:
                 task.cancel()
-            await asyncio.wait(running, timeout=0.1)
+            await asyncio.wait(running, timeout=_CANCEL_INTERVAL)
         if not serving.cancelled():
             serving.exception()  # InvalidStateError: it looks at what it has not waited for.
         return
