@@ -147,10 +147,11 @@ class Connection:
 
         No coroutine of its own: this is on the path of each message.
         """
-        if not self._is_open:
-            return _dropped(message)
-        self._turn -= 1
-        return self._send_data(message) if self._turn else self._send_and_give_way(message)
+        turn = self._turn
+        if turn > 0 and self._is_open:
+            self._turn = turn - 1
+            return self._send_data(message)
+        return self._send_and_give_way(message) if self._is_open else _dropped(message)
 
     async def _send_and_give_way(self, message: Any) -> None:
         # All servers' `send()` return at once when there is room, and most also when the client has

@@ -66,10 +66,6 @@ logger = logging.getLogger("ws_support.servers")
 _WAITING: Final = 2**16
 """Bytes of messages that may wait for the application before reading is paused."""
 
-_LARGE: Final = 2**14
-"""Bytes of a message from which on what its text takes in memory is looked at. Smaller ones take up
-to four times as much as is counted, which is 256 KiB for all that wait."""
-
 _WIDE: Final = 2**16
 """Bytes by which a text may be larger than what was sent, and wait as it is."""
 
@@ -103,6 +99,10 @@ _LONGEST_CLOSE: Final = 131
 
 _SHRINK: Final = 5.0
 """Seconds after which a large buffer is given back."""
+
+
+_UTF_8: Final = "utf-8"
+"""The key of a text that waits as it was sent, since it takes less so."""
 
 
 class _Phase(IntEnum):
@@ -162,6 +162,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         "_is_paused",
         "_is_plain",
         "_is_silent",
+        "_is_wide",
         "_key",
         "_kind",
         "_late_pong",
@@ -204,9 +205,10 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         self._answer: tuple[int, list[tuple[bytes, bytes]]] | None = None
 
         # What goes to the application.
-        # A text that takes less so waits as UTF-8, without the message around it.
-        self._queue: deque[Any] = deque()
+        self._queue: deque[dict[str, Any]] = deque()
         self._waiting = 0
+        # Whether a text may wait there as UTF-8.
+        self._is_wide = False
         self._waiter: asyncio.Future[Any] | None = None
         self._in_a_row = 0
         self._is_paused = False
@@ -376,7 +378,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         if self._waiter is not None:
             raise RuntimeError("receive() was called while another task waits for a message.")
         waiter = self._waiter = asyncio.Future(loop=self._loop)
-        if self._room:
+        if self._room > 0:
             # Others have their turn now.
             self._room = _SENT
         try:
@@ -398,13 +400,13 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._waiting = 0
             if self._is_paused:
                 self._resume_reading()
-        if type(message) is bytes:
-            return {"type": "websocket.receive", "text": message.decode()}
+        if self._is_wide and _UTF_8 in message:
+            return {"type": "websocket.receive", "text": message[_UTF_8].decode()}
         return message
 
     async def send(self, message: Any) -> None:
         room = self._room
-        if not room or message["type"] != "websocket.send":
+        if room <= 0 or message["type"] != "websocket.send":
             if self._phase is not _OPEN or message["type"] != "websocket.send":
                 await self._send_other(message)
                 return
@@ -425,7 +427,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         if size <= _CONCAT:
             self._write(head + data)
         else:
-            self._room = max(self._room - (size >> 13), 0)
+            self._room -= size >> 13
             # A buffer that may be changed is copied: all of it may not be sent at once.
             self.transport.writelines((head, bytes(data)))
 
@@ -497,19 +499,23 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         else:
             self._on_other(kind, frame)
 
-    def _enqueue(self, message: Any, size: int) -> None:
-        if size > _LARGE and not message.get("text", "").isascii():
-            # One character takes as much as each of the others does: up to four bytes.
-            text = message["text"]
-            held = sys.getsizeof(text)
-            if held > size + _WIDE:
-                message = text.encode()
-            else:
-                size = held
+    def _enqueue(self, message: dict[str, Any], size: int) -> None:
         self._queue.append(message)
         self._waiting += size + _OF_EACH
-        if self._waiting > _WAITING and not self._is_paused:
+        if self._waiting > _WAITING:
+            self._fall_behind(message.get("text"), size)
+
+    def _fall_behind(self, text: str | None, size: int) -> None:
+        """Read no more, and keep the last message in `size` bytes if its text takes many more.
+
+        One character takes as much as each of the others does: up to four bytes. What has come
+        before was not looked at, and holds four times `_WAITING` at most.
+        """
+        if not self._is_paused:
             self._pause_reading()
+        if text is not None and not text.isascii() and sys.getsizeof(text) > size + _WIDE:
+            self._queue[-1] = {_UTF_8: text.encode()}
+            self._is_wide = True
 
     def _on_control(self, kind: Any, frame: WSFrame) -> None:
         if kind is PING:
