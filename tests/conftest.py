@@ -14,6 +14,7 @@ from xdist.scheduler import LoadFileScheduling
 from tests.certificates import Certificates, make_certificates
 from tests.harness import ROOT, Server, serving
 from tests.redis import CORE, PUBSUB, Redis
+from tests.warm import end_all
 
 ALONE = frozenset(
     {
@@ -72,6 +73,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     return _Scheduling(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    end_all()  # Before what they have measured is put together.
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
+from tests import warm as warm_processes
+
 ROOT = Path(__file__).resolve().parent.parent
 SERVERS = ["runserver", "uvicorn", "hypercorn", "granian"]
 """As their own commands start them, and Daphne as `runserver` does."""
@@ -45,7 +47,7 @@ server needs to start is for that."""
 
 @dataclass
 class Server:
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | warm_processes.Process
     host: str
     port: int
     log_file: Path
@@ -124,13 +126,15 @@ def serving(
     port: int | None = None,
     listens_at: Path | None = None,
     waits: bool = True,
+    warm: bool = True,
     **settings: Any,
 ) -> Iterator[Server]:
     """A server for `tests.project` with these settings, started and stopped.
 
     It has a port of its own, unless one is given. `asgi_server` is one that `runasgi` starts,
     instead of `command`. `listens_at` is the Unix socket that the arguments name. Unless it
-    `waits`, the server may not be listening yet.
+    `waits`, the server may not be listening yet. Unless it is `warm`, Python itself is started, as
+    by its users: for tests of just that, and of a process's memory.
     """
     if asgi_server is not None:
         command = "runasgi"
@@ -164,6 +168,7 @@ def serving(
         environment=environment,
         # A terminal's Ctrl-C goes to a group of processes.
         start_new_session=command == "reloading",
+        warm=warm and command != "reloading",
         name=asgi_server or command,
     ) as server:
         yield server
@@ -182,18 +187,32 @@ def running(
     cwd: Path = ROOT,
     start_new_session: bool = False,
     name: str = "",
+    warm: bool = True,
 ) -> Iterator[Server]:
     """A server that Python starts with these arguments, listening at `port`, and stopped."""
+    kind = warm_processes.kind_of(arguments, environment) if warm else None
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+    process: subprocess.Popen[bytes] | warm_processes.Process
     # Appending, so that the lines of several processes do not overwrite each other.
     with log_file.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=cwd,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=start_new_session,
-        )
+        if kind:
+            process = warm_processes.warm(kind).start(
+                arguments,
+                cwd=cwd,
+                env=env,
+                stdout=log.fileno(),
+                stderr=log.fileno(),
+                start_new_session=start_new_session,
+            )
+        else:
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=cwd,
+                env=env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=start_new_session,
+            )
     server = Server(process, host, port, log_file, name)
     try:
         if waits:
