@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from random import SystemRandom
+from tempfile import TemporaryFile
 from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
@@ -226,19 +227,41 @@ def runasgi_to_its_end(
     *arguments: object, settings: dict[str, Any] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """A run that is expected to end by itself, for an error."""
-    return subprocess.run(
-        [sys.executable, "manage.py", "runasgi", *map(str, arguments)],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "tests.project.settings",
-            "TEST_SETTINGS": json.dumps(settings or {}),
-        },
-        capture_output=True,
-        text=True,
-        timeout=BOUND,
-        check=False,
-    )
+    command = ["manage.py", "runasgi", *map(str, arguments)]
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "tests.project.settings",
+        "TEST_SETTINGS": json.dumps(settings or {}),
+    }
+    kind = warm_processes.kind_of(command, environment)
+    if kind is None:
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=BOUND,
+            check=False,
+        )
+    with TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
+        process = warm_processes.warm(kind).start(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=stdout.fileno(),
+            stderr=stderr.fileno(),
+            # Granian gives up when the second worker dies soon after the first.
+            replaced=1 if kind == "granian" else 0,
+        )
+        try:
+            code = process.wait(BOUND)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        for file in (stdout, stderr):
+            file.seek(0)
+        return subprocess.CompletedProcess(process.args, code, stdout.read(), stderr.read())
 
 
 def memory(pid: int) -> int:

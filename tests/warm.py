@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 _ALL = (
     "asyncio",
+    "channels.apps",
     "channels.auth",
     "channels.generic.http",
     "channels.generic.websocket",
@@ -44,6 +45,7 @@ _ALL = (
     "django.contrib.staticfiles.handlers",
     "django.core.asgi",
     "django.core.cache.backends.locmem",
+    "django.core.management.commands.makemigrations",
     "django.core.management.commands.migrate",
     "django.core.management.commands.runserver",
     "django.db.migrations.autodetector",
@@ -73,6 +75,7 @@ _ALL = (
     "tests.project.live",
     "tests.project.senders",
     "ws_support.apps",
+    "ws_support.asgi",
     "ws_support.checks",
     "ws_support.management.commands.runasgi",
     "ws_support.routing",
@@ -210,14 +213,18 @@ class Warm:
         stdout: int,
         stderr: int,
         start_new_session: bool = False,
+        replaced: int = 0,
     ) -> Process:
-        """Run what `python ARGUMENTS` runs. `stdout` and `stderr` are file descriptors."""
+        """Run what `python ARGUMENTS` runs. `stdout` and `stderr` are file descriptors.
+
+        `replaced`: how many workers of those that die are warm, too.
+        """
         request = {
             "arguments": list(arguments),
             "cwd": str(cwd),
             "env": dict(env),
             "is_nohup": signal.getsignal(signal.SIGHUP) == signal.SIG_IGN,
-            "spares": _workers(list(arguments)),
+            "spares": _workers(list(arguments)) + replaced,
             "start_new_session": start_new_session,
         }
         ours, theirs = socket.socketpair()
