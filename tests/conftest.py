@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +16,7 @@ from xdist.scheduler import LoadFileScheduling
 from tests.certificates import Certificates, make_certificates
 from tests.harness import ROOT, Server, serving
 from tests.redis import CORE, PUBSUB, Redis
+from tests.warm import end_all
 
 ALONE = frozenset(
     {
@@ -50,13 +53,25 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
 
+# A shell has what runs in its background ignore Ctrl-C, which servers would inherit.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_SHARED = re.compile(r"[\[-](daphne|runserver|uvicorn-picows|uvicorn|hypercorn|granian)(?=[]-])")
+
+
 class _Scheduling(LoadFileScheduling):
-    """The tests of a file run in one process, since they share servers or a browser, but for those
-    of `ALONE`."""
+    """The tests of a file run in one process, since they share a browser or what else takes time to
+    start. Those that share a server are a part of their own, and those of `ALONE` one each."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return nodeid if file in ALONE else file
+        if file in ALONE:
+            return nodeid
+        shared = (
+            _SHARED.search(nodeid) if file.startswith(("tests/servers/", "tests/test_")) else None
+        )
+        return f"{file}[{shared[1]}]" if shared else file
 
 
 @pytest.hookimpl(trylast=True)
@@ -72,6 +87,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     return _Scheduling(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    end_all()  # Before what they have measured is put together.
 
 
 @pytest.fixture

@@ -18,9 +18,12 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from random import SystemRandom
+from tempfile import TemporaryFile
 from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
+
+from tests import warm as warm_processes
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVERS = ["runserver", "uvicorn", "hypercorn", "granian"]
@@ -45,7 +48,7 @@ server needs to start is for that."""
 
 @dataclass
 class Server:
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | warm_processes.Process
     host: str
     port: int
     log_file: Path
@@ -124,13 +127,15 @@ def serving(
     port: int | None = None,
     listens_at: Path | None = None,
     waits: bool = True,
+    warm: bool = True,
     **settings: Any,
 ) -> Iterator[Server]:
     """A server for `tests.project` with these settings, started and stopped.
 
     It has a port of its own, unless one is given. `asgi_server` is one that `runasgi` starts,
     instead of `command`. `listens_at` is the Unix socket that the arguments name. Unless it
-    `waits`, the server may not be listening yet.
+    `waits`, the server may not be listening yet. Unless it is `warm`, Python itself is started, as
+    by its users: for tests of just that, and of a process's memory.
     """
     if asgi_server is not None:
         command = "runasgi"
@@ -164,6 +169,7 @@ def serving(
         environment=environment,
         # A terminal's Ctrl-C goes to a group of processes.
         start_new_session=command == "reloading",
+        warm=warm and command != "reloading",
         name=asgi_server or command,
     ) as server:
         yield server
@@ -182,18 +188,32 @@ def running(
     cwd: Path = ROOT,
     start_new_session: bool = False,
     name: str = "",
+    warm: bool = True,
 ) -> Iterator[Server]:
     """A server that Python starts with these arguments, listening at `port`, and stopped."""
+    kind = warm_processes.kind_of(arguments, environment) if warm else None
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+    process: subprocess.Popen[bytes] | warm_processes.Process
     # Appending, so that the lines of several processes do not overwrite each other.
     with log_file.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=cwd,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=start_new_session,
-        )
+        if kind:
+            process = warm_processes.warm(kind).start(
+                arguments,
+                cwd=cwd,
+                env=env,
+                stdout=log.fileno(),
+                stderr=log.fileno(),
+                start_new_session=start_new_session,
+            )
+        else:
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=cwd,
+                env=env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=start_new_session,
+            )
     server = Server(process, host, port, log_file, name)
     try:
         if waits:
@@ -207,19 +227,41 @@ def runasgi_to_its_end(
     *arguments: object, settings: dict[str, Any] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """A run that is expected to end by itself, for an error."""
-    return subprocess.run(
-        [sys.executable, "manage.py", "runasgi", *map(str, arguments)],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "tests.project.settings",
-            "TEST_SETTINGS": json.dumps(settings or {}),
-        },
-        capture_output=True,
-        text=True,
-        timeout=BOUND,
-        check=False,
-    )
+    command = ["manage.py", "runasgi", *map(str, arguments)]
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "tests.project.settings",
+        "TEST_SETTINGS": json.dumps(settings or {}),
+    }
+    kind = warm_processes.kind_of(command, environment)
+    if kind is None:
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=BOUND,
+            check=False,
+        )
+    with TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
+        process = warm_processes.warm(kind).start(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=stdout.fileno(),
+            stderr=stderr.fileno(),
+            # Granian gives up when the second worker dies soon after the first.
+            replaced=1 if kind == "granian" else 0,
+        )
+        try:
+            code = process.wait(BOUND)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        for file in (stdout, stderr):
+            file.seek(0)
+        return subprocess.CompletedProcess(process.args, code, stdout.read(), stderr.read())
 
 
 def memory(pid: int) -> int:

@@ -12,7 +12,7 @@ import time
 from contextlib import asynccontextmanager
 
 import pytest
-from channels.exceptions import DenyConnection, InvalidChannelLayerError
+from channels.exceptions import DenyConnection, InvalidChannelLayerError, StopConsumer
 from channels.layers import get_channel_layer
 from django.test import override_settings
 from hypothesis import given
@@ -80,6 +80,20 @@ class Peer:
     async def end(self):
         """Wait until the application is done; raises what it raises."""
         await asyncio.wait_for(asyncio.shield(self.task), BOUND)
+
+
+class StuckAtTheEnd(Peer):
+    """A server whose client has full buffers when it is closed."""
+
+    def __init__(self, *arguments, **options):
+        self.is_stuck = asyncio.Event()
+        super().__init__(*arguments, **options)
+
+    async def send(self, message):
+        if message["type"] == "websocket.close":
+            self.is_stuck.set()
+            await asyncio.Event().wait()
+        await super().send(message)
 
 
 class Counted:
@@ -511,6 +525,59 @@ async def test_a_handshake_that_is_cancelled_while_it_is_accepted_was_never_conn
         await peer.end()
     disconnected.disconnect(note)
     assert codes == []
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_disconnect_is_called_also_when_the_server_cancels_the_close(raises):
+    class Consumer(Logged):
+        async def receive(self, text_data=None, bytes_data=None):
+            if raises:
+                raise RuntimeError("asked for")
+            raise StopConsumer
+
+    consumer = Consumer()
+    async with connected(consumer, StuckAtTheEnd) as peer:
+        peer.says("the end")
+        await asyncio.wait_for(peer.is_stuck.wait(), BOUND)
+        peer.task.cancel()
+        with pytest.raises(RuntimeError if raises else asyncio.CancelledError):
+            await peer.end()
+    assert consumer.codes == [1011 if raises else 1000]
+
+
+async def test_disconnect_is_called_also_when_the_server_cancels_twice():
+    consumer = Logged()
+    async with connected(consumer, StuckAtTheEnd) as peer:
+        peer.task.cancel()
+        await asyncio.wait_for(peer.is_stuck.wait(), BOUND)
+        peer.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await peer.end()
+    assert consumer.codes == [1012]
+
+
+async def test_disconnect_is_called_also_when_the_server_cancels_what_comes_before_it():
+    class Consumer(Logged):
+        async def connect(self):
+            await super().connect()
+            self.start_background(self.last())
+
+        async def last(self):
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ending.set()
+                await asyncio.sleep(0.2)
+
+    ending = asyncio.Event()
+    consumer = Consumer()
+    async with connected(consumer) as peer:
+        peer.leaves()
+        await asyncio.wait_for(ending.wait(), BOUND)
+        peer.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await peer.end()
+    assert consumer.codes == [1001]
 
 
 async def test_a_close_that_cannot_be_sent_does_not_hold_up_the_end():

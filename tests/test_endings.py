@@ -360,7 +360,8 @@ def test_granian_is_stopped_from_a_terminal(serve, loop):
         os.kill(int(worker), signal.SIGINT)
         server.process.send_signal(signal.SIGINT)
         assert codes_of_disconnect(server, path) == [1012]
-    assert server.stop() == 0
+    # No third signal: one that comes while Python takes the process down ends it with -15.
+    assert server.process.wait(BOUND) == 0
     assert "Traceback" not in server.log()
 
 

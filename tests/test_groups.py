@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 from channels.layers import InMemoryChannelLayer, get_channel_layer
@@ -193,6 +193,8 @@ async def test_what_the_layer_refuses_later_keeps_nothing_else_from_being_restor
         redis.start()
         await hears(peer)
         await eventually(lambda: "is back" in caplog.text)
+        groups = Groups.of(get_channel_layer())
+        assert list(groups._joined.values()) == [{"group": True}]  # It is not tried again.
     assert "The layer refuses a change of the group 'no name'" in caplog.text
     assert "The layer refuses a change of the group 'a name'" in caplog.text
     assert "Traceback" not in caplog.text
@@ -254,6 +256,47 @@ async def test_the_channel_of_a_consumer_that_was_busy_is_given_back_to_redis(re
         await eventually(lambda: redis.names() == [])
 
 
+@both_layers
+async def test_who_came_and_went_while_redis_was_away_leaves_nothing_in_redis(
+    redis, using, backend, caplog, monkeypatch
+):
+    monkeypatch.setattr("ws_support.away._logged_at", None)
+    async with using(backend) as layer, connected(Added.as_asgi()) as stays:
+        async with AsyncExitStack() as before:
+            for _ in range(10):
+                await before.enter_async_context(connected(Added.as_asgi()))
+            redis.stop()
+        async with AsyncExitStack() as meanwhile:
+            for _ in range(10):
+                await meanwhile.enter_async_context(connected(Added.as_asgi()))
+        async with connected(Added.as_asgi()) as comes:
+            redis.start()
+            await eventually(lambda: "is back" in caplog.text)
+            await layer.group_send("group", {"type": "note", "text": "heard"})
+            assert [await comes.texts(1), await stays.texts(1)] == [["heard"]] * 2
+            groups = Groups.of(layer)
+            await eventually(lambda: not (groups._left or groups._is_unsettled))
+            # With those of two consumers, and of the group that they are in.
+            await eventually(lambda: len(redis.names()) <= 3)
+    await eventually(lambda: redis.names() == [])
+    assert "cleaning-up" not in caplog.text
+    assert caplog.text.count("The channel layer is away") == 1
+
+
+@both_layers
+async def test_many_may_leave_at_once(redis, using, backend, caplog):
+    async with using(backend):
+        async with AsyncExitStack() as stack:
+            peers = [
+                await stack.enter_async_context(connected(Declared.as_asgi())) for _ in range(150)
+            ]
+            for peer in peers:
+                peer.leaves()
+            await asyncio.gather(*[peer.end() for peer in peers])
+        await eventually(lambda: redis.names() == [])
+    assert "away" not in caplog.text
+
+
 class LayerThatGoesAway(InMemoryChannelLayer):
     """Channels' own in memory, which can be away as Redis can."""
 
@@ -285,3 +328,72 @@ async def test_who_came_and_went_while_the_layer_was_away_leaves_nothing_behind(
     await asyncio.wait_for(tender, 30)
     assert channel not in layer.groups.get("group", {})
     assert channel not in layer.channels
+
+
+class LayerThatHangs(InMemoryChannelLayer):
+    """Answers nothing when it is asked to leave, as Redis may."""
+
+    is_hanging = True
+    tries = 0
+
+    async def group_discard(self, group, channel):
+        self.tries += 1
+        if self.is_hanging:
+            await asyncio.Event().wait()
+        await super().group_discard(group, channel)
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Look often."""
+    monkeypatch.setattr("ws_support.groups._LOOK_EVERY", 0.01)
+
+
+async def test_who_leaves_does_not_wait_for_a_layer_that_hangs(hasty, monkeypatch):
+    for module in ("groups", "link"):
+        monkeypatch.setattr(f"ws_support.{module}.TIMEOUT", 0.1)
+    layer = LayerThatHangs()
+    groups = Groups.of(layer)
+    channel = await groups.new_channel()
+    await layer.group_add("group", channel)
+    await asyncio.wait_for(layer.group_discard("group", channel), 4)
+    layer.is_hanging = False
+    tender = groups._tender
+    await groups.leave(channel)
+    await asyncio.wait_for(tender, 30)
+    assert channel not in layer.groups.get("group", {})
+
+
+async def test_a_consumer_that_is_cancelled_while_it_leaves_leaves_all_the_same(hasty):
+    layer = LayerThatHangs()
+    groups = Groups.of(layer)
+    channel = await groups.new_channel()
+    for group in ("first", "second"):
+        await layer.group_add(group, channel)
+    tender = groups._tender
+    leaving = asyncio.create_task(groups.leave(channel))
+    await eventually(lambda: layer.tries)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    layer.is_hanging = False
+    await asyncio.wait_for(tender, 30)
+    assert channel not in layer.groups.get("second", {})
+    # It is nobody's any more, and what others do for it is theirs.
+    await layer.group_add("group", channel)
+    assert groups._tender.done()
+
+
+async def test_groups_that_could_not_be_left_are_remembered_up_to_a_limit(hasty, monkeypatch):
+    monkeypatch.setattr("ws_support.groups._MAX_LEFT", 2)
+    layer = LayerThatGoesAway()
+    groups = Groups.of(layer)
+    channel = await groups.new_channel()
+    names = [f"group{number}" for number in range(5)]
+    for name in names:
+        await layer.group_add(name, channel)
+    layer.is_away = True
+    await groups.leave(channel)
+    layer.is_away = False
+    tender = groups._tender
+    await asyncio.wait_for(tender, 30)
+    assert sum(channel in layer.groups.get(name, {}) for name in names) == 3

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import contextmanager
 
 import pytest
+from asgiref.sync import async_to_sync
 from channels.layers import InMemoryChannelLayer
 from django.test import override_settings
 
@@ -14,6 +15,8 @@ from tests.test_connection import connected, eventually
 from ws_support.broadcast import BroadcastError, broadcast, statistics
 from ws_support.consumers import AsyncWebsocketConsumer
 from ws_support.gaps import Gaps
+from ws_support.hub import Hub
+from ws_support.link import Link
 from ws_support.websocket import websocket_view
 
 BOUND = 10
@@ -36,6 +39,20 @@ class BrokenLayer(SlowLayer):
 
     async def group_send(self, group, message):
         raise RuntimeError("out of order")
+
+
+class GoingLayer(InMemoryChannelLayer):
+    """Once `goes()` was called, whoever receives from it hears that it is away."""
+
+    def __init__(self):
+        super().__init__()
+        self._end = asyncio.get_running_loop().create_future()
+
+    def goes(self):
+        self._end.set_exception(ConnectionRefusedError())
+
+    async def receive(self, channel):
+        await self._end
 
 
 def layer(kind):
@@ -260,20 +277,75 @@ async def test_a_message_that_was_taken_with_an_error_is_no_gap(lossy, monkeypat
 
 def test_publishers_are_forgotten_in_turn_and_nothing_is_missed_from_who_is_new():
     gaps = Gaps()
-    assert [gaps.lost_before("topic", "first", number) for number in (7, 9, 9, 1, 2)] == [
-        0,
-        1,
-        0,
-        0,
-        0,
-    ]
+    # The same number again, and one that starts again with 1.
+    for number, lost in [(7, 0), (9, 1), (9, 0), (1, 0), (2, 0), (4, 1)]:
+        assert gaps.lost_before("topic", "first", number) == lost
     for number in range(64):
         assert gaps.lost_before("topic", f"publisher {number}", 2) == 0
     assert gaps.lost_before("topic", "first", 9) == 0
     assert gaps.lost_before("topic", "first", 11) == 1
 
 
-async def test_a_topic_whose_number_is_forgotten_starts_again(lossy, monkeypatch):
+def test_a_message_that_comes_again_late_is_no_gap():
+    gaps = Gaps()
+    assert [gaps.lost_before("topic", "one", number) for number in (5, 6, 7, 5, 8)] == [0] * 5
+
+
+def test_a_publisher_that_goes_on_is_remembered_however_many_others_come_and_go():
+    gaps = Gaps()
+    assert gaps.lost_before("topic", "one of many", 1) == 0
+    for number in range(3, 201, 2):
+        assert gaps.lost_before("topic", f"another {number}", 1) == 0
+        assert gaps.lost_before("topic", "one of many", number) == 1
+
+
+class RecordingLayer(SlowLayer):
+    """Keeps what it was given."""
+
+    sent = []
+
+    async def group_send(self, group, message):
+        self.sent.append(message)
+
+
+@layer(RecordingLayer)
+async def test_synchronous_code_counts_its_messages_from_call_to_call(monkeypatch):
+    sent, loops = [], []
+    monkeypatch.setattr(RecordingLayer, "sent", sent)
+
+    async def publish():
+        loops.append(asyncio.get_running_loop())  # One that is closed may be referred to.
+        await broadcast("topic", "of another")
+
+    await broadcast("topic", "of this loop")
+    for _ in range(3):
+        # In a thread that no event loop has started: a loop for each call.
+        await asyncio.to_thread(async_to_sync(publish))
+    await broadcast("topic", "of this loop")
+    first, *others, last = [(each["publisher"], each["number"]) for each in sent]
+    assert first[0] == last[0]
+    assert last[1] == first[1] + 1
+    assert len({publisher for publisher, _ in others} - {first[0]}) == 1
+    start = others[0][1]
+    assert [number for _, number in others] == [start, start + 1, start + 2]
+
+
+@layer(RecordingLayer)
+async def test_a_topic_that_was_silent_for_the_longest_is_forgotten_and_starts_again(monkeypatch):
+    monkeypatch.setattr("ws_support.publisher._NUMBERED", 2)
+    sent = []
+    monkeypatch.setattr(RecordingLayer, "sent", sent)
+    for topic in ("one", "two", "one", "three", "one", "two"):
+        await broadcast(topic, "message")
+    assert [(each["topic"], each["number"]) for each in sent[:1] + sent[2:3] + sent[4:]] == [
+        ("one", sent[0]["number"]),
+        ("one", sent[0]["number"] + 1),
+        ("one", sent[0]["number"] + 2),
+        ("two", 1),
+    ]
+
+
+async def test_who_starts_again_with_a_topic_misses_nothing(lossy, monkeypatch):
     monkeypatch.setattr("ws_support.publisher._NUMBERED", 1)
     async with connected(Subscriber.as_asgi()) as peer:
         for number in range(3):
@@ -281,6 +353,48 @@ async def test_a_topic_whose_number_is_forgotten_starts_again(lossy, monkeypatch
             await broadcast("nobody's", "message")
         assert await peer.texts(3) == ["0", "1", "2"]
         assert peer.outgoing.empty()
+
+
+class CrowdedLayer(SlowLayer):
+    """Knows how many messages were handed to it at the same time."""
+
+    now = most = 0
+
+    async def group_send(self, group, message):
+        kind = CrowdedLayer
+        kind.now += 1
+        kind.most = max(kind.most, kind.now)
+        await asyncio.sleep(0.001)
+        kind.now -= 1
+
+
+@layer(CrowdedLayer)
+async def test_no_more_than_eight_messages_are_handed_over_at_the_same_time():
+    await asyncio.gather(*(broadcast(f"topic {number}", "message") for number in range(200)))
+    assert 1 < CrowdedLayer.most <= 8
+
+
+class RestartedLayer(LossyLayer):
+    """Is away, for a moment, for whoever would receive one of its messages."""
+
+    async def receive(self, channel):
+        message = await super().receive(channel)
+        if message.get("text") == "lost with it":
+            raise ConnectionError("started anew")
+        return message
+
+
+async def test_what_is_lost_while_the_layer_is_away_is_no_gap(lossy, monkeypatch, caplog):
+    caplog.set_level("WARNING", "ws_support.broadcast")
+    monkeypatch.setattr(f"{__name__}.LossyLayer", RestartedLayer)
+    async with connected(Subscriber.as_asgi()) as peer:
+        await broadcast("topic", "heard")
+        assert await received(peer) == "heard"
+        await broadcast("topic", "lost with it")
+        await eventually(lambda: "is away" in caplog.text)
+        await eventually(lambda: "is back" in caplog.text)
+        await broadcast("topic", "after")
+        assert await received(peer) == "after"
 
 
 class AwayLayer(SlowLayer):
@@ -312,8 +426,26 @@ async def test_what_is_broadcast_before_the_accept_waits_for_it():
         async def connect(self):
             for number in range(50):
                 await broadcast("topic", str(number))
-            await asyncio.sleep(0.3)  # They come meanwhile, most likely. It holds in any case.
+            (subscriber,) = Hub.of_this_loop()._topics["topic"]
+            await eventually(lambda: len(subscriber._queue) == 50)
             await self.accept()
 
     async with connected(Slow.as_asgi()) as peer:
         assert [await received(peer) for _ in range(50)] == [str(number) for number in range(50)]
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_the_last_one_who_leaves_as_the_layer_goes_away_leaves_nothing_behind(
+    steps, monkeypatch
+):
+    monkeypatch.setattr("ws_support.link._CANCEL_EVERY", 0.05)
+    before = asyncio.all_tasks()
+    layer = GoingLayer()
+    link = Link(layer, receiver=None)
+    await link.join("topic")
+    await asyncio.sleep(0.01)
+    layer.goes()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await link.close()
+    assert asyncio.all_tasks() == before

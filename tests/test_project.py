@@ -87,6 +87,7 @@ def found():
         guarded(path("ws", echo), re_path(r"^rooms/(\w+)$", view)),
         guarded(path("a/", URLRouter([path("ws", echo)])), path("b", Heartbeat(echo))),
         routed(path("ws", WebSocketSupport(echo)), path("b", OriginValidator(view))),
+        routed(path("ws", Middleware(WebSocketSupport(echo)))),
         ProtocolTypeRouter({"websocket": Middleware(WebSocketSupport(URLRouter([])))}),
         WebSocketSupport(routed(path("ws", echo))),
         function_middleware(WebSocketSupport(routed(path("ws", echo)))),
@@ -174,6 +175,13 @@ def test_an_application_that_cannot_be_imported_is_an_error(settings, serve, nam
     assert unguarded() == {}
 
 
+def test_an_application_with_a_colon_is_told_to_have_a_dot(settings, serve):
+    serve(echo)
+    settings.ASGI_APPLICATION = "a_project:application"
+    [error] = [each for each in check_application(None) if each.id == "ws_support.E008"]
+    assert error.hint == 'Write "a_project.application", with a dot.'
+
+
 def test_what_an_import_raises_is_one_line(settings, monkeypatch, tmp_path):
     (tmp_path / "raising_asgi.py").write_text(
         "from django.urls import include, path\nfrom channels.routing import URLRouter\n"
@@ -222,3 +230,33 @@ def test_a_project_without_the_setting_is_in_order(settings, serve):
     del settings.WS_SUPPORT
     settings.WS_SUPPORT_TEAM = "admins@client.com"
     assert found() == {}
+
+
+def test_a_consumer_at_two_paths_is_looked_at_twice(serve):
+    serve(guarded(path("/one", echo), path("/two", echo)))
+    messages = [each.msg for each in checks.run_checks() if each.id == "ws_support.W008"]
+    assert ["'/one'" in messages[0], "'/two'" in messages[1]] == [True, True]
+
+
+def test_routes_that_are_guarded_at_one_place_and_not_at_another_are_warned_of(serve):
+    inner = URLRouter([path("ws", echo)])
+    serve(routed(path("one/", WebSocketSupport(inner)), path("two/", inner)))
+    assert list(found()) == ["ws_support.W009"]
+
+
+def test_an_application_without_end_is_looked_at_for_a_while(serve, monkeypatch):
+    monkeypatch.setattr("ws_support.project._MAX_NODES", 100)
+    made = []
+
+    class Endless:
+        @property
+        def __dict__(self):
+            made.append(Endless())
+            return {"inner": made[-1]}
+
+        async def __call__(self, scope, receive, send):
+            """Never called."""
+
+    serve(Endless())
+    assert found() == {}
+    assert len(made) == 100

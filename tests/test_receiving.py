@@ -129,15 +129,35 @@ async def test_two_may_wait_one_after_the_other_has_been_cancelled():
     assert await asyncio.wait_for(second, BOUND) == {"text": "one"}
 
 
-@pytest.mark.parametrize("text", ["x", "é", "€", "𝄞"])
+@pytest.mark.parametrize("text", ["x", "é", "€", "𝄞", "\ud834"])
+async def test_the_inbox_holds_no_text_in_four_bytes_a_character(text):
+    inbox = Inbox()
+    large = {"type": "websocket.receive", "text": "x" * (MAX_SIZE - 200) + text, "more": 1}
+    inbox.put(large)
+    assert not inbox.is_full
+    ((held, _, _),) = inbox._messages
+    assert sys.getsizeof(held["text"]) < 2 * MAX_SIZE
+    inbox.put({"type": "websocket.receive", "text": "x" * 200})
+    assert inbox.is_full
+    assert await inbox.get() == large
+    assert not inbox.is_full
+
+
+@pytest.mark.parametrize("text", ["é", "€", "𝄞"])
 async def test_the_inbox_counts_what_a_text_takes_in_memory(text):
     inbox = Inbox()
-    large = "x" * (MAX_SIZE // 4) + text
+    large = text * MAX_SIZE
     inbox.put({"type": "websocket.receive", "text": large})
-    assert inbox.is_full == (sys.getsizeof(large) >= MAX_SIZE)
-    assert inbox.is_full == (text == "𝄞")
-    await inbox.get()
+    assert inbox.is_full
+    assert (await inbox.get())["text"] == large
     assert not inbox.is_full
+
+
+@pytest.mark.parametrize("content", [{"text": 5}, {"bytes": 5}, {"text": ["x"], "bytes": None}])
+async def test_messages_of_a_layer_may_have_anything(content):
+    inbox = Inbox()
+    inbox.put({"type": "note", **content})
+    assert await inbox.get() == {"type": "note", **content}
 
 
 async def test_a_message_that_is_too_large_closes_also_when_its_receiver_was_cancelled():
@@ -161,3 +181,18 @@ async def test_a_message_that_is_too_large_closes_also_when_its_receiver_was_can
             await receiving
         assert (await receive())["code"] == 1009
         assert (await peer.next())["code"] == 1009
+
+
+async def test_a_message_that_is_too_large_ends_a_client_that_does_not_read():
+    application, receive = app_that_waits()
+
+    class Full(Peer):
+        async def send(self, message):
+            if message["type"] == "websocket.close":
+                await asyncio.Event().wait()
+            await super().send(message)
+
+    async with connected(MessageSizeLimit(application, 3), Full) as peer:
+        receive = await receive
+        peer.says("four")
+        assert (await asyncio.wait_for(receive(), BOUND))["code"] == 1009

@@ -63,3 +63,40 @@ def test_under_wsgi_plain_http_to_ws_is_426_without_hop_by_hop_headers(client):
 def test_the_routes_are_there_to_include(module):
     code = f"import django; django.setup(); import {module}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("headers", "said", "advice"),
+    [
+        (
+            {"upgrade": "websocket", "sec-websocket-key": "x"},
+            "This is a WebSocket, and the server took its handshake for plain HTTP.",
+            'This server speaks WSGI: start `manage.py runasgi`, or put "ws_support" first in'
+            " INSTALLED_APPS for `manage.py runserver`.",
+        ),
+        (
+            {"sec-websocket-key": "x"},
+            "This is a WebSocket, and its handshake came without `Upgrade: websocket`.",
+            "A proxy has dropped the header: in nginx, set proxy_http_version to 1.1, and Upgrade"
+            " and Connection with proxy_set_header.",
+        ),
+    ],
+)
+def test_a_handshake_that_came_as_plain_http_is_told_from_a_request(
+    client, caplog, headers, said, advice
+):
+    response = client.get("/ws?secret", headers=headers)
+    assert (response.status_code, response.content.decode()) == (426, f"{said}\n")
+    [record] = [each for each in caplog.records if each.name == "ws_support.views"]
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == f"{said} Path '/ws'. {advice}"
+
+
+async def test_an_asgi_server_without_websockets_is_told_to_get_them(async_client, caplog):
+    response = await async_client.get("/ws", headers={"upgrade": "WebSocket"})
+    assert response.status_code == 426
+    [record] = [each for each in caplog.records if each.name == "ws_support.views"]
+    assert record.getMessage().endswith(
+        "This server speaks no WebSocket: on Uvicorn, install `websockets`, or start"
+        " `manage.py runasgi`."
+    )

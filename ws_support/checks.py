@@ -67,7 +67,13 @@ def check_application(app_configs: Sequence[AppConfig] | None, **_: Any) -> list
     try:
         application = load_application()
     except ImproperlyConfigured as error:
-        hint = "Mend it there: no server can start without it."
+        name = conf.asgi_application() or ""
+        # As servers have it on their command lines.
+        hint = (
+            f'Write "{name.replace(":", ".")}", with a dot.'
+            if ":" in name
+            else "Mend it there: no server can start without it."
+        )
         return [Error(str(error), hint=hint, id="ws_support.E008")]
     parts = list(websocket_parts(application))
     return [

@@ -147,10 +147,11 @@ class Connection:
 
         No coroutine of its own: this is on the path of each message.
         """
-        if not self._is_open:
-            return _dropped(message)
-        self._turn -= 1
-        return self._send_data(message) if self._turn else self._send_and_give_way(message)
+        turn = self._turn
+        if turn > 0 and self._is_open:
+            self._turn = turn - 1
+            return self._send_data(message)
+        return self._send_and_give_way(message) if self._is_open else _dropped(message)
 
     async def _send_and_give_way(self, message: Any) -> None:
         # All servers' `send()` return at once when there is room, and most also when the client has
@@ -325,6 +326,7 @@ class Connection:
                 self._has_ended(message)
                 return
             if inbox.is_full:
+                del message  # It may be kept in less memory than it takes.
                 await inbox.room()
 
     @staticmethod
@@ -493,11 +495,21 @@ class Connection:
             error = error or self._end
         # By now in the same task and context as all handlers: what `connect()` has entered,
         # `disconnect()` can leave.
-        limit = None
-        if isinstance(error, asyncio.CancelledError):
-            limit = asyncio.get_running_loop().call_later(_LAST_TIMEOUT, self._cancel_the_end)
+        limit = self._limit_the_end() if isinstance(error, asyncio.CancelledError) else None
+        last = self._last_message(error)
         try:
-            await self._finish(handle, error)
+            for step in (self._end_for_the_client(last, error), self._let_go()):
+                try:
+                    await step
+                except asyncio.CancelledError as cancelled:  # noqa: PERF203  # Two steps.
+                    # By the server. The application is owed its end all the same.
+                    error = error or cancelled
+                    if limit is not None:
+                        limit.cancel()
+                    limit = self._limit_the_end()
+            if self._has_begun or last is self._end:
+                with suppress(StopConsumer):
+                    await handle(last)
         except Exception as failure:
             if error is not None:
                 logger.error(
@@ -517,6 +529,9 @@ class Connection:
             finally:
                 del error  # It refers to this frame, which would refer to it.
 
+    def _limit_the_end(self) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(_LAST_TIMEOUT, self._cancel_the_end)
+
     def _cancel_the_end(self) -> None:
         logger.error(
             "disconnect() is cancelled, %g s after the server has cancelled the connection: path"
@@ -527,27 +542,17 @@ class Connection:
         )
         self._task.cancel()
 
-    async def _finish(
-        self, handle: Callable[[Message], Awaitable[None]], error: BaseException | None
-    ) -> None:
+    def _last_message(self, error: BaseException | None) -> Message:
+        """The `websocket.disconnect` that is handled last."""
         if isinstance(self._end, dict):
-            last = self._end
-        elif isinstance(error, asyncio.CancelledError):
-            last = _disconnect(CloseCode.SERVICE_RESTART)
-        elif isinstance(error, InvalidMessage):
-            last = _disconnect(error.code, error.reason)
-        elif error is not None:
-            last = _disconnect(CloseCode.INTERNAL_ERROR)
-        else:
-            last = _disconnect(CloseCode.NORMAL_CLOSURE)
-        try:
-            await self._end_for_the_client(last, error)
-        finally:
-            # Also when the server cancels that.
-            await self._let_go()
-        if self._has_begun or last is self._end:
-            with suppress(StopConsumer):
-                await handle(last)
+            return self._end
+        if isinstance(error, asyncio.CancelledError):
+            return _disconnect(CloseCode.SERVICE_RESTART)
+        if isinstance(error, InvalidMessage):
+            return _disconnect(error.code, error.reason)
+        if error is not None:
+            return _disconnect(CloseCode.INTERNAL_ERROR)
+        return _disconnect(CloseCode.NORMAL_CLOSURE)
 
     async def _end_for_the_client(self, last: Message, error: BaseException | None) -> None:
         await self._stop(*self._sources)

@@ -20,9 +20,9 @@ class Gaps:
         A publisher that is new here, or that starts again with 1, misses none.
         """
         publishers = self._last.setdefault(topic, {})
-        last = publishers.get(publisher)
+        # Taken out and put in again, so that the one that was silent for the longest is the first.
+        last = publishers.pop(publisher, None)
         if last is None or number == 1:
-            publishers.pop(publisher, None)
             publishers[publisher] = number
             if len(publishers) > _PUBLISHERS:
                 del publishers[next(iter(publishers))]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from ws_support.away import Strangers, is_away, is_malformed, log_away
 from ws_support.link import TIMEOUT, LayerError, LayerOutage, cancelled, within
@@ -20,6 +22,10 @@ _LOOK_EVERY: Final = 3.0
 
 _RENEW_EVERY: Final = 300.0
 """Seconds between two renewals, at the most."""
+
+_LANES: Final = 16
+"""What the layer is asked for at the same time: each takes a connection to Redis, whose pool has
+100 by default, and many clients may come or go at once."""
 
 _MAX_LEFT: Final = 10_000
 """Groups that could not be left, since the layer is away. More of them expire by themselves."""
@@ -60,21 +66,47 @@ class Groups:
         self._is_core = hasattr(type(layer), "_group_key")
         if self._is_core:
             layer.receive_buffer = _Buffers(layer.receive_buffer, self._live)
+        # channels_redis.pubsub has these: connections with names that they have subscribed to.
+        self._is_pubsub = hasattr(type(layer), "_get_layer")
+        self._is_unsettled = False
+        self._lanes: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
+        self._lanes = WeakKeyDictionary()
 
     # What consumers do.
 
     async def new_channel(self) -> str:
-        channel: str = await self._layer.new_channel()
+        if self._is_pubsub:
+            channel = f"{self._layer.prefix}specific.{uuid.uuid4().hex}"
+            self._live.add(channel)
+            await self._open(channel)
+            return channel
+        channel = str(await self._layer.new_channel())
         if self._is_core:
             channel += _OURS
         self._live.add(channel)
         return channel
 
+    async def _open(self, channel: str) -> None:
+        # As the new_channel() of channels_redis 4.3 does, which keeps the queue of one that it
+        # could not subscribe to, and says no name.
+        self._layer.channels[channel] = asyncio.Queue()
+        if not await self._tell(self._layer._get_shard(channel).subscribe, channel):
+            self._is_unsettled = True
+            self._start()
+
+    async def _next(self, channel: str) -> Any:
+        if not self._is_pubsub:
+            return await self._layer.receive(channel)
+        # The receive() of channels_redis 4.3 unsubscribes when it is cancelled, with a traceback
+        # for each channel while Redis is away, and for good.
+        queue = self._layer.channels.setdefault(channel, asyncio.Queue())
+        return self._layer.deserialize(await queue.get())
+
     async def receive(self, channel: str) -> Any:
         """Return the next message that can be read."""
         while True:
             try:
-                message = await self._layer.receive(channel)
+                message = await self._next(channel)
             except Exception as error:  # noqa: PERF203  # Messages of groups have a way behind them.
                 if not is_malformed(error):
                     raise
@@ -90,15 +122,11 @@ class Groups:
         groups = self._joined.setdefault(channel, {})
         groups[group] = False
         self._left.pop((group, channel), None)
-        if not self._is_lost:
-            try:
-                await asyncio.wait_for(self._add(group, channel), TIMEOUT)
-                groups[group] = True
-            except Exception as error:
-                if not is_away(error):
-                    self._forget(group, channel)
-                    raise
-                self._lose(error)
+        try:
+            groups[group] = await self._tell(self._add, group, channel)
+        except Exception:
+            self._forget(group, channel)
+            raise
         self._start()
 
     async def discard(self, group: str, channel: str) -> None:
@@ -106,40 +134,64 @@ class Groups:
             await self._discard(group, channel)
             return
         self._forget(group, channel)
-        if not self._is_lost:
+        try:
+            is_told = await self._tell(self._discard, group, channel)
+        except asyncio.CancelledError:
+            self._leave_later(group, channel)
+            raise
+        if not is_told:
+            self._leave_later(group, channel)
+
+    async def _tell(self, method: Callable[..., Awaitable[None]], *arguments: str) -> bool:
+        """Call a method of the layer, not too many at once. Return False when that is away."""
+        lanes = self._lanes.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_LANES))
+        async with lanes:
+            if self._is_lost:
+                return False
             try:
-                await asyncio.wait_for(self._discard(group, channel), TIMEOUT)
+                await asyncio.wait_for(method(*arguments), TIMEOUT)
             except Exception as error:
                 if not is_away(error):
                     raise
                 self._lose(error)
-        if self._is_lost and len(self._left) < _MAX_LEFT:
+                return False
+            return True
+
+    def _leave_later(self, group: str, channel: str) -> None:
+        if len(self._left) < _MAX_LEFT:
             self._left[group, channel] = None
             self._start()
 
     async def leave(self, channel: str) -> None:
         """The consumer has gone: leave what it has not left, and drop what waits for it."""
-        for group in tuple(self._joined.get(channel, ())):
-            with suppress(Exception):
-                await self.discard(group, channel)
-        self._live.discard(channel)
-        if self._is_core:
-            self._layer.receive_buffer.pop(channel, None)
-        else:
-            await self._drop_queue(channel)
+        try:
+            for group in tuple(self._joined.get(channel, ())):
+                with suppress(Exception):
+                    await self.discard(group, channel)
+        finally:
+            # Something is left here when the server cancels the consumer meanwhile.
+            for group in self._joined.pop(channel, ()):
+                self._leave_later(group, channel)
+            self._live.discard(channel)
+            self._drop_queue(channel)
+        if self._is_pubsub:
+            await self._close(channel)
         if not self._joined and self._tender is not None and not self._is_lost:
             tender, self._tender = self._tender, None
             await cancelled(tender)
             await self._unmark()
 
-    async def _drop_queue(self, channel: str) -> None:
-        # The layer in memory makes one for who has gone. RedisPubSubChannelLayer (channels_redis
-        # 4.3) ends one only when it is cancelled while it waits for a message.
-        queue = getattr(self._layer, "channels", {}).pop(channel, None)
-        shard_of = getattr(self._layer, "_get_shard", None)
-        if queue is not None and shard_of is not None:
-            with suppress(LayerError):
-                await within(shard_of(channel).unsubscribe(channel))
+    def _drop_queue(self, channel: str) -> None:
+        if self._is_core:
+            self._layer.receive_buffer.pop(channel, None)
+        else:
+            # The layer in memory makes one for who has gone.
+            getattr(self._layer, "channels", {}).pop(channel, None)
+
+    async def _close(self, channel: str) -> None:
+        if not await self._tell(self._layer._get_shard(channel).unsubscribe, channel):
+            self._is_unsettled = True
+            self._start()
 
     def _forget(self, group: str, channel: str) -> None:
         groups = self._joined.get(channel, {})
@@ -149,6 +201,7 @@ class Groups:
 
     def _lose(self, error: Exception) -> None:
         self._is_lost = True
+        self._is_unsettled = self._is_pubsub
         log_away(error)
 
     # What the layer is told again.
@@ -162,7 +215,7 @@ class Groups:
         expiry = getattr(self._layer, "group_expiry", None) or _RENEW_EVERY
         renew_every = min(expiry / 3, _RENEW_EVERY)
         renewed_at = time.monotonic()
-        while self._joined or self._left:
+        while self._joined or self._left or self._is_unsettled:
             try:
                 await self._look()
                 if time.monotonic() - renewed_at >= renew_every:
@@ -201,6 +254,31 @@ class Groups:
         for group, channel in tuple(self._left):
             await self._is_done(self._discard, group, channel)
             self._left.pop((group, channel), None)
+        if self._is_pubsub:
+            for shard in self._layer._shards:
+                await within(self._settle(shard))
+            self._is_unsettled = False
+
+    async def _settle(self, shard: Any) -> None:
+        """Subscribe to what came while Redis was away, and unsubscribe from what nobody here wants:
+        channels_redis 4.3 forgets what it could not unsubscribe from, and redis-py 8 subscribes to
+        it again when what it sent has not arrived."""
+        layer = self._layer
+        async with shard._lock:
+            known = shard._subscribed_to
+            again = shard._pubsub.channels if shard._pubsub is not None else ()
+            wanted = {name for name in self._live if layer._get_shard(name) is shard} - known
+            unwanted = known.union(name.decode() for name in again)
+            unwanted.difference_update(layer.channels, layer.groups)
+            if wanted or unwanted:
+                shard._ensure_redis()
+                shard._ensure_receiver()
+            for name in wanted:
+                await shard._pubsub.subscribe(name)
+                known.add(name)
+            for name in unwanted:
+                await shard._pubsub.unsubscribe(name)
+                known.discard(name)
 
     @staticmethod
     async def _is_done(

@@ -10,6 +10,9 @@ MAX_MESSAGES: Final = 64
 MAX_SIZE: Final = 2**20
 """With so many messages, or bytes that they take in memory, it is full."""
 
+_WIDE: Final = 2**12
+"""Bytes that a text may take more than it has characters, and is kept as it is."""
+
 
 class Inbox:
     """The messages of several sources, in the order in which they came, for one reader.
@@ -21,7 +24,8 @@ class Inbox:
 
     def __init__(self) -> None:
         # No deque: that takes 600 bytes to begin with, and there is one for each connection.
-        self._messages: list[tuple[dict[str, Any], int]] = []
+        # With each, the bytes that it takes, and its text where that is kept as UTF-8.
+        self._messages: list[tuple[dict[str, Any], int, bytes | None]] = []
         self._size = 0
         self._wanted: asyncio.Future[None] | None = None
         self._room: asyncio.Event | None = None
@@ -34,8 +38,20 @@ class Inbox:
         return len(self._messages) >= MAX_MESSAGES or self._size >= MAX_SIZE
 
     def put(self, message: dict[str, Any]) -> None:
-        size = _held(message)
-        self._messages.append((message, size))
+        text, encoded = message.get("text"), None
+        # What comes from a channel layer may have anything under these names.
+        if not isinstance(text, str):
+            data = message.get("bytes")
+            size = len(data) if isinstance(data, bytes) else 0
+        elif text.isascii():
+            size = len(text)
+        else:
+            size = sys.getsizeof(text)
+            # One character takes as much as each of the others does.
+            if size > len(text) + _WIDE:
+                encoded = text.encode("utf-8", "surrogatepass")
+                message, size = {**message, "text": None}, len(encoded)
+        self._messages.append((message, size, encoded))
         self._size += size
         # Whoever has waited may have been cancelled, and not have run since.
         if self._wanted is not None and not self._wanted.done():
@@ -55,8 +71,10 @@ class Inbox:
 
     def take(self) -> dict[str, Any]:
         """The oldest message. Raises `IndexError` when there is none."""
-        message, size = self._messages.pop(0)
+        message, size, encoded = self._messages.pop(0)
         self._size -= size
+        if encoded is not None:
+            message["text"] = encoded.decode("utf-8", "surrogatepass")
         if self._room is not None and not self.is_full:
             self._room.set()
             self._room = None
@@ -67,9 +85,3 @@ class Inbox:
         if not self._messages:
             await self.filled()
         return self.take()
-
-
-def _held(message: dict[str, Any]) -> int:
-    """Bytes that the content takes: of text, up to four for each character."""
-    text = message.get("text")
-    return sys.getsizeof(text) if text else len(message.get("bytes") or b"")

@@ -28,6 +28,9 @@ _PROBE_EVERY: Final = 3.0
 _RETRY_EVERY: Final = 1.0
 """The same while they do not."""
 
+_CANCEL_EVERY: Final = 1.0
+"""Seconds between two cancellations of a task that has to end."""
+
 _RENEW_EVERY: Final = 300.0
 """Seconds between two renewals of all memberships, at the most."""
 
@@ -315,9 +318,15 @@ async def within(awaitable: Awaitable[Result]) -> Result:
 
 
 async def cancelled(task: asyncio.Task[None]) -> None:
-    """Cancel it, and wait until it has ended: for a while, since Redis may not answer."""
-    task.cancel()
-    await asyncio.wait([task], timeout=TIMEOUT)
+    """Cancel it, and wait until it has ended: for a while, since Redis may not answer.
+
+    More than once: `asyncio.wait_for()` of Python 3.11 and older swallows a cancellation that comes
+    together with what it waits for.
+    """
+    end = monotonic() + TIMEOUT
+    while not task.done() and monotonic() < end:
+        task.cancel()
+        await asyncio.wait([task], timeout=_CANCEL_EVERY)
 
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")

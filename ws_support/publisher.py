@@ -9,7 +9,8 @@ import uuid
 from collections import OrderedDict
 from itertools import count
 from time import monotonic
-from typing import Any, Final
+from typing import Any, ClassVar, Final
+from weakref import ref
 
 from ws_support.link import (
     PUBLISHED,
@@ -30,12 +31,13 @@ _NUMBERED: Final = 10_000
 class Publisher:
     """Hands messages to `layer`, those under one topic one after the other.
 
-    Each message has a number, which counts those of its thread under its topic: who misses one
+    Each message has a number, which counts those of its event loop under its topic: who misses one
     finds out with the next. A number is used again when the layer has not taken its message.
     """
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
+        self._numbers = _Numbers.of_this_loop()
         self._lanes = [asyncio.Lock() for _ in range(_LANES)]
         self._outage: LayerOutage | None = None
         self._outage_at = 0.0
@@ -50,14 +52,14 @@ class Publisher:
         async with self._lanes[hash(topic) % _LANES]:
             if self._outage is not None and self._outage_at >= began_at:
                 raise LayerOutage(*self._outage.args)
-            number = _numbers.last.get(topic, 0) + 1
+            number = self._numbers.last.get(topic, 0) + 1
             envelope = {
                 **message,
                 **more,
                 "type": PUBLISHED,
                 "topic": topic,
                 "id": f"{_PROCESS}.{os.getpid()}.{next(_ids)}",
-                "publisher": f"{_numbers.thread}.{os.getpid()}",
+                "publisher": f"{self._numbers.publisher}.{os.getpid()}",
                 "number": number,
             }
             try:
@@ -65,7 +67,7 @@ class Publisher:
             except LayerOutage as outage:
                 self._outage, self._outage_at = outage, monotonic()
                 raise
-            _numbers.taken(topic, number)
+            self._numbers.taken(topic, number)
 
     async def count_takers(self, topic: str, message: dict[str, Any], wait: float) -> int:
         """`publish()`; how many processes say within `wait` seconds that they have taken it."""
@@ -87,13 +89,34 @@ class Publisher:
         return takers
 
 
-class _Numbers(threading.local):
-    """Of the last message under each topic. One thread runs one event loop at a time, so that they
-    are taken in order also by `async_to_sync(broadcast)`, which makes a loop for each call."""
+class _Numbers:
+    """Of the last message under each topic, of one event loop at a time.
+
+    When that is closed, the next one goes on with them: `async_to_sync(broadcast)` makes a thread
+    and a loop for each call, and whoever had numbers of its own would always be at 1.
+    """
+
+    _all: ClassVar[list[_Numbers]] = []
+    _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self) -> None:
-        self.thread = uuid.uuid4().hex
+        self.publisher = uuid.uuid4().hex
         self.last: OrderedDict[str, int] = OrderedDict()
+        self._loop: ref[asyncio.AbstractEventLoop] | None = None
+
+    @classmethod
+    def of_this_loop(cls) -> _Numbers:
+        with cls._lock:
+            numbers = next((each for each in cls._all if not each._are_in_use()), None)
+            if numbers is None:
+                numbers = cls()
+                cls._all.append(numbers)
+            numbers._loop = ref(asyncio.get_running_loop())
+        return numbers
+
+    def _are_in_use(self) -> bool:
+        loop = None if self._loop is None else self._loop()
+        return loop is not None and not loop.is_closed()
 
     def taken(self, topic: str, number: int) -> None:
         self.last[topic] = number
@@ -102,7 +125,6 @@ class _Numbers(threading.local):
             self.last.popitem(last=False)
 
 
-_numbers: Final = _Numbers()
 _ids: Final = count()
 _PROCESS: Final = uuid.uuid4().hex
 """With the process identifier, since processes that were forked have the same."""

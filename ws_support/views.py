@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from base64 import b64encode
 from hashlib import sha256
 from typing import Final
@@ -12,6 +13,8 @@ from django.shortcuts import render
 from django.templatetags.static import static
 from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.http import require_safe
+
+logger = logging.getLogger(__name__)
 
 _IMPORTED: Final = ("client.js", "demo_log.js", "demo_page.js", "demo_plot.js")
 """The modules that the page's modules import, by names that are relative to their own."""
@@ -28,16 +31,40 @@ def demo(request: HttpRequest) -> HttpResponse:
 
 def upgrade_required(request: HttpRequest) -> HttpResponse:
     """426 (RFC 9110, section 15.5.22): this path speaks WebSocket only."""
-    response = HttpResponse(
-        "This is a WebSocket: open it with ws:// or wss://.\n",
-        status=426,
-        content_type="text/plain; charset=utf-8",
-    )
+    reason = _what_is_wrong(request) or "This is a WebSocket: open it with ws:// or wss://."
+    response = HttpResponse(f"{reason}\n", status=426, content_type="text/plain; charset=utf-8")
     if isinstance(request, ASGIRequest):
         # A WSGI application must not send hop-by-hop headers (PEP 3333): wsgiref fails on them.
         response["Upgrade"] = "websocket"
         response["Connection"] = "Upgrade"
     return response
+
+
+def _what_is_wrong(request: HttpRequest) -> str | None:
+    """Return what has become of a handshake that came as plain HTTP, and log what to change.
+
+    None for a request that is no handshake.
+    """
+    if "websocket" in request.headers.get("Upgrade", "").lower():
+        reason = "This is a WebSocket, and the server took its handshake for plain HTTP."
+        advice = (
+            "This server speaks no WebSocket: on Uvicorn, install `websockets`, or start"
+            " `manage.py runasgi`."
+            if isinstance(request, ASGIRequest)
+            else 'This server speaks WSGI: start `manage.py runasgi`, or put "ws_support" first in'
+            " INSTALLED_APPS for `manage.py runserver`."
+        )
+    elif "Sec-WebSocket-Key" in request.headers:
+        reason = "This is a WebSocket, and its handshake came without `Upgrade: websocket`."
+        advice = (
+            "A proxy has dropped the header: in nginx, set proxy_http_version to 1.1, and Upgrade"
+            " and Connection with proxy_set_header."
+        )
+    else:
+        return None
+    # %a: whatever the client wrote stays on one line.
+    logger.warning("%s Path %.200a. %s", reason, request.path, advice)
+    return reason
 
 
 def _import_map() -> SafeString:

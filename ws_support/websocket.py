@@ -24,6 +24,7 @@ from ws_support.closing import (
 )
 from ws_support.connection import Connection
 from ws_support.database import OldConnections
+from ws_support.handshake import check_accept
 from ws_support.topics import checked_topic, json_of, message_of
 
 __all__ = ["ConnectionClosed", "WebSocket", "WebSocketView", "websocket_view"]
@@ -189,16 +190,12 @@ class WebSocket:
         self._check_open()
         if self._is_accepted:
             raise RuntimeError("accept() was called twice: call it once, before everything else.")
-        if subprotocol is not None and subprotocol not in self.subprotocols:
-            raise ValueError(
-                f"The client did not offer the sub-protocol {subprotocol!r:.100}, but"
-                f" {self.subprotocols!r:.200}: accept one of these, or None."
-            )
         message = {
             "type": "websocket.accept",
             "subprotocol": subprotocol,
             "headers": _encoded(headers),
         }
+        check_accept(self.scope, message)
         self._is_accepted = True
         try:
             await self._connection.send(message)

@@ -330,6 +330,16 @@ def test_no_text_makes_the_page_scroll_sideways(page: Page, live: Server) -> Non
             assert needed <= there, f"{element} at {width} pixels"
 
 
+def test_on_a_phone_the_message_stands_below_its_hint(page: Page, live: Server) -> None:
+    page.set_viewport_size({"width": 360, "height": 800})
+    live_page = LivePage(page, live)
+    live_page.expect_open(live)
+    hint = page.get_by_text("Shift + Enter").bounding_box()
+    text, button = live_page.text.bounding_box(), live_page.button.bounding_box()
+    assert hint["y"] + hint["height"] <= text["y"]
+    assert text["y"] == button["y"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_each_state_is_readable_and_looks_different(
     new_page: Callable[..., Page], live: Server, scheme: str

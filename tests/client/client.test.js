@@ -1,7 +1,8 @@
 // The browser client, moment by moment.
 
 import assert from "node:assert/strict";
-import { beforeEach, describe, test } from "node:test";
+import { afterEach, beforeEach, describe, test } from "node:test";
+import { runInNewContext } from "node:vm";
 
 import { FakeSocket, recorded, settled, setUp } from "./fakes.js";
 
@@ -23,7 +24,10 @@ function open(options, url = "/ws") {
 function loseAndRetry(code) {
   FakeSocket.last.ends(code);
   const before = FakeSocket.all.length;
-  while (FakeSocket.all.length === before) clock.advance(clock.next);
+  while (FakeSocket.all.length === before) {
+    assert.notEqual(clock.timers, 0, "there is no other attempt");
+    clock.advance(clock.next);
+  }
 }
 
 describe("in place of WebSocket", () => {
@@ -164,6 +168,34 @@ describe("in place of WebSocket", () => {
       assert.equal(socket.readyState, 0);
     });
   }
+
+  test("a server that never answers a close is waited for for 10 s", () => {
+    const socket = open();
+    const events = recorded(socket);
+    socket.close(4001, "done");
+    clock.advance(9_999);
+    assert.deepEqual(events.types, []);
+    clock.advance(1);
+    assert.deepEqual(events.types, ["error", "close"]);
+    const { code, reason, wasClean } = events[1];
+    assert.deepEqual([code, reason, wasClean], [1006, "Not closed within 10000 ms", false]);
+    FakeSocket.last.ends(4001);
+    assert.deepEqual(events.types, ["error", "close"]);
+    assert.equal(socket.readyState, 3);
+    assert.equal(clock.timers, 0);
+    assert.equal(page.listeners, 0);
+  });
+
+  test("a handshake that does not end when it is closed is waited for for 10 s", () => {
+    const socket = new ReliableWebSocket("/ws");
+    const events = recorded(socket);
+    clock.advance(9_000);
+    socket.close();
+    clock.advance(9_999);
+    assert.deepEqual(events.types, []);
+    clock.advance(1);
+    assert.deepEqual(events.types, ["error", "close"]);
+  });
 
   test("what is sent after the close is dropped", () => {
     const socket = open();
@@ -430,6 +462,50 @@ describe("reconnecting", () => {
   });
 });
 
+describe("a browser without a network", () => {
+  let navigator;
+
+  beforeEach(() => {
+    navigator = { onLine: false };
+    Object.defineProperty(globalThis, "navigator", { value: navigator, configurable: true });
+  });
+
+  afterEach(() => {
+    delete globalThis.navigator;
+  });
+
+  test("gives no page up that was never open, and has its attempts when it is back", () => {
+    const socket = new ReliableWebSocket("/ws");
+    for (let attempt = 0; attempt < 20; attempt++) loseAndRetry();
+    assert.equal(socket.readyState, 0);
+    navigator.onLine = true;
+    FakeSocket.last.ends();
+    assert.equal(socket.readyState, 3);
+  });
+
+  for (let flaps = 1; flaps <= 20; flaps += 19) {
+    test(`that comes and goes, ${flaps} times, has five attempts once it stays`, () => {
+      navigator.onLine = true;
+      const socket = new ReliableWebSocket("/ws");
+      for (let flap = 0; flap < flaps; flap++) {
+        FakeSocket.last.ends();
+        page.dispatchEvent(new Event("online"));
+      }
+      for (let attempt = 1; attempt < 5; attempt++) loseAndRetry();
+      assert.equal(socket.readyState, 0);
+      FakeSocket.last.ends();
+      assert.equal(socket.readyState, 3);
+      assert.equal(FakeSocket.all.length, 1 + flaps + 4);
+    });
+  }
+
+  test("has no attempts where none are wanted", () => {
+    const socket = new ReliableWebSocket("/ws", [], { maxAttempts: 0 });
+    FakeSocket.last.ends();
+    assert.equal(socket.readyState, 3);
+  });
+});
+
 describe("a function for the URL", () => {
   test("is asked before each attempt", async () => {
     let token = 0;
@@ -638,6 +714,43 @@ describe("messages without a connection", () => {
     assert.equal(text, "5");
   });
 
+  test("wait for 10 s for a server that has closed and never ends the connection", () => {
+    const socket = open();
+    const events = recorded(socket);
+    FakeSocket.last.readyState = 2;
+    socket.send("one");
+    clock.advance(5_000);
+    socket.send("two");
+    clock.advance(4_999);
+    assert.deepEqual(events.types, []);
+    clock.advance(1);
+    assert.deepEqual(events.types, ["reconnecting"]);
+    assert.equal(events[0].code, 1006);
+    socket.reconnect();
+    FakeSocket.last.opens();
+    assert.deepEqual(FakeSocket.last.sent, ["one", "two"]);
+    assert.equal(clock.timers, 0);
+  });
+
+  test("are as they were also when they come from a frame, or from memory that is shared", () => {
+    const socket = new ReliableWebSocket("/ws");
+    socket.send(runInNewContext("new Uint8Array([1, 2]).buffer"));
+    socket.send(runInNewContext("new Uint8Array([1, 2, 3]).subarray(1)"));
+    const blob = { [Symbol.toStringTag]: "Blob", size: 3 }; // what a Blob of a frame looks like
+    socket.send(blob);
+    const shared = new Uint8Array(new SharedArrayBuffer(4), 1, 2).fill(7);
+    socket.send(shared);
+    socket.send("last");
+    assert.equal(socket.bufferedAmount, 2 + 2 + 3 + 2 + 4);
+    FakeSocket.last.opens();
+    const { sent } = FakeSocket.last;
+    const bytes = (buffer) => [...new Uint8Array(buffer)];
+    assert.deepEqual([sent[0], sent[1], sent[3]].map(bytes), [[1, 2], [2, 3], [7, 7]]);
+    assert.equal(sent[3].constructor, ArrayBuffer);
+    assert.equal(sent[2], blob);
+    assert.equal(sent[4], "last");
+  });
+
   test("are an error when too many wait", () => {
     const socket = new ReliableWebSocket("/ws", [], { maxQueue: 2 });
     socket.send("one");
@@ -774,6 +887,29 @@ describe("the heartbeat", () => {
     assert.deepEqual(FakeSocket.last.sent, []);
   });
 
+  test("notices a server that has closed and never ends the connection, and wakes nobody till then", () => {
+    const socket = open(options);
+    const events = recorded(socket);
+    FakeSocket.last.readyState = 2;
+    clock.advance(1000);
+    assert.equal(clock.next, 10_000);
+    clock.advance(10_000);
+    assert.deepEqual(events.types, ["reconnecting"]);
+    assert.deepEqual([events[0].code, events[0].reason], [1006, "Not closed within 10000 ms"]);
+  });
+
+  test("has a reply that the page does not see, also when it closes meanwhile", () => {
+    const socket = open(options);
+    const events = recorded(socket);
+    clock.advance(1000);
+    socket.close();
+    FakeSocket.last.says("\x06");
+    FakeSocket.last.says("said before");
+    FakeSocket.last.ends(1000);
+    assert.deepEqual(events.types, ["latency", "message", "close"]);
+    assert.deepEqual(FakeSocket.last.sent, ["\x05"]);
+  });
+
   test("ends with its connection, and begins with the next", () => {
     const socket = open(options);
     loseAndRetry();
@@ -783,6 +919,7 @@ describe("the heartbeat", () => {
     clock.advance(1000);
     assert.deepEqual(FakeSocket.last.sent, ["\x05"]);
     socket.close();
+    FakeSocket.last.ends(1000);
     assert.equal(clock.timers, 0);
   });
 

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests.certificates import Certificates
 from tests.conftest import need_program
 from tests.harness import BOUND, ROOT, Server, free_port, until
+from tests.harness import running as running_server
 
 FILES = ROOT / "docs" / "deploy"
 NOTHING: Mapping[str, Any] = {}
@@ -257,20 +257,20 @@ def running(
 
 @contextmanager
 def behind(proxy: Proxy, arguments: tuple[str, ...], settings: dict[str, Any]) -> Iterator[None]:
-    log_file = proxy.folder / "server.log"
-    address: Address = ("127.0.0.1", proxy.server_port)
     listen = ["--host", "127.0.0.1", "--port", str(proxy.server_port)]
     if proxy.by_socket:
-        address = str(proxy.socket)
-        listen = ["--uds", address]
-    command = ["manage.py", "runasgi", "--server", "uvicorn", *listen, *arguments]
-    environment = {
-        "DJANGO_SETTINGS_MODULE": "tests.project.settings",
-        "TEST_SETTINGS": json.dumps(settings),
-    }
-    with started([sys.executable, *command], log_file, environment) as process:
-        proxy.server = Server(process, "127.0.0.1", proxy.server_port, log_file, "uvicorn")
-        wait_until_listening(address, process, proxy.server.log)
+        listen = ["--uds", str(proxy.socket)]
+    with running_server(
+        ["manage.py", "runasgi", "--server", "uvicorn", *listen, *arguments],
+        proxy.folder / "server.log",
+        port=proxy.server_port,
+        environment={
+            "DJANGO_SETTINGS_MODULE": "tests.project.settings",
+            "TEST_SETTINGS": json.dumps(settings),
+        },
+        listens_at=proxy.socket if proxy.by_socket else None,
+        name="uvicorn",
+    ) as proxy.server:
         yield
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from contextlib import ExitStack
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from channels.testing import WebsocketCommunicator
 
+from tests.deploy.conftest import clean_environment
 from tests.harness import BOUND, ROOT
 from tests.redis import broadcast_from_the_shell
 
@@ -33,7 +38,7 @@ def project(tmp_path, serve):
 
     def start(page: str, **files: str):
         directory = tmp_path / "mysite"
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         examples = examples_of(page)
         settings = files.pop("settings", "")
         files["settings"] = _SETTINGS + settings
@@ -45,14 +50,68 @@ def project(tmp_path, serve):
             (directory / f"{name}.py").write_text(text)
         return serve(
             asgi_server="uvicorn",
-            environment={
-                "PYTHONPATH": f"{tmp_path}:{ROOT}",
-                "DJANGO_SETTINGS_MODULE": "mysite.settings",
-            },
+            environment=environment_of(tmp_path),
             ASGI_APPLICATION="mysite.asgi.application",
         )
 
     return start
+
+
+def environment_of(directory: Path) -> dict[str, str]:
+    return {
+        "PYTHONPATH": f"{directory}:{ROOT}",
+        "DJANGO_SETTINGS_MODULE": "mysite.settings",
+    }
+
+
+@pytest.mark.slow
+def test_the_first_consumer_its_route_and_its_page_run_as_they_are(project, tmp_path):
+    page = (ROOT / "docs" / "first.md").read_text()
+    [template] = re.findall(r"^```html\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "mysite" / "templates").mkdir(parents=True)
+    (tmp_path / "mysite" / "templates" / "room.html").write_text(template)
+    server = project(
+        "first.md",
+        settings=(
+            "INSTALLED_APPS = [*INSTALLED_APPS, 'django.contrib.contenttypes',"
+            " 'django.contrib.auth', 'django.contrib.sessions', 'mysite']\n"
+            "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3',"
+            " 'NAME': ':memory:'}}\n"
+        ),
+    )
+    with urlopen(f"{server.origin}/rooms/blue", timeout=BOUND) as response:
+        assert '"path": "/ws/rooms/blue"' in response.read().decode()
+    with server.connect("/ws/rooms/blue") as one, server.connect("/ws/rooms/blue") as two:
+        one.send('{"text": "Hello"}')
+        for socket in (one, two):
+            assert json.loads(socket.recv(BOUND)) == {"name": "somebody", "text": "Hello"}
+    done = subprocess.run(
+        [sys.executable, "-m", "django", "test", "mysite"],
+        cwd=tmp_path,
+        env={**clean_environment(), **environment_of(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, "Ran 2 tests" in done.stderr) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("offered", "said"),
+    [
+        (["jwt", "secret"], ["Hello ann"]),
+        (["jwt", "wrong"], [(3000, "Log in first")]),
+        ([], [(3000, "Log in first")]),
+    ],
+)
+async def test_a_token_is_read_from_the_sub_protocols(offered, said):
+    names: dict = {}
+    exec(examples_of("first.md")["tokens"], names)
+    communicator = WebsocketCommunicator(names["ByToken"].as_asgi(), "/", subprotocols=offered)
+    assert await communicator.connect() == (True, next(iter(offered), None))
+    message = await communicator.receive_output()
+    assert [message.get("text") or (message["code"], message["reason"])] == said
+    await communicator.disconnect()
 
 
 def examples_of(page: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -270,8 +270,11 @@ def _text(data: bytes) -> bytes:
 def fuzz_requests(loop: asyncio.AbstractEventLoop, choices: Choices) -> None:
     """A client that sends requests without waiting, in pieces of any size."""
     ws = (PicowsProtocol, Protocol)[choices.number(0, 1)]
-    with small_limits((0.002, 0)[choices.number(0, 1)]):
-        connection = HTTPConnection(loop, ws)
+    with (
+        small_limits((0.002, 0)[choices.number(0, 1)]),
+        # Also when Hypothesis gives an example up in the middle.
+        closing(HTTPConnection(loop, ws)) as connection,
+    ):
         requests: list[Request] = []
         while not choices.is_done and len(requests) < 8:
             requests.append(a_request(choices, len(requests)))
@@ -298,10 +301,9 @@ def fuzz_requests(loop: asyncio.AbstractEventLoop, choices: Choices) -> None:
             for read, answered in connection.answered_at
         )
         _check(connection, requests, len(stream), is_early=is_early)
-        connection.close()
-        assert connection.errors == [], connection.errors
-        assert not connection.state.tasks
-        assert not connection.state.connections
+    assert connection.errors == [], connection.errors
+    assert not connection.state.tasks
+    assert not connection.state.connections
 
 
 def _check(

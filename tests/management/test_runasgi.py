@@ -13,6 +13,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from tests.harness import free_port, runasgi_to_its_end
+from ws_support.management.commands.runasgi import Command
 from ws_support.servers import get_server
 
 
@@ -65,7 +66,7 @@ def lines_of(server) -> list[str]:
             {
                 "keep-alive": "off: Granian sends no pings; HEARTBEAT_INTERVAL does their work",
                 "messages": "up to 1048576 bytes, looked at when they have come: Granian has no"
-                " limit",
+                " limit to set",
             },
         ),
     ],
@@ -481,3 +482,11 @@ def test_daphne_does_not_compress_with_an_autobahn_that_does_not_limit_it(settin
     settings.WS_SUPPORT = {"PER_MESSAGE_DEFLATE": True}
     with pytest.raises(CommandError, match="needs autobahn 26 on Daphne"):
         call_command("runasgi", server="daphne")
+
+
+def test_output_that_cannot_be_written_keeps_no_server_from_serving():
+    class FullDisk(StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    Command(stdout=FullDisk())._say("Uvicorn at http://127.0.0.1:8000")

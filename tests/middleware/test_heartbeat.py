@@ -9,10 +9,12 @@ import time
 from contextlib import ExitStack
 
 import pytest
+from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.testing import WebsocketCommunicator
 from websockets.exceptions import ConnectionClosed
 
-from tests.harness import SERVERS
+from tests.harness import BOUND, SERVERS
+from ws_support import farewell
 from ws_support.asgi import WebSocketSupport
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.signals import connected, disconnected
@@ -210,6 +212,49 @@ async def test_an_application_that_is_cancelled_is_reported_with_1012(reports):
     with pytest.raises(asyncio.CancelledError):
         await client.future
     assert reports == [(1012, "")]
+
+
+async def test_a_consumer_of_channels_that_is_cancelled_when_the_server_stops_hears_of_it(reports):
+    codes = []
+    is_busy = asyncio.Event()
+
+    class Consumer(AsyncWebsocketConsumer):
+        async def receive(self, text_data=None, bytes_data=None):
+            is_busy.set()
+            await asyncio.Event().wait()
+
+        async def disconnect(self, code):
+            codes.append(code)
+
+    client = client_of(Heartbeat(Consumer.as_asgi()))
+    await client.connect()
+    await client.send_to(text_data="go")
+    await asyncio.wait_for(is_busy.wait(), BOUND)
+    farewell.here.cancel_all()
+    await client.wait()  # Servers would log what it raises.
+    assert (codes, reports) == ([1012], [(1012, "")])
+
+
+async def test_a_close_frame_that_another_task_is_still_sending_says_why(reports):
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        closing.append(asyncio.create_task(send({"type": "websocket.close", "code": 4000})))
+        await is_full.wait()
+
+    async def receive():
+        return {"type": "websocket.connect"}
+
+    async def send(message):
+        if message["type"] == "websocket.close":
+            is_full.set()
+            await asyncio.Event().wait()
+
+    is_full = asyncio.Event()
+    closing = []
+    scope = {"type": "websocket", "path": "/ws", "headers": []}
+    await Heartbeat(application, interval=9)(scope, receive, send)
+    closing[0].cancel()
+    assert reports == [(4000, "")]
 
 
 async def test_an_application_that_raises_is_reported_and_still_raises(reports):

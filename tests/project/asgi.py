@@ -262,6 +262,15 @@ async def sending_late(scope, receive, send):
     log("late", path=scope["path"], message=message, errors=errors)
 
 
+async def closing_late(scope, receive, send):
+    """Closes when its client has gone, as many do on their way out."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    await receive()
+    log("closing", path=scope["path"])
+    await send({"type": "websocket.close"})
+
+
 async def error_of(sending):
     """What sending raises, in words, or `None`."""
     try:
@@ -369,6 +378,7 @@ application = ProtocolTypeRouter(
                         path("told", told),
                         path("denying-slowly", denying_slowly),
                         path("sending-late/<str:test>", sending_late),
+                        path("closing-late", closing_late),
                         path("accepting-late", accepting_late),
                         path("wrong-send", wrong_send),
                         path("told-meanwhile", told_meanwhile),

@@ -24,6 +24,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     await receive()
     if kind == "denying":
         await send({"type": "websocket.http.response.start", "status": 418, "headers": []})
+    elif kind == "misnaming":
+        await send({"type": "websocket.accept", "subprotocol": "nobody-offered-this"})
     else:
         await send({"type": "websocket.accept"})
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket as sockets
 import stat
+import time
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
 from pathlib import Path
@@ -152,6 +153,32 @@ def test_a_burst_of_short_messages_comes_back_in_order(serve, name, certificates
             assert frame == (1, b"%d" % number)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["daphne", "uvicorn-picows"], indirect=True)
+def test_a_client_that_drips_a_handshake_of_tls_is_given_up_after_20_seconds(
+    serve, name, certificates
+):
+    server = serve(
+        asgi_server=name,
+        arguments=("--ssl-certfile", certificates.chain, "--ssl-keyfile", certificates.key),
+    )
+    with server.raw() as client:
+        start = time.monotonic()
+        client.socket.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        client.socket.settimeout(0.5)
+        for _ in until("end of the connection", server.log):
+            try:
+                client.socket.sendall(b"a")
+                if client.socket.recv(10_000) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        assert 19 < time.monotonic() - start < 25
+    assert "Traceback" not in server.log()
+
+
 def test_a_client_that_speaks_no_tls_leaves_no_traceback(serve, name, certificates):
     server = serve(
         asgi_server=name,
@@ -198,8 +225,10 @@ def test_nobody_else_does(serve, name):
 
 
 @pytest.mark.parametrize("setting", ["/app", "/app/"])
+@pytest.mark.parametrize("name", [*ASGI_SERVERS, "runserver"], indirect=True)
 def test_below_a_prefix_a_socket_is_found_as_a_page_is(serve, name, setting):
-    server = serve(asgi_server=name, FORCE_SCRIPT_NAME=setting)
+    how = {"command": name} if name == "runserver" else {"asgi_server": name}
+    server = serve(**how, FORCE_SCRIPT_NAME=setting)
     for path in ("/app/commands", "/commands"):
         with server.connect(path) as socket:
             scope = scope_of(socket, "root_path", "path", "path_remaining")

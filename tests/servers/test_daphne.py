@@ -146,16 +146,6 @@ def test_the_sub_protocol_is_agreed_on(demo):
         assert socket.subprotocol == "first"
 
 
-def test_a_sub_protocol_that_was_not_offered_is_an_error_of_the_application(serve):
-    server = serve()
-    with pytest.raises(InvalidStatus) as error:
-        server.connect("/wrong-subprotocol", subprotocols=["this"])
-    assert error.value.response.status_code == 500
-    server.wait_for_log(
-        "ValueError: The client did not offer the sub-protocol 'nobody-offered-this', but ['this']."
-    )
-
-
 def test_the_headers_of_the_accept_are_sent(demo):
     with demo.connect("/headers?value") as socket:
         assert socket.response.headers.get_all("x-first") == ["value", "again"]
@@ -501,6 +491,15 @@ def test_a_code_that_may_not_be_sent_is_an_error_of_the_application(bare, code):
     bare.wait_for_log(f"ValueError: The close code {code} may not be sent (RFC 6455")
 
 
+def test_a_sub_protocol_that_was_not_offered_is_an_error_of_the_application(bare):
+    with pytest.raises(InvalidStatus) as error:
+        bare.connect("/misnaming/x", subprotocols=["this"])
+    assert error.value.response.status_code == 500
+    bare.wait_for_log(
+        "ValueError: The client did not offer the sub-protocol 'nobody-offered-this', but ['this']."
+    )
+
+
 def test_a_long_reason_is_cut_at_a_whole_character(bare):
     with bare.connect("/closing/x") as socket:
         socket.send(json.dumps({"code": 1000, "reason": "é" * 100}))
@@ -746,6 +745,20 @@ def test_a_cookie_of_50_000_bytes_is_taken(demo, upgrade):
         assert client.handshake(headers=headers, without=without)[0] == (101 if upgrade else 426)
 
 
+def drip(server, client, data):
+    """Send `data` twice a second until the connection ends."""
+    client.socket.settimeout(0.5)
+    for _ in until("end of the connection", server.log):
+        try:
+            client.socket.sendall(data)
+            if client.socket.recv(10_000) == b"":
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
@@ -761,39 +774,9 @@ def test_a_head_that_drips_for_ever_is_given_up_after_20_seconds(demo, data):
     with demo.raw() as client:
         start = time.monotonic()
         client.socket.sendall(data)
-        client.socket.settimeout(0.5)
-        for _ in until("end of the connection", demo.log):
-            try:
-                if data:
-                    client.socket.sendall(b"a")
-                if client.socket.recv(10_000) == b"":
-                    break
-            except TimeoutError:
-                continue
-            except OSError:
-                break
+        drip(demo, client, b"a" if data else b"")
         assert 19 < time.monotonic() - start < 25
     demo.wait_for_log("Closed: no request within 20 s from 127.0.0.1:")
-
-
-@pytest.mark.slow
-def test_a_client_that_drips_a_record_of_tls_is_given_up_after_20_seconds(serve, certificates):
-    tls = ("--ssl-certfile", certificates.chain, "--ssl-keyfile", certificates.key)
-    server = serve(asgi_server="daphne", arguments=tls)
-    with server.raw() as client:
-        start = time.monotonic()
-        client.socket.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
-        client.socket.settimeout(0.5)
-        for _ in until("end of the connection", server.log):
-            try:
-                client.socket.sendall(b"a")
-                if client.socket.recv(10_000) == b"":
-                    break
-            except TimeoutError:
-                continue
-            except OSError:
-                break
-        assert 19 < time.monotonic() - start < 25
 
 
 @pytest.mark.parametrize(

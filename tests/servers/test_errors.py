@@ -86,6 +86,19 @@ def test_a_close_that_cannot_be_sent_raises(server, wrong):
     assert server.log().count("ValueError: ") > before
 
 
+@pytest.mark.parametrize("offered", [None, ["this"]])
+def test_a_sub_protocol_that_was_not_offered_is_an_error_of_the_application(server, offered):
+    with pytest.raises(InvalidStatus) as refused:
+        server.connect("/wrong-subprotocol", subprotocols=offered)
+    assert refused.value.response.status_code == 500
+    logged(
+        server,
+        "/wrong-subprotocol",
+        "ValueError: The client did not offer the sub-protocol 'nobody-offered-this', but"
+        f" {offered or []}: accept one of these, or None.",
+    )
+
+
 def test_a_refusal_of_a_consumer_is_logged_once(server):
     with pytest.raises(InvalidStatus) as refused:
         server.connect("/ends/refusing?refuse")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
@@ -89,6 +89,19 @@ def test_a_client_that_floods_and_never_reads_costs_less_than_10_mb(server, kind
     with flooding(server, *FLOODS[kind]):
         growth = growth_while_another_is_served(server)
     assert growth < 10
+    assert "Traceback" not in server.log()
+
+
+@pytest.mark.slow
+def test_a_busy_consumer_of_wide_text_costs_less_than_10_mb(server):
+    wide = b"x" * (2**20 - 4) + "𝄞".encode()  # In memory four times as much.
+    # Of several, since what one takes while a message is put together is not held.
+    clients = 4
+    with ExitStack() as stack:
+        for _ in range(clients):
+            stack.enter_context(flooding(server, "/busy", (TEXT, wide), (TEXT, b"60")))
+        growth = growth_while_another_is_served(server)
+    assert growth / clients < 10
     assert "Traceback" not in server.log()
 
 

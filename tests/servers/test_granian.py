@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import ExitStack
 
 import granian._signals
 import pytest
@@ -24,6 +25,23 @@ def server(tmp_path_factory):
         yield one
 
 
+@pytest.fixture(scope="module", autouse=True)
+def unfinished(server):
+    """Clients with a head that they never end, while the other tests run."""
+    with ExitStack() as stack:
+        clients = {}
+        for head in (b"", b"P", b"PRI * HTTP/2.0\r\n", b"GET /ws HTTP/1.1\r\nHost: x\r\n"):
+            clients[head] = stack.enter_context(server.raw())
+            clients[head].socket.sendall(head)
+        yield clients
+
+
+@pytest.mark.slow
+def test_who_sends_no_head_or_half_of_one_is_not_waited_for(unfinished):
+    for client in unfinished.values():
+        client.response()  # The end, within the bound, with an answer or without one.
+
+
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
@@ -33,6 +51,8 @@ def server(tmp_path_factory):
         (b"X: x", b"Sec-WebSocket-Version: 8", b"more than one sec-websocket-version header."),
         (b"X: x", b"Host: other.example", b"more than one host header."),
         (b"HTTP/1.1", b"HTTP/1.0", b"A WebSocket needs HTTP/1.1."),
+        (b"X: x", b"Content-Length: 5", b"A handshake has no body."),
+        (b"X: x", b"Transfer-Encoding: chunked", b"A handshake has no body."),
     ],
 )
 def test_a_malformed_handshake_is_refused_before_the_application_hears_of_it(

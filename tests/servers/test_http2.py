@@ -12,6 +12,7 @@ import sys
 import termios
 import time
 import uuid
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +23,7 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 
 from tests.browser.conftest import browser  # noqa: F401
-from tests.harness import BOUND, RawClient, memory, serving
+from tests.harness import BOUND, RawClient, memory, serving, until
 
 TEXT, CLOSE, PING = 1, 8, 9
 
@@ -35,7 +36,10 @@ def arguments(certificates):
 @pytest.fixture(scope="module")
 def server(arguments, tmp_path_factory):
     log_file = tmp_path_factory.mktemp("http2") / "server.log"
-    with serving(log_file, asgi_server="hypercorn", arguments=arguments) as server:
+    urls = "tests.project.urls"
+    with serving(
+        log_file, asgi_server="hypercorn", arguments=arguments, ROOT_URLCONF=urls
+    ) as server:
         yield server
 
 
@@ -147,8 +151,7 @@ def test_a_page_closes(server, page, path):
     assert socket.next() == "open"
     socket.close(3001, "bye")
     assert socket.next() == [3001, "bye", True]
-    # Hypercorn 0.18 reports every close of the client as 1006.
-    assert codes_of_disconnect(server, path) == [1006]
+    assert codes_of_disconnect(server, path) == [3001]
 
 
 @pytest.mark.browser
@@ -372,6 +375,44 @@ def test_a_foreign_origin_is_refused_on_its_stream_alone(server, client):
     server.wait_for_log("Origin 'https://foreign.example', path '/ws'")
 
 
+@pytest.mark.parametrize(
+    ("payload", "code", "reason"),
+    [(struct.pack("!H", 3001) + b"bye", 3001, "bye"), (b"", 1005, "")],
+)
+def test_the_client_closes(server, client, path, payload, code, reason):
+    stream = client.connect(path)
+    stream.send_frame(CLOSE, payload)
+    assert stream.heard() == (CLOSE, payload)
+    assert codes_of_disconnect(server, path) == [code]
+    assert server.wait_for_event("disconnected", path)["reason"] == reason
+
+
+@pytest.mark.parametrize("query", ["", "?background", "?wait"])
+def test_the_client_ends_the_stream_without_a_close_frame(server, client, path, query):
+    other = client.connect("/ws")
+    stream = client.open(f"{path}{query}")
+    server.wait_for_event("waiting" if "wait" in query else "accepted", path)
+    stream.end()
+    assert codes_of_disconnect(server, path) == [1006]
+    while not stream.is_over:
+        assert stream._fill() or stream.is_over
+    assert other.echoes("still here")
+
+
+def test_a_connection_takes_sockets_for_as_long_as_it_is_there(client):
+    other = client.connect("/ws")
+    for number in range(120):  # It may have 100 at a time.
+        stream = client.connect("/ws")
+        stream.send_frame(CLOSE, struct.pack("!H", 1000))
+        if number % 2:
+            stream.end()
+        while not stream.is_over:
+            assert stream._fill() or stream.is_over
+        if not number % 2:
+            stream.end()
+    assert other.echoes("still here")
+
+
 def test_the_client_resets_the_stream(server, client, path):
     other = client.connect("/ws")
     client.connect(path).reset()
@@ -494,6 +535,47 @@ def test_a_client_that_floods_is_cut_off_and_keeps_nobody_waiting(server, client
     assert "Traceback" not in server.log()
 
 
+def heads_with_many_lines(client) -> Iterator[bytes]:
+    headers = client.get_headers("/scope") + [("a", "b")] * 1500
+    first, again = (client.protocol.encoder.encode(headers) for _ in range(2))
+    yield frame_of(1, first, flags=5, stream_id=3)
+    for stream_id in range(5, 600, 2):
+        yield frame_of(1, again, flags=5, stream_id=stream_id)
+
+
+def head_without_end(client) -> Iterator[bytes]:
+    yield frame_of(1, b"\x20" * 2**14, stream_id=3)
+    for _ in range(20):
+        yield frame_of(9, b"\x20" * 2**14, stream_id=3)
+
+
+@pytest.mark.parametrize(
+    ("frames", "excess"),
+    [
+        (heads_with_many_lines, "frames that carry nothing"),
+        (head_without_end, "bytes of a head"),
+    ],
+)
+def test_a_client_that_sends_large_heads_is_cut_off_and_keeps_nobody_waiting(
+    server, client, frames, excess
+):
+    with Http2(server, client.certificates) as other:
+        socket = other.connect("/ws")
+        assert client.connect("/ws").echoes("before")
+        before = server.log().count(excess)
+        with suppress(OSError):
+            client.socket.sendall(b"".join(frames(client)))
+        start = time.monotonic()
+        assert socket.echoes("meanwhile")
+        assert time.monotonic() - start < 5  # It was as long as all of it took.
+        assert goodbye(client) in (ErrorCodes.ENHANCE_YOUR_CALM, None)
+        for _ in until("the line in the log", server.log):
+            if server.log().count(excess) > before:
+                break
+        assert socket.echoes("after")
+    assert "Traceback" not in server.log()
+
+
 def test_a_client_that_resets_without_end_is_cut_off(server, client):
     with suppress(OSError):
         for _ in range(500):
@@ -536,8 +618,13 @@ def test_applications_of_streams_that_were_reset_count(serve, arguments, certifi
         while not refused.is_over:
             client.read(deadline)
         assert refused.status is None
-    with Http2(server, certificates) as client:
-        assert client.connect("/ws").echoes("another connection")
+        with Http2(server, certificates) as other:
+            for _ in range(20):
+                other.connect("/busy-of-channels").say("60")
+            assert other.connect("/ws").echoes("another connection")
+            assert server.stop() == 0
+    assert "is killed" not in server.log()
+    assert "Traceback" not in server.log()
 
 
 @pytest.mark.parametrize(
@@ -590,6 +677,38 @@ def test_a_request_with_too_many_headers_is_refused(client):
     assert stream.status == 431
 
 
+@pytest.mark.parametrize("way", ["reset", "close"])
+@pytest.mark.parametrize("path", ["/endless-events", "/endless"])
+def test_a_response_without_end_ends_with_its_client(server, client, path, way):
+    before = len(server.events("ended", path))
+    stream = Stream(client, client.new_stream())
+    client.protocol.send_headers(stream.stream_id, client.get_headers(path), end_stream=True)
+    client.flush()
+    assert stream._fill()
+    if way == "reset":
+        stream.reset()
+    else:
+        client.lose("reset")
+    with Http2(server, client.certificates) as other:
+        assert other.connect("/ws").echoes("still there")
+    server.wait_for_event("ended", path, before + 1)
+    assert "Traceback" not in server.log()
+
+
+def test_a_body_that_nobody_reads_holds_up_nothing(client):
+    other = client.connect("/ws")
+    for _ in range(3):
+        stream = Stream(client, client.new_stream())
+        headers = [(":method", "POST"), *client.get_headers("/slow?0.1")[1:]]
+        client.protocol.send_headers(stream.stream_id, headers)
+        for _ in range(20):
+            client.protocol.send_data(stream.stream_id, b"x" * 100)
+        client.flush()
+        while not stream.is_over:
+            assert stream._fill() or stream.is_over
+        assert other.echoes("still here")
+
+
 # What Hypercorn 0.18 does otherwise than over HTTP/1.1, or than one would wish.
 
 
@@ -602,15 +721,6 @@ def test_frames_for_a_stream_that_has_ended_cost_no_other(server, client, path):
     # As the client answers, whose answer takes a while: KeyError in H2Protocol._handle_events().
     stream.send_frame(CLOSE, struct.pack("!H", 4001))
     assert other.echoes("still here")
-
-
-def test_a_stream_that_the_client_ends_without_a_close_frame_goes_on(server, client, path):
-    stream, other = client.connect(f"{path}?background"), client.connect("/ws")
-    stream.end()
-    assert other.echoes("has ended")
-    for _ in range(3):
-        assert stream.heard() == (TEXT, b"tick")
-    assert server.events("disconnect()", path) == []
 
 
 def test_a_busy_consumer_holds_up_the_other_sockets_of_its_connection(client):

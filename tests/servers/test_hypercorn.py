@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import socket as sockets
 import struct
+import time
 import uuid
 from contextlib import suppress
 
 import pytest
+from hypercorn.asyncio.task_group import TaskGroup
 
-from tests.harness import BOUND, RawClient, serving
+from tests.harness import BOUND, RawClient, serving, until
 from tests.servers.test_behaviours import children
+from ws_support.servers import hypercorn_tcp
 
 TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
@@ -67,6 +71,7 @@ USUAL = (b"Connection: Upgrade", b"Upgrade: websocket")
         (USUAL, KEY, b"get /ws HTTP/1.1", 405),
         (USUAL, KEY, b"POST /ws HTTP/1.1", 405),
         (USUAL, KEY, b"GET /ws HTTP/1.0", 400),
+        (USUAL, KEY, b"GET http://user@localhost/ws HTTP/1.1", 400),
         ((*USUAL, b"Sec-WebSocket-Protocol: a b"), KEY, b"GET /ws HTTP/1.1", 400),
         ((*USUAL, b"Sec-WebSocket-Version: 13"), KEY, b"GET /ws HTTP/1.1", 426),
     ],
@@ -103,6 +108,63 @@ def test_the_target_may_be_a_url(server, scheme):
         assert client.response()[0] in (200, 404)
 
 
+@pytest.mark.slow
+def test_trailers_have_20_seconds(server):
+    with server.raw() as client:
+        start = time.monotonic()
+        client.socket.sendall(
+            b"POST /slow?22 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"0\r\nX-A: "
+        )
+        client.socket.settimeout(0.5)
+        for _ in until("end of the connection", server.log):
+            try:
+                client.socket.sendall(b"a")
+                if client.socket.recv(10_000) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        assert 19 < time.monotonic() - start < 25
+    server.wait_for_log("Closed: no request within 20 s from ")
+
+
+def test_trailers_in_pieces_are_no_reason_to_end_a_request(server):
+    with server.raw() as client:
+        client.socket.sendall(
+            b"POST /slow?0.1 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        for piece in (b"3\r\nabc\r\n0\r\n", b"X-A: a", b"\r\nX-B: b\r\n", b"\r\n"):
+            client.socket.sendall(piece)
+            time.sleep(0.01)
+        assert client.response()[0] == 200
+        client.socket.sendall(b"GET /scope HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.response()[0] == 200
+
+
+async def test_a_connection_that_is_cancelled_waits_for_nothing_more():
+    started = asyncio.Event()
+
+    async def connection():
+        async with TaskGroup(asyncio.get_running_loop()) as group:
+            group.spawn(stream, group)
+            await asyncio.Event().wait()
+
+    async def stream(group):
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:  # Its end makes the connection idle.
+            await hypercorn_tcp.IdleTask().restart(group, asyncio.Event().wait)
+
+    task = asyncio.create_task(connection())
+    await asyncio.wait_for(started.wait(), BOUND)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, BOUND)
+
+
 def test_sub_protocols_of_several_lines_are_one_list(server):
     lines = (b"Sec-WebSocket-Protocol: one", b"Sec-WebSocket-Protocol: two, three")
     head = b"\r\n".join(lines)
@@ -127,11 +189,15 @@ def test_a_head_may_have_64_kib_and_256_lines(server, lines, status):
     assert handshake(server, *USUAL, *lines)[0] == status
 
 
-def test_a_frame_before_the_accept_ends_nothing_but_its_connection(server):
+def test_a_frame_before_the_accept_is_a_400_of_which_the_application_hears(server):
+    path = f"/ends/{uuid.uuid4().hex}"
     with server.raw() as client:
-        client.request("/slow-accept", then=client.frame_of(TEXT, b"early"))
-        assert client.response()[0] in (101, 400)
-    assert handshake(server)[0] == 101
+        client.request(f"{path}?wait", [(b"Origin", server.origin.encode())])
+        server.wait_for_event("waiting", path)
+        client.send_frame(TEXT, b"early")
+        assert client.response()[0] == 400
+    server.wait_for_event("disconnect() done", path)
+    assert [event["code"] for event in server.events("disconnect()", path)] == [1006]
 
 
 def test_invalid_utf_8_is_noticed_before_the_frame_is_complete(server):
@@ -204,7 +270,9 @@ def test_a_loop_that_only_sends_ends_with_its_client(endless, path, way):
     before = len(endless.events("ended", path))
     with endless.raw() as client:
         assert client.handshake(path)[0] == 101
-        client.send_frame(TEXT, b"go")
+        # More than may wait, and nobody receives them. What is behind them is not read.
+        for _ in range(1 if way == "close" else 30):
+            client.send_frame(TEXT, b"go")
         while client.frame() != (BINARY, bytes(2**16)):
             pass
         leave(client, way)

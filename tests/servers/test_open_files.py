@@ -21,7 +21,8 @@ def test_a_server_without_files_says_so_in_one_line(serve, name):
     with server.connect() as socket:  # Some files are opened only then.
         socket.send("before")
         assert socket.recv(BOUND) == "before"
-    for pid in (server.process.pid, *children(server.process.pid)):
+    processes = (server.process.pid, *children(server.process.pid))
+    for pid in processes:
         files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
         _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (files + 5, most))
@@ -29,5 +30,10 @@ def test_a_server_without_files_says_so_in_one_line(serve, name):
         for _ in range(30):
             stack.enter_context(server.raw())
         server.wait_for_log(SAID)
+    for pid in processes:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
+    with server.connect(open_timeout=10) as socket:
+        socket.send("after")
+        assert socket.recv(BOUND) == "after"
     assert server.log().count(SAID) == 1
     assert "out of system resource" not in server.log()

@@ -117,11 +117,16 @@ def test_frames_before_the_accept_are_not_lost(server):
         assert [client.frame() for _ in range(3)] == [(TEXT, b"%d" % n) for n in range(3)]
 
 
-def test_a_client_that_goes_before_the_answer_is_a_lost_one(server):
+@pytest.mark.parametrize("has_spoken", [False, True])
+def test_a_client_that_goes_before_the_answer_is_a_lost_one(server, has_spoken):
+    before = len(server.events("accepted late", "/accepting-late"))
     with server.raw() as client:
         client.request("/accepting-late")
+        if has_spoken:
+            client.send_frame(TEXT, b"early")
+            client.send_frame(CLOSE)
         client.socket.shutdown(1)
-        event = server.wait_for_event("accepted late", "/accepting-late")
+        event = server.wait_for_event("accepted late", "/accepting-late", before + 1)
     assert [message["type"] for message in event["messages"][:2]] == [
         "websocket.connect",
         "websocket.disconnect",

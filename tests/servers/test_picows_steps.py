@@ -185,6 +185,15 @@ def test_a_message_for_a_cancelled_reader_goes_to_whoever_waits_by_then(accepted
     assert other.result()["text"] == "not lost"
 
 
+def test_reading_pauses_when_much_comes_before_the_accept_and_goes_on_with_it(manual):
+    text = 2**16 * b"a"
+    manual.connection.feed(frame_of(1, text))
+    assert not manual.transport.is_reading
+    manual.sends(ACCEPT)
+    assert manual.transport.is_reading
+    assert manual.receives().result() == {"type": "websocket.receive", "text": text.decode()}
+
+
 def test_reading_pauses_while_messages_wait_and_goes_on_when_they_are_received(accepted):
     accepted.connection.feed(frame_of(1, b"a") + frame_of(1, b"b") + frame_of(1, b"c"))
     assert not accepted.transport.is_reading

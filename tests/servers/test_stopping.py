@@ -23,6 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import unix_connect
 
 from tests.harness import ASGI_SERVERS, BOUND, until
+from tests.warm import WORKER
 from ws_support.servers.workers import _be_killed_after_main_process
 
 WITH_WORKERS = [name for name in ASGI_SERVERS if name != "daphne"]
@@ -76,7 +77,11 @@ def workers_of(server) -> list[int]:
     main = server.process.pid
     pids = Path(f"/proc/{main}/task/{main}/children").read_text().split()
     # multiprocessing has a helper of its own, which looks like its parent at first.
-    return [int(pid) for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [int(pid) for pid in pids if WORKER in name_and_command_line(pid)]
+
+
+def name_and_command_line(pid) -> str:
+    return "".join(Path(f"/proc/{pid}/{name}").read_text() for name in ("comm", "cmdline"))
 
 
 def workers_with(event: str, server, count: int = 1) -> list[int]:

@@ -251,6 +251,18 @@ def test_trailers_without_end_are_431_as_long_as_there_is_no_answer(server, path
         assert server.application.ended == ["http.disconnect"]
 
 
+def test_limits_are_those_of_each_request(shared):
+    trailers = b"".join(b"A%d: b\r\n" % number for number in range(200))
+    with_trailers = chunked("/x") + b"1\r\na\r\n0\r\n" + trailers + b"\r\n"
+    large = head_of("a header", MAX_HEAD)
+    line = b"Transfer-Encoding: chunked\r\n"
+    # As large, with a body behind it.
+    before_body = large.replace(b"A: " + len(line) * b"a", line + b"A: ")
+    with shared.plain(2 * with_trailers + large + before_body + b"1\r\na\r\n0\r\n\r\n") as client:
+        client.sendall(get("/last", b"Connection: close"))
+        assert statuses(everything(client)) == [200] * 5
+
+
 def test_a_trailer_is_no_header(shared):
     body = b"3\r\nabc\r\n0\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"
     with shared.plain(chunked("/read") + body + get("/last", b"Connection: close")) as client:
@@ -310,6 +322,37 @@ def test_a_handshake_that_is_refused_was_a_request(short, both, caplog):
         assert everything(silent) == b""
     said = [line for line in caplog.messages if line.startswith("Closed: no request")]
     assert said == [f"Closed: no request within 0.5 s from ('127.0.0.1', {port})."]
+
+
+def test_chunks_may_be_far_apart(short, server):
+    with server.plain(chunked("/read") + b"1\r\na") as client:
+        for _ in until("first read"):
+            if server.application.asked:
+                break
+        client.sendall(b"\r\n")
+        with server.plain() as silent:
+            everything(silent)  # It is given up later than the other would be.
+        client.sendall(b"0\r\n\r\n")
+        assert statuses(receive_until(client, b"}")) == [200]
+
+
+def test_a_request_takes_longer_than_its_connection_may_be_idle():
+    with running(timeout_keep_alive=1) as server, server.plain(get("/first")) as client:
+        receive_until(client, b"}")
+        client.sendall(get("/wait"))
+        with server.plain(get("/idle")) as idle:
+            everything(idle)
+        server.application.is_open.set()
+        assert statuses(receive_until(client, b"}")) == [200]
+
+
+def test_a_client_that_has_left_is_not_given_up(short, server, caplog):
+    caplog.set_level("INFO")
+    for data in (b"", b"GET /gone"):
+        server.plain(data).close()
+    with server.plain() as client:
+        everything(client)
+    assert caplog.text.count("Closed: no request") == 1
 
 
 def test_a_client_that_waits_for_the_application_is_not_given_up(short, server):
@@ -407,15 +450,27 @@ def test_requests_wait_unread_for_the_one_that_is_under_way(server):
             while True:
                 client.sendall(1000 * get("/next"))
         assert server.application.asked == ["/wait"]
+        [protocol] = server.server_state.connections
+        assert len(protocol._unparsed) < 2**20
         gc.collect()  # What earlier tests have left.
         assert sum(isinstance(each, RequestResponseCycle) for each in gc.get_objects()) < 20
 
 
 def test_a_body_in_the_smallest_pieces_lets_others_have_their_turn(shared, monkeypatch):
     monkeypatch.setattr(uvicorn_http, "_TURN", 0)
+    turns = []
+    go_on = uvicorn_http.HTTPProtocol._go_on
+
+    def counted(protocol):
+        turns.append(protocol.flow.is_held)
+        go_on(protocol)
+
+    monkeypatch.setattr(uvicorn_http.HTTPProtocol, "_go_on", counted)
     body = 10_000 * b"4\r\n\r\n\r\n\r\n" + b"0\r\n\r\n"
     with shared.plain(chunked("/read") + body) as client:
         assert b'"body": 40000' in receive_until(client, b"}")
+    # Nothing more is read meanwhile.
+    assert turns.count(True) > 10
 
 
 def test_a_client_that_leaves_within_its_requests_harms_nobody(shared, monkeypatch, caplog):
@@ -428,8 +483,11 @@ def test_a_client_that_leaves_within_its_requests_harms_nobody(shared, monkeypat
 
 
 def test_what_is_behind_a_request_that_closes_is_not_answered(shared):
-    with shared.plain(get("/x", b"Connection: close") + get("/y")) as client:
+    with shared.plain(get("/x", b"Connection: close") + get("/behind")) as client:
         assert statuses(everything(client)) == [200]
+    with shared.plain(get("/later", b"Connection: close")) as client:
+        everything(client)
+    assert "/behind" not in shared.application.asked
 
 
 def test_what_is_no_request_is_400_and_nothing_where_an_answer_has_begun(shared):
@@ -478,6 +536,26 @@ def test_an_upgrade_behind_a_request_under_way_is_400(server, before, piece):
     assert statuses(answer) == [200, 400]
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3])
+@pytest.mark.parametrize(
+    "first", [get("/wait"), post("/wait", b"Content-Length: 999") + 999 * b"a"]
+)
+def test_a_request_whose_end_is_in_two_reads_ends_there(server, first, cut):
+    with server.plain(post("/before", b"Content-Length: 3") + b"abc") as client:
+        receive_until(client, b"]}")
+        client.sendall(first[:-cut])
+        [protocol] = server.server_state.connections
+        for _ in until("first read"):
+            if protocol._rest == cut or protocol._overhead == len(first) - cut:
+                break
+        client.sendall(first[-cut:] + UPGRADE)
+        for _ in until("first request"):
+            if "/wait" in server.application.asked:
+                break
+        server.application.is_open.set()
+        assert statuses(everything(client)) == [200, 400]
+
+
 def test_an_upgrade_of_which_half_came_too_early_is_400(server):
     with server.plain(get("/wait") + UPGRADE[:30]) as client:
         for _ in until("first request"):
@@ -489,10 +567,12 @@ def test_an_upgrade_of_which_half_came_too_early_is_400(server):
         assert statuses(everything(client)) == [400]
 
 
-def test_an_upgrade_after_an_answer_is_made(both):
+@pytest.mark.parametrize("before", [["/first"], ["/first", "/second"]])
+def test_an_upgrade_after_an_answer_is_made(both, before):
     with both.raw() as client:
-        client.socket.sendall(get("/first"))
-        receive_until(client.socket, b"}")
+        client.socket.sendall(b"".join(map(get, before)))
+        last = b'"path": "%b", "body": 0, "headers": ["host"]}' % before[-1].encode()
+        receive_until(client.socket, last)
         client.socket.sendall(UPGRADE + client.frame_of(1, b"behind"))
         assert client.response()[0] == 101
         assert json.loads(client.frame()[1])["path"] == "/ws"

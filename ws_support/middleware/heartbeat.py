@@ -33,6 +33,7 @@ from ws_support.closing import (
     is_served,
 )
 from ws_support.conf import FROM_SETTINGS, FromSettings, MiddlewareOptions, Options
+from ws_support.handshake import check_accept
 from ws_support.inbox import Inbox
 from ws_support.signals import connected, disconnected, rejected
 from ws_support.tasks import cancelled_by_others
@@ -127,15 +128,21 @@ class Listener(Protocol):
         """Close the connection, as its application might."""
 
 
+_UNSAID: Final[tuple[int, str]] = (CloseCode.NORMAL_CLOSURE, "")
+"""How a connection ends of which nobody says so."""
+
+
 class Watch:
     """One connection, from its handshake to its end."""
 
     __slots__ = (
         "_closing",
         "_code",
+        "_ending",
         "_expired",
         "_in_grace",
         "_inbox",
+        "_is_cancelled",
         "_listener",
         "_opened_at",
         "_options",
@@ -168,6 +175,8 @@ class Watch:
         self._code: int | None = None
         self._reason = ""
         self._closing: asyncio.Task[None] | None = None
+        self._ending = _UNSAID
+        self._is_cancelled = False
         self._listener: Listener | None = None
         # The task that waits for a message now. When none comes, it is woken.
         self._reader: asyncio.Task[Any] | None = None
@@ -199,9 +208,12 @@ class Watch:
         farewell.here.enter(self)
         try:
             await application(self._scope, self.receive, self.send)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             self._end(CloseCode.SERVICE_RESTART, "")
-            raise
+            if not self._is_cancelled or cancelled_by_others(self._task):
+                raise
+            # Servers log a traceback for it (Uvicorn 0.54, Granian 2.8).
+            await self._tell_consumer(error)
         except Exception as error:
             if is_client_gone(error):
                 await self._hear_the_end(error)
@@ -221,8 +233,9 @@ class Watch:
             # Neither is left to the garbage collector.
             del self._scope[_SCOPE_KEY]  # type: ignore[typeddict-item]
             self._listener = None
-            # An application that returns without closing leaves that to the server: 1000.
-            self._end(CloseCode.NORMAL_CLOSURE, "")
+            # An application that returns without closing leaves that to the server: 1000. Another
+            # task may still be sending the close frame.
+            self._end(*self._ending)
             try:
                 if self._opened_at is not None:
                     await self._report_end(self._opened_at)
@@ -275,6 +288,10 @@ class Watch:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._last_message(), _END_TIMEOUT)
         self._end(CloseCode.ABNORMAL_CLOSURE, "")
+        await self._tell_consumer(error)
+
+    async def _tell_consumer(self, error: BaseException) -> None:
+        """Have a consumer of Channels that ends with `error` run its `disconnect()`."""
         dispatch = _unheard(error.__traceback__)
         if dispatch is not None:
             end = {"type": "websocket.disconnect", "code": self._code, "reason": self._reason}
@@ -307,6 +324,7 @@ class Watch:
             await self._close(code, reason)
 
     def cancel(self) -> None:
+        self._is_cancelled = True
         self._task.cancel()
 
     @staticmethod
@@ -389,10 +407,15 @@ class Watch:
         if message["type"] == "websocket.close":
             await self._end_with(message)
             return
+        if message["type"] == "websocket.accept":
+            check_accept(self._scope, message)
         if message["type"] == "websocket.http.response.start":
             await self._report_refusal(message["status"])
         # Before what follows: the server may refuse the message, and the connection goes on.
-        await self._send(message)
+        try:
+            await self._send(message)
+        except OSError as error:
+            raise ClientGone(*error.args) from error
         if message["type"] == "websocket.accept" and self._code is None:
             await self._begin()
 
@@ -400,14 +423,16 @@ class Watch:
         check_close(message)
         if self._opened_at is None:
             await self._report_refusal(403)
-        code, reason = message.get("code") or 1000, message.get("reason") or ""
+        self._ending = message.get("code") or 1000, message.get("reason") or ""
         try:
             await self._send(message)
         except asyncio.CancelledError:
             # The client does not read, and was given up.
-            self._end(code, reason)
+            self._end(*self._ending)
             raise
-        self._end(code, reason)
+        except OSError as error:
+            raise ClientGone(*error.args) from error
+        self._end(*self._ending)
 
     async def _begin(self) -> None:
         if self._opened_at is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
@@ -12,6 +14,9 @@ from ws_support import logs
 from ws_support.closing import CloseCode
 
 logger = logging.getLogger("ws_support.limits")
+
+_CLOSE_TIMEOUT: Final = 0.5
+"""Seconds that sending the close frame may take: full buffers would block it for ever."""
 
 
 class MessageSizeLimit:
@@ -76,5 +81,7 @@ class MessageSizeLimit:
 
     async def _close(self, send: Any) -> Any:
         end = {"code": int(CloseCode.MESSAGE_TOO_BIG), "reason": self._reason}
-        await send({"type": "websocket.close", **end})
+        # Who does not read does not read this either, and the application hears of the end.
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(send({"type": "websocket.close", **end}), _CLOSE_TIMEOUT)
         return {"type": "websocket.disconnect", **end}

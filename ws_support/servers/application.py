@@ -55,7 +55,7 @@ class Application:
         if self._forwarded is not None:
             self._forwarded.apply(scope)
         if self._prefix and scope["type"] == "websocket":
-            _apply_prefix(scope, self._prefix)
+            apply_prefix(scope, self._prefix)
         if scope["type"] == "http":
             return requests.here.serve(self._application, scope, receive, send)
         return self._application(scope, receive, send)  # type: ignore[no-any-return]
@@ -108,7 +108,7 @@ class Application:
                 return
 
 
-def _apply_prefix(scope: Any, prefix: str) -> None:
+def apply_prefix(scope: Any, prefix: str) -> None:
     """Have `URLRouter` find what stands below `prefix`, whether or not a proxy has taken it off.
 
     As Django does for requests, which looks at the setting and not at `root_path`.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ws_support.closing import ClientGone
+from ws_support.servers.waiting import packed, size, unpacked
 
 MAX_MESSAGES: Final = 32
 MAX_SIZE: Final = 64 * 1024
@@ -37,22 +38,19 @@ class ReceiveQueue(asyncio.Queue[dict[str, Any]]):
     # What asyncio's own queues override.
 
     def _put(self, message: dict[str, Any]) -> None:
+        message = packed(message)
         super()._put(message)
-        self._unread += _size(message)
+        self._unread += size(message)
         if self.is_full:
             self._was_full = True
 
     def _get(self) -> dict[str, Any]:
         message = super()._get()
-        self._unread -= _size(message)
+        self._unread -= size(message)
         if self._was_full and self.empty():
             self._was_full = False
             asyncio.get_running_loop().call_soon(self._on_empty)
-        return message
-
-
-def _size(message: dict[str, Any]) -> int:
-    return len(message.get("bytes") or message.get("text") or "")
+        return unpacked(message)
 
 
 class Outbox:

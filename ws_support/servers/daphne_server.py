@@ -25,6 +25,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from ws_support.closing import ClientGone
 from ws_support.conf import Options
 from ws_support.farewell import CODE, REASON, here
+from ws_support.servers.application import apply_prefix
 from ws_support.servers.base import Plan
 from ws_support.servers.daphne_flow import ReceiveQueue
 from ws_support.servers.daphne_http import HTTPFactory, WebRequest
@@ -129,6 +130,10 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         scope["http_version"] = "1.1"
         scope["extensions"] = {"websocket.http.response": {}}
         scope["asgi"] = {"version": "3.0"}
+        if prefix := self.root_path.rstrip("/"):
+            # `runserver` hands over FORCE_SCRIPT_NAME, which Django takes off a page's path where
+            # it stands there, and Channels' router demands of a WebSocket's.
+            apply_prefix(scope, prefix)
         messages = ReceiveQueue(protocol.resume)
         application: asyncio.Future[None]
         try:

@@ -20,6 +20,7 @@ from ws_support.conf import Options, get_options
 from ws_support.middleware.limits import MessageSizeLimit
 from ws_support.servers.application import Application, load
 from ws_support.servers.base import ASGIServer, Plan
+from ws_support.servers.limits import HEAD_TIMEOUT, MAX_HEAD
 from ws_support.servers.listening import (
     BACKLOG,
     UDS_MODE,
@@ -33,17 +34,11 @@ from ws_support.servers.workers import end_with_main_process
 _MAX_CONNECTIONS: Final = 2**20
 """For each worker. Granian counts open WebSockets as requests, and by default lets 1,024 in."""
 
-_MAX_HEAD: Final = 2**16
-"""Bytes of a request's head, as on the other servers. More than 100 headers are too many, too."""
-
-_HEAD_TIMEOUT: Final = 20_000
-"""Milliseconds in which it has to come, as on the other servers."""
-
 
 class Granian(ASGIServer):
     name = "granian"
     title = "Granian"
-    requirements: ClassVar = {"granian": "2.5"}
+    requirements: ClassVar = {"granian": "2.7.4"}
     extra = "granian"
     merit = "fast, but without pings"
 
@@ -65,6 +60,7 @@ class Granian(ASGIServer):
         size = options.max_message_size
         differences = {
             "messages": f"up to {size} bytes, looked at when they have come: Granian has no limit"
+            " to set"
         }
         if options.keep_alive_interval:
             advice = (
@@ -78,7 +74,7 @@ class Granian(ASGIServer):
 
     def run(self, plan: Plan) -> None:
         import granian
-        from granian.constants import Interfaces, SSLProtocols
+        from granian.constants import HTTPModes, Interfaces, SSLProtocols
         from granian.http import HTTP1Settings
 
         check(plan)
@@ -97,9 +93,13 @@ class Granian(ASGIServer):
             workers=plan.workers,
             backlog=BACKLOG,
             backpressure=_MAX_CONNECTIONS,
-            # By default, Granian 2.8 takes a head of 408 KiB.
+            # By default, Granian 2.8 looks first whether it is HTTP/2 that comes, and waits without
+            # end for a client that sends nothing, or half of what HTTP/2 begins with.
+            http=HTTPModes.http1,
+            # By default, it takes a head of 408 KiB. More than 100 headers are too many, too. When
+            # it comes in one piece, twice as much gets through: see `_is_too_large()`.
             http1_settings=HTTP1Settings(
-                max_buffer_size=_MAX_HEAD, header_read_timeout=_HEAD_TIMEOUT
+                max_buffer_size=MAX_HEAD, header_read_timeout=int(HEAD_TIMEOUT * 1000)
             ),
             respawn_failed_workers=True,
             workers_kill_timeout=ceil(plan.options.shutdown_timeout),
@@ -132,13 +132,25 @@ def _load(plan: Plan) -> Any:
             if scope.get(key):
                 host, port = scope[key]
                 scope[key] = (host, int(port))
+        if scope["type"] == "lifespan":
+            return limit.limited(scope, receive, send)
+        if _is_too_large(scope):
+            limit_of_head = f"The head of a request may have at most {MAX_HEAD} bytes."
+            return _refuse(431, limit_of_head, scope, receive, send)
         if scope["type"] == "websocket":
             if fault := _fault(scope):
-                return _refuse(fault, receive, send)
+                return _refuse(400, fault, scope, receive, send)
             send = _Sending(send)
         return limit.limited(scope, receive, send)
 
     return application
+
+
+def _is_too_large(scope: Any) -> bool:
+    size = len(scope["raw_path"]) + len(scope["query_string"])
+    for name, value in scope["headers"]:
+        size += len(name) + len(value) + 4  # ": " and the end of the line
+    return size > MAX_HEAD
 
 
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
@@ -158,17 +170,27 @@ def _fault(scope: Any) -> str | None:
     for name in (b"host", b"sec-websocket-key", b"sec-websocket-version"):
         if len(values.get(name, ())) > 1:
             return f"There is more than one {name.decode()} header."
+    lengths = values.get(b"content-length", [b"0"])
+    if b"transfer-encoding" in values or lengths != [b"0"]:
+        return "A handshake has no body."
     if not all(map(_KEY.fullmatch, values.get(b"sec-websocket-key", ()))):
         return "The sec-websocket-key header is not 16 bytes in base64."
     return None
 
 
-async def _refuse(fault: str, receive: Any, send: Any) -> None:
-    await receive()
+async def _refuse(status: int, fault: str, scope: Any, receive: Any, send: Any) -> None:
+    response = "http.response"
+    if scope["type"] == "websocket":
+        response = "websocket.http.response"
+        await receive()
     body = f"{fault}\n".encode()
-    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "websocket.http.response.start", "status": 400, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
+    headers = [
+        (b"content-type", b"text/plain"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
+    await send({"type": f"{response}.start", "status": status, "headers": headers})
+    await send({"type": f"{response}.body", "body": body, "more_body": False})
 
 
 class _Sending:

@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 import sys
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -18,12 +19,16 @@ from ws_support.servers.limits import HEAD_TIMEOUT, MAX_HEAD
 from ws_support.servers.listening import BACKLOG
 from ws_support.servers.stopping import Stop
 from ws_support.servers.summary import ping_interval
+from ws_support.servers.waiting import packed, size, unpacked
 from ws_support.servers.workers import CANNOT_START, SocketServer
 
 logger = logging.getLogger("ws_support.servers")
 
 _QUEUE: Final = 10
 """Messages that wait for a consumer. Hypercorn's default."""
+
+_CANCEL_INTERVAL: Final = 0.02
+"""Seconds until what was cancelled is cancelled again: the last tenth of a stop may be short."""
 
 _LARGE: Final = 2**16
 """Characters or bytes of a message behind which no other waits: ten of the largest are 10 MiB."""
@@ -54,14 +59,20 @@ class Hypercorn(SocketServer):
         }
 
     def serve(self, application: Any, plan: Plan, listener: socket.socket, stop: Stop) -> None:
-        from hypercorn.config import Config
+        from ws_support.servers import (
+            hypercorn_h2,
+            hypercorn_h11,
+            hypercorn_http,
+            hypercorn_tcp,
+            hypercorn_websocket,
+        )
 
-        from ws_support.servers import hypercorn_h2, hypercorn_h11, hypercorn_websocket
-
+        hypercorn_tcp.install()
         hypercorn_h11.install()
         hypercorn_h2.install()
+        hypercorn_http.install()
         hypercorn_websocket.install()
-        config = Config.from_mapping(
+        config = hypercorn_tcp.ListeningConfig.from_mapping(
             bind=[f"fd://{listener.detach()}"],
             backlog=BACKLOG,
             keep_alive_max_requests=2**62,  # Over HTTP/2, WebSockets end with the 1,001st request.
@@ -96,7 +107,16 @@ class _Application:
             task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
             self.requests.add(task)
             task.add_done_callback(self.requests.discard)
+            return self._request(scope, receive, send)
         return self._application(scope, receive, send)
+
+    async def _request(self, scope: Any, receive: Any, send: Any) -> None:
+        from ws_support.servers.hypercorn_websocket import ClientHasGone
+
+        try:
+            await self._application(scope, receive, send)
+        except ClientHasGone:
+            logger.debug("Sending has ended, since its client has gone.")
 
     async def _websocket(self, scope: Any, receive: Any, send: Any) -> None:
         from ws_support.servers.hypercorn_websocket import ClientHasGone
@@ -106,6 +126,7 @@ class _Application:
         with suppress(AttributeError):
             queue = receive.__self__  # Of asyncio.Queue.get
             queue.full = partial(_is_full, queue._queue)
+            queue._put, queue._get = partial(_put, queue._queue), partial(_get, queue._queue)
         try:
             await self._application(scope, receive, send)
         except ClientHasGone:
@@ -122,7 +143,15 @@ def _is_full(messages: Sequence[dict[str, Any]]) -> bool:
     if not messages or len(messages) >= _QUEUE:
         return bool(messages)
     last = messages[-1]
-    return len(last.get("bytes") or last.get("text") or "") > _LARGE
+    return size(last) > _LARGE
+
+
+def _put(messages: deque[dict[str, Any]], message: dict[str, Any]) -> None:
+    messages.append(packed(message))
+
+
+def _get(messages: deque[dict[str, Any]]) -> dict[str, Any]:
+    return unpacked(messages.popleft())
 
 
 async def _drain(receive: Any) -> None:
@@ -155,7 +184,7 @@ async def _serve(application: _Application, config: Any, stop: Stop) -> None:
             # theirs for the end of TLS, of which a client that is gone says nothing for 30 s.
             for task in running:
                 task.cancel()
-            await asyncio.wait(running, timeout=0.1)
+            await asyncio.wait(running, timeout=_CANCEL_INTERVAL)
         if not serving.cancelled():
             serving.exception()  # InvalidStateError: it looks at what it has not waited for.
         return

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
 
+import h11 as parser
 import hypercorn.protocol
 from hypercorn.events import Closed
 from hypercorn.protocol import h11
 from hypercorn.protocol.events import Request
-from hypercorn.protocol.http_stream import HTTPStream
 
 from ws_support.servers import hypercorn_websocket
-from ws_support.servers.limits import MAX_HEAD, MAX_HEADERS
+from ws_support.servers.hypercorn_http import HTTPStream
+from ws_support.servers.limits import HEAD_TIMEOUT, MAX_HEAD, MAX_HEADERS
 
-_URL: Final = re.compile(rb"(?:http|ws)s?://([^/?#@]+)([^#]*)", re.IGNORECASE)
+logger = logging.getLogger("ws_support.servers")
+
+_URL: Final = re.compile(rb"(?:http|ws)s?://([^/?#@]+)((?:[/?][^#]*)?)", re.IGNORECASE)
 """A target in absolute form (RFC 9112, section 3.2.2)."""
 
 
@@ -33,8 +38,33 @@ class H11Protocol(h11.H11Protocol):
     accepted.
 
     Hypercorn looks at the last line of `Connection` only, takes `get` for GET, and gives the rest
-    to the application as a request like others.
+    to the application as a request like others. Trailers have as much time as a head.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.connection = _Connection(parser.SERVER, max_incomplete_event_size=MAX_HEAD)
+        self.connection.watch = self._watch
+        self._limit: asyncio.TimerHandle | None = None
+
+    def _watch(self, is_waiting: bool) -> None:
+        if not is_waiting:
+            self._stop_waiting()
+        elif self._limit is None and self.stream is not None:
+            self._limit = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
+    def _give_up(self) -> None:
+        logger.info("Closed: no request within %g s from %s.", HEAD_TIMEOUT, self.client)
+        self.task_group.spawn(self.send, Closed())
+
+    async def _close_stream(self) -> None:
+        self._stop_waiting()
+        await super()._close_stream()
 
     async def _create_stream(self, request: Any) -> None:
         headers = list(request.headers)
@@ -84,6 +114,19 @@ class H11Protocol(h11.H11Protocol):
         # What is unread when TCP is closed resets it, and the answer may be lost. Up to 128 KiB are
         # read meanwhile.
         await asyncio.sleep(_LINGER)
+
+
+class _Connection(parser.Connection):
+    """Says whether it waits for the rest of trailers."""
+
+    watch: Callable[[bool], None]
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        # h11 (0.16) has no public name for it.
+        is_in_trailers = getattr(self._reader, "_reading_trailer", False)
+        self.watch(event is parser.NEED_DATA and is_in_trailers)
+        return event
 
 
 def _tokens(headers: list[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import hypercorn.protocol
 from h2.errors import ErrorCodes
-from hypercorn.events import Closed, RawData
+from hypercorn.events import Closed, RawData, Updated
 from hypercorn.protocol import h2
 
-from ws_support.servers.limits import MAX_HEADERS
+from ws_support.servers.limits import MAX_HEAD, MAX_HEADERS
 
 logger = logging.getLogger("ws_support.servers")
 
@@ -24,10 +24,20 @@ _PREFACE: Final = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 _HEAD: Final = 9
 """Bytes of a frame's head (RFC 9113, section 4.1)."""
 
-_DATA, _HEADERS, _RST_STREAM = 0, 1, 3
+_DATA, _HEADERS, _RST_STREAM, _CONTINUATION = 0, 1, 3, 9
 
 _FRAMES_AT_ONCE: Final = 32
 """After so many, others have their turn: 1 to 2 ms."""
+
+_FRAMES_OF_A_REQUEST: Final = 4
+"""For so many frames counts one that begins a request, and as many more as it has 64 bytes."""
+
+_TURN: Final = 0.005
+"""Seconds of taking frames apart, after which others have as much time: 16 KiB of small headers
+take 10 ms."""
+
+_FRAMES_OF_A_REFUSAL: Final = 50
+"""For so many frames that carry nothing counts a request with too many headers."""
 
 _MAX_APPLICATIONS: Final = 150
 """That may run for one connection. It may have 100 streams, and those of others that were reset end
@@ -56,6 +66,7 @@ class H2Protocol(h2.H2Protocol):
         self.streams = _Streams()
         self._frames = _Frames()
         self._is_cut_off = False
+        self._has_requests = False
         self._running = 0
         self._application, self.app = self.app, self._run  # type: ignore[assignment]
         send_data = self.connection.send_data
@@ -65,6 +76,17 @@ class H2Protocol(h2.H2Protocol):
             send_data(*args, **options)
 
         self.connection.send_data = send_and_earn  # type: ignore[method-assign]
+        receive_data = self.connection.receive_data
+        self._spent = 0.0
+
+        def receive_and_measure(data: Any) -> Any:
+            began_at = monotonic()
+            try:
+                return receive_data(data)
+            finally:
+                self._spent = monotonic() - began_at
+
+        self.connection.receive_data = receive_and_measure  # type: ignore[method-assign]
 
     async def handle(self, event: Any) -> None:
         if not isinstance(event, RawData):
@@ -77,8 +99,15 @@ class H2Protocol(h2.H2Protocol):
                 await self._cut_off(self._frames.excess)
                 return
             await super().handle(RawData(piece))
-            if piece is not event.data:
+            if self._spent > _TURN:
+                await asyncio.sleep(self._spent)
+            elif piece is not event.data:
                 await asyncio.sleep(0)
+        if self._has_requests:
+            # Hypercorn takes a connection for busy also when it has refused what came.
+            self._has_requests = False
+            if self.idle:
+                await self.send(Updated(idle=True))
 
     async def _cut_off(self, excess: str) -> None:
         self._is_cut_off = True
@@ -91,6 +120,20 @@ class H2Protocol(h2.H2Protocol):
         await super().handle(Closed())
         await self.send(Closed())
 
+    async def _close_stream(self, stream_id: int) -> None:
+        """End this side of a stream as well, when the client has read what is left.
+
+        Hypercorn did so only where its application had closed first. After 100 sockets that their
+        client has closed, it could open no more.
+        """
+        stream = self.streams.get(stream_id)
+        await super()._close_stream(stream_id)
+        if stream_id in self.stream_buffers:
+            if getattr(stream, "is_cut_off", False):
+                self.connection.reset_stream(stream_id, ErrorCodes.CANCEL)
+            await self.stream_buffers[stream_id].end()  # type: ignore[attr-defined]
+            await self._window_updated(stream_id)
+
     async def _run(self, *arguments: Any) -> None:
         self._running += 1
         try:
@@ -99,11 +142,13 @@ class H2Protocol(h2.H2Protocol):
             self._running -= 1
 
     async def _create_stream(self, request: Any) -> None:
+        self._has_requests = True
         if self._running >= _MAX_APPLICATIONS:
             self.connection.reset_stream(request.stream_id, ErrorCodes.REFUSED_STREAM)
             return
         headers = dict(request.headers)
         if len(request.headers) > MAX_HEADERS:
+            self._frames.carry_nothing(_FRAMES_OF_A_REFUSAL)
             self._refuse(request, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         elif headers[b":method"] == b"CONNECT" and headers.get(b":protocol") != b"websocket":
             # It was taken for a WebSocket (RFC 9220, section 3).
@@ -128,13 +173,14 @@ class _Allowance:
         self._each_second = each_second
         self._at = monotonic()
 
-    def take(self) -> bool:
-        """Return False when nothing is left."""
-        if self._left < 1:
+    def take(self, count: int = 1) -> bool:
+        """Return False when less is left."""
+        if self._left < count:
             now = monotonic()
-            self._left = min((now - self._at) * self._each_second, self._most)
+            earned = (now - self._at) * self._each_second
+            self._left = min(self._left + earned, self._most)
             self._at = now
-        self._left -= 1
+        self._left -= count
         return self._left >= 0
 
     def earn(self, count: int) -> None:
@@ -150,6 +196,8 @@ class _Frames:
         self._idle = _Allowance(2000, 200)
         self._resets = _Allowance(200, 20)
         self._reset: deque[bytes] = deque(maxlen=256)
+        # Bytes of the head that is being read.
+        self._block = 0
         self.excess = ""
         """What there are too many of."""
 
@@ -170,16 +218,24 @@ class _Frames:
             at += step
             if len(self._head) == _HEAD:
                 self._skip = int.from_bytes(self._head[:3], "big")
-                self._count(self._head[3], self._head[5:])
+                count += self._count(self._head[3], self._head[5:])
                 self._head = b""
-                count += 1
-                if count == _FRAMES_AT_ONCE:
+                if count >= _FRAMES_AT_ONCE:
                     yield data[start:at]
                     start, count = at, 0
         if start < len(data):
             yield data[start:]
 
-    def _count(self, kind: int, stream_id: bytes) -> None:
+    def carry_nothing(self, count: int = 1) -> None:
+        if not self._idle.take(count):
+            self.excess = "frames that carry nothing"
+
+    def _count(self, kind: int, stream_id: bytes) -> int:
+        """Return for how many frames this one counts until others have their turn."""
+        if kind in (_HEADERS, _CONTINUATION):
+            self._block = self._skip + (self._block if kind == _CONTINUATION else 0)
+            if self._block > MAX_HEAD:
+                self.excess = "bytes of a head"
         if kind == _HEADERS or (kind == _DATA and self._skip):
             self.earn()
         elif kind == _RST_STREAM and stream_id not in self._reset:
@@ -187,8 +243,11 @@ class _Frames:
             self._reset.append(stream_id)
             if not self._resets.take():
                 self.excess = "resets"
-        elif not self._idle.take():
-            self.excess = "frames that carry nothing"
+        else:
+            self.carry_nothing()
+        if kind in (_HEADERS, _CONTINUATION):
+            return _FRAMES_OF_A_REQUEST + self._skip // 64
+        return 1
 
 
 class _Streams(dict[int, Any]):
@@ -207,6 +266,11 @@ _ENDED = _Ended()
 class StreamBuffer(h2.StreamBuffer):
     """Lets the application go on when there is room. It also did so when the client's window was
     closed: a client that does not read cost 1 GB a second."""
+
+    async def end(self) -> None:
+        """Take nothing more, and let whoever waits for room go on."""
+        self.set_complete()
+        await self._paused.set()
 
     async def pop(self, max_length: int) -> bytes:
         data = bytes(self.buffer[:max_length])

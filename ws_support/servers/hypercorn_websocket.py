@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from ws_support.servers.hypercorn_deflate import Deflate, agree
 
 logger = logging.getLogger("ws_support.servers")
 
-_LATE_SENDS: Final = 100
+LATE_SENDS: Final = 100
 """What an application may send after the end, before the sending raises."""
 
 _LAST_TIMEOUT: Final = 5.0
@@ -81,19 +81,27 @@ class WSStream(ws_stream.WSStream):
     """One WebSocket."""
 
     handshake: Handshake
+    is_cut_off = False
+    """Whether the client ended its stream without a close frame, over HTTP/2."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._late_sends = 0
         self._timer: asyncio.Task[Any] | None = None
+        # What the client's close frame said.
+        self._said: CloseConnection | None = None
+        self._take: Callable[[Any], Coroutine[Any, Any, None]] = self._take_early
 
     def handle(self, event: Any) -> Coroutine[Any, Any, None]:
         # No coroutine of its own: it would be gone through with each message.
-        if type(event) is Request:
+        kind = type(event)
+        if kind is Data or kind is Body:
+            return self._take(event)
+        if kind is Request:
             return self._open(event)
-        if type(event) is StreamClosed:
+        if kind is StreamClosed:
             return self._close(event)
-        return super().handle(event)
+        return self._cut_off()  # EndBody
 
     async def _open(self, request: Request) -> None:
         try:
@@ -120,6 +128,22 @@ class WSStream(ws_stream.WSStream):
         await self.send(EndBody(stream_id))
         await self.send(StreamClosed(stream_id))
 
+    async def _take_early(self, event: Data | Body) -> None:
+        """Refuse a client that does not wait for the answer to its handshake.
+
+        Hypercorn did, and told the application neither this nor anything else: it waited for ever.
+        """
+        is_waiting = self.state is ws_stream.ASGIWebsocketState.HANDSHAKE and not self.closed
+        if event.data and is_waiting:
+            await self._send_error_response(HTTPStatus.BAD_REQUEST)
+            await self.send(StreamClosed(self.stream_id))
+
+    async def _cut_off(self) -> None:
+        """The client has ended its stream, which is what ending TCP is (RFC 8441, section 5)."""
+        if not self.closed:
+            self.is_cut_off = True
+            await self.send(StreamClosed(self.stream_id))
+
     async def _close(self, event: StreamClosed) -> None:
         if self._timer is not None:
             # Later, since it may be the timer that has found out. Hypercorn's pings slept until the
@@ -127,12 +151,23 @@ class WSStream(ws_stream.WSStream):
             asyncio.get_running_loop().call_soon(self._timer.cancel)
         if self.app_put is not None and not self.closed:
             self._let_in_the_end()
-        await super().handle(event)
+        said = self._said
+        if self.closed or said is None:
+            await super().handle(event)
+            return
+        # Hypercorn says 1006, whatever the client has said.
+        self.closed = True
+        await self._put_end(said.code, said.reason)
+
+    async def _put_end(self, code: int, reason: str | None) -> None:
+        await self.app_put(  # type: ignore[misc]
+            {"type": "websocket.disconnect", "code": int(code), "reason": reason or ""}
+        )
 
     def _let_in_the_end(self) -> None:
         """However many messages wait, it does not wait for room: an application that sends without
         end never makes any."""
-        self.app_put.__self__.full = _is_never_full  # type: ignore[union-attr]
+        self.app_put.__self__.full = is_never_full  # type: ignore[union-attr]
 
     def app_send(self, message: Any) -> Coroutine[Any, Any, None]:
         # No coroutine of its own, either.
@@ -146,7 +181,7 @@ class WSStream(ws_stream.WSStream):
         Hypercorn returned at once, for ever: a loop that only sends stopped the process.
         """
         self._late_sends += 1
-        if self._late_sends > _LATE_SENDS:
+        if self._late_sends > LATE_SENDS:
             raise ClientHasGone("The connection has ended.")
         await asyncio.sleep(0)
 
@@ -164,6 +199,7 @@ class WSStream(ws_stream.WSStream):
         if self.config.per_message_deflate:  # type: ignore[attr-defined]
             limit = self.config.websocket_max_message_size
             self.handshake.deflate = agree(self.handshake.offers(), limit)
+        self._take = super().handle
         await super()._accept(message)
 
     async def _send_pings(self) -> None:
@@ -189,6 +225,7 @@ class WSStream(ws_stream.WSStream):
                     # A client that breaks the protocol. Hypercorn cut it off without a word.
                     await self._fail(event.code, event.reason)
                     return
+                self._said = event
                 if self.connection.state is ConnectionState.REMOTE_CLOSING:
                     await self._send_wsproto_event(event.response())
                 await self.send(StreamClosed(self.stream_id))
@@ -208,9 +245,7 @@ class WSStream(ws_stream.WSStream):
         if self._timer is not None:
             self._timer.cancel()
         self.task_group.spawn(self._hang_up)
-        await self.app_put(  # type: ignore[misc]
-            {"type": "websocket.disconnect", "code": int(code), "reason": reason or ""}
-        )
+        await self._put_end(code, reason)
 
     async def _hang_up(self) -> None:
         self._timer = asyncio.current_task()
@@ -233,5 +268,5 @@ def _validate(request: Request) -> None:
     handshakes.Request(method, request.raw_path, headers).key()
 
 
-def _is_never_full() -> bool:
+def is_never_full() -> bool:
     return False

@@ -162,6 +162,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         "_is_paused",
         "_is_plain",
         "_is_silent",
+        "_is_wide",
         "_key",
         "_kind",
         "_late_pong",
@@ -171,8 +172,8 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         "_ping",
         "_pinged_at",
         "_queue",
+        "_room",
         "_scope",
-        "_sent",
         "_server_state",
         "_shrinking",
         "_tail",
@@ -206,6 +207,8 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         # What goes to the application.
         self._queue: deque[dict[str, Any]] = deque()
         self._waiting = 0
+        # Whether a text may wait there as UTF-8.
+        self._is_wide = False
         self._waiter: asyncio.Future[Any] | None = None
         self._in_a_row = 0
         self._is_paused = False
@@ -218,7 +221,8 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
 
         # What goes to the client.
         self._blocked: asyncio.Event | None = None
-        self._sent = 0
+        # Messages that may be sent until something has to be looked at. None unless it is open.
+        self._room = 0
         self._late_pong = b""
 
         self._timer: asyncio.TimerHandle | None = None
@@ -244,9 +248,10 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._begin(data)
         elif self._phase is _Phase.HANDSHAKE:
             # A client may send frames before it is accepted. What ends the connection is noticed
-            # as long as there are none.
+            # as long as there are few.
             self._early += data
-            self._pause_reading()
+            if len(self._early) > _WAITING:
+                self._pause_reading()
         else:
             self._is_silent = False
             if self._phase is _Phase.ENDED:
@@ -322,6 +327,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         self._log("[accepted]")
         self._write(head)
         self._phase = _OPEN
+        self._room = _SENT if self._blocked is None else 0
         self._is_plain = True
         self._start_pings()
         parser = Parser(self, self._config.ws_max_size)
@@ -372,6 +378,9 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         if self._waiter is not None:
             raise RuntimeError("receive() was called while another task waits for a message.")
         waiter = self._waiter = asyncio.Future(loop=self._loop)
+        if self._room > 0:
+            # Others have their turn now.
+            self._room = _SENT
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -391,17 +400,19 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._waiting = 0
             if self._is_paused:
                 self._resume_reading()
-        if _UTF_8 in message:
+        if self._is_wide and _UTF_8 in message:
             return {"type": "websocket.receive", "text": message[_UTF_8].decode()}
         return message
 
     async def send(self, message: Any) -> None:
-        if self._phase is not _OPEN or message["type"] != "websocket.send":
-            await self._send_other(message)
-            return
-        self._sent += 1
-        if self._sent > _SENT or self._blocked is not None or self.transport.is_closing():
+        room = self._room
+        if room <= 0 or message["type"] != "websocket.send":
+            if self._phase is not _OPEN or message["type"] != "websocket.send":
+                await self._send_other(message)
+                return
             await self._turn()
+            room = self._room
+        self._room = room - 1
         text = message.get("text")
         if text is not None:
             data = text.encode()
@@ -416,7 +427,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         if size <= _CONCAT:
             self._write(head + data)
         else:
-            self._sent += size >> 13
+            self._room -= size >> 13
             # A buffer that may be changed is copied: all of it may not be sent at once.
             self.transport.writelines((head, bytes(data)))
 
@@ -451,13 +462,14 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
     async def _turn(self) -> None:
         """Let others have their turn, until more can be sent. Raise `ClientDisconnected` when the
         transport is closing: what is written to it is dropped, and says nothing of that."""
-        self._sent = 0
         await asyncio.sleep(0)
         while self._blocked is not None:
             await self._blocked.wait()
         is_open = self._phase is _OPEN or self._phase is _Phase.DENIAL
         if not is_open or self.transport.is_closing():
             raise ClientDisconnected
+        if self._phase is _OPEN:
+            self._room = _SENT
 
     # What the client sends
 
@@ -488,18 +500,22 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._on_other(kind, frame)
 
     def _enqueue(self, message: dict[str, Any], size: int) -> None:
-        text = message.get("text")
-        if text is not None and not text.isascii():
-            held = sys.getsizeof(text)
-            if held > size + _WIDE:
-                # One character takes as much as each of the others does.
-                message = {_UTF_8: text.encode()}
-            else:
-                size = held
         self._queue.append(message)
         self._waiting += size + _OF_EACH
-        if self._waiting > _WAITING and not self._is_paused:
+        if self._waiting > _WAITING:
+            self._fall_behind(message.get("text"), size)
+
+    def _fall_behind(self, text: str | None, size: int) -> None:
+        """Read no more, and keep the last message in `size` bytes if its text takes many more.
+
+        One character takes as much as each of the others does: up to four bytes. What has come
+        before was not looked at, and holds four times `_WAITING` at most.
+        """
+        if not self._is_paused:
             self._pause_reading()
+        if text is not None and not text.isascii() and sys.getsizeof(text) > size + _WIDE:
+            self._queue[-1] = {_UTF_8: text.encode()}
+            self._is_wide = True
 
     def _on_control(self, kind: Any, frame: WSFrame) -> None:
         if kind is PING:
@@ -594,6 +610,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         self._write(close_frame(code, reason))
         self._disconnect(code, reason)
         self._phase = _Phase.CLOSING
+        self._room = 0
         self._resume_reading()
         self._set_timer(_CLOSE_TIMEOUT, self.transport.abort)
 
@@ -624,6 +641,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         """Tell the application, which hears of it once."""
         self._is_plain = False
         self._phase = _Phase.ENDED
+        self._room = 0
         self._parts = bytearray()
         self._kind = self._decoder = None
         self._stop_timers()
@@ -635,6 +653,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
     def _finish(self, *, lingers: bool = False) -> None:
         """End TCP, when everything has been sent."""
         self._phase = _Phase.ENDED
+        self._room = 0
         transport = self.transport
         if lingers and not transport.is_closing():
             # A socket that is closed with data unread is reset, and the client may not come to read
@@ -661,6 +680,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         if self._phase < _Phase.CLOSING:
             self._disconnect(CloseCode.ABNORMAL_CLOSURE)
         self._phase = _Phase.LOST
+        self._room = 0
         self._stop_timers()
         self._release()
 
@@ -720,6 +740,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._blocked = asyncio.Event()
+        self._room = 0
 
     def resume_writing(self) -> None:
         pong, self._late_pong = self._late_pong, b""

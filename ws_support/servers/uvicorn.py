@@ -7,11 +7,13 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any, ClassVar, Final
 
 from ws_support.conf import Options
 from ws_support.servers.base import Plan, how_to_install, lack
+from ws_support.servers.limits import HEAD_TIMEOUT
 from ws_support.servers.listening import BACKLOG
 from ws_support.servers.stopping import Stop
 from ws_support.servers.workers import SocketServer
@@ -108,6 +110,12 @@ class Uvicorn(SocketServer):
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                 # Uvicorn 0.54 waits for the lifespan, also when it is told to stop meanwhile.
                 self.starting = asyncio.current_task()
+                if plan.certfile is not None:
+                    # asyncio waits 60 s for a handshake of TLS, and Uvicorn has no setting.
+                    loop: Any = asyncio.get_running_loop()
+                    loop.create_server = partial(
+                        loop.create_server, ssl_handshake_timeout=HEAD_TIMEOUT
+                    )
                 try:
                     await super().startup(sockets)
                 except asyncio.CancelledError:

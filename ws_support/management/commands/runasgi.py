@@ -68,10 +68,8 @@ class Command(BaseCommand):
         name = given["server"] or _server_with(plan.protocol)
         server = _named(name, plan) if name else self._best(plan)
         processes = f", {plan.workers} processes" if plan.workers > 1 else ""
-        self.stdout.write(f"{server.title} {server.version} at {plan.address}{processes}")
-        self.stdout.write(summary(plan.options, _lines(server, plan)))
-        # Else it stays in here while the server runs, when the output is no terminal.
-        self.stdout.flush()
+        self._say(f"{server.title} {server.version} at {plan.address}{processes}")
+        self._say(summary(plan.options, _lines(server, plan)))
         _allow_many_connections()
         try:
             server.run(plan)
@@ -79,6 +77,13 @@ class Command(BaseCommand):
             raise CommandError(f"Cannot listen at {plan.address}: {error}.") from error
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
+
+    def _say(self, text: str) -> None:
+        # A disk that is full, or a pipe that nobody reads, keeps no server from serving.
+        with suppress(OSError):
+            self.stdout.write(text)
+            # Else it stays in here while the server runs, when the output is no terminal.
+            self.stdout.flush()
 
     def _best(self, plan: Plan) -> ASGIServer:
         """The first that is installed and can do what is asked for."""
@@ -88,7 +93,7 @@ class Command(BaseCommand):
             refusals = list(server.refusals(plan))
             if not refusals:
                 names = ", ".join(each.name for each in installed)
-                self.stdout.write(
+                self._say(
                     f"Of the servers that are installed ({names}), {server.name} is the best for"
                     f" this: {server.merit}. For another: --server."
                 )

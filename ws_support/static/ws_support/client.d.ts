@@ -21,7 +21,7 @@ export interface Options {
   /** Attempts in a row after which it is given up. Default: `Infinity`. */
   maxAttempts?: number;
 
-  /** The same for a connection that was never open: the server may refuse this page. Default: 5. */
+  /** The same for a connection that was never open: the server may refuse this page. Attempts while the browser is offline do not count. Default: 5. */
   maxFirstAttempts?: number;
 
   /** After which an attempt that is neither open nor refused counts as failed. Default: 10,000. */
@@ -159,7 +159,7 @@ export class ReliableWebSocket extends EventTarget implements WebSocket {
    */
   send(data: Data): void;
 
-  /** Close for good. Messages that wait for a connection are dropped. */
+  /** Close for good, within 10 s. Messages that wait for a connection are dropped. */
   close(code?: number, reason?: string): void;
 
   /** Do not wait any longer before the next attempt. */

@@ -31,6 +31,7 @@ const NO_STATUS = 1005;
 const ABNORMAL_CLOSURE = 1006;
 const TIMEOUT = 3008;
 
+const CLOSE_TIMEOUT = 10_000; // milliseconds
 const MAX_UNANSWERED = 16;
 const MIN_TICK = 10; // milliseconds
 const MAX_DELAY = 2 ** 31 - 1; // of setTimeout
@@ -140,7 +141,10 @@ export class ReliableWebSocket extends EventTarget {
     if (this.#canSend()) {
       this.#sentAt = performance.now();
       this.#socket.send(data);
-    } else if (this.#options.queue) {
+      return;
+    }
+    if (this.#readyState === ReliableWebSocket.OPEN) this.#limitClosing();
+    if (this.#options.queue) {
       const { maxQueue } = this.#options;
       if (this.#queue.length >= maxQueue) {
         throw new DOMException(
@@ -152,15 +156,17 @@ export class ReliableWebSocket extends EventTarget {
     }
   }
 
-  /** Close for good. Messages that wait for a connection are dropped. */
+  /** Close for good, within 10 s. Messages that wait for a connection are dropped. */
   close(code, reason) {
     checkClose(code, reason);
     if (this.#readyState > ReliableWebSocket.OPEN) return;
     this.#queue = [];
-    this.#stopHeartbeat();
+    // Replies that are under way are still not for the page.
+    clearTimeout(this.#heartbeatTimer);
     if (this.#socket) {
       this.#readyState = ReliableWebSocket.CLOSING;
-      clearTimeout(this.#timer);
+      this.#clearTimer();
+      this.#limitClosing();
       this.#socket.close(...(code === undefined ? [] : [code, reason ?? ""]));
       return;
     }
@@ -241,7 +247,7 @@ export class ReliableWebSocket extends EventTarget {
 
   #handleOpen() {
     if (this.#readyState === ReliableWebSocket.CLOSING) return;
-    clearTimeout(this.#timer);
+    this.#clearTimer();
     const { signal } = this.#attempt;
     const isBack = this.#hasOpened;
     const attempts = this.#attempts;
@@ -299,7 +305,9 @@ export class ReliableWebSocket extends EventTarget {
       // A server that accepts and closes at once is not asked more often than one that is away.
       if (now - this.#openedAt >= backoff()) this.#attempts = 0;
     }
-    if (this.#attempts >= (this.#hasOpened ? maxAttempts : Math.min(maxAttempts, maxFirstAttempts))) {
+    // Without a network, no server has refused this page.
+    const mayBeRefused = !this.#hasOpened && globalThis.navigator?.onLine !== false;
+    if (this.#attempts >= (mayBeRefused ? Math.min(maxAttempts, maxFirstAttempts) : maxAttempts)) {
       this.#finish({ code, reason, error }, wasClean);
       return;
     }
@@ -329,13 +337,28 @@ export class ReliableWebSocket extends EventTarget {
     this.#socket?.close();
     this.#socket = null;
     this.#isWaiting = false;
-    clearTimeout(this.#timer);
+    this.#clearTimer();
     this.#stopHeartbeat();
+  }
+
+  #clearTimer() {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  /** Do not wait for the end of TCP, or of what is not sent yet, as long as the other side likes. */
+  #limitClosing() {
+    this.#timer ??= setTimeout(() => {
+      const reason = `Not closed within ${CLOSE_TIMEOUT} ms`;
+      this.#handleClose({ code: ABNORMAL_CLOSURE, reason, wasClean: false });
+    }, CLOSE_TIMEOUT);
   }
 
   /** The network is back, or the page is in sight again. */
   #wake = ({ type }) => {
     if (type === "visibilitychange" && document.visibilityState === "hidden") return;
+    // What has failed before says nothing of the server: the attempt that follows is the first.
+    if (type === "online") this.#attempts = Math.min(this.#attempts, 1);
     this.reconnect();
     if (this.#readyState === ReliableWebSocket.OPEN && this.#heartbeatTimer) this.#beat(true);
   };
@@ -373,9 +396,13 @@ export class ReliableWebSocket extends EventTarget {
       this.#lose({ code: ABNORMAL_CLOSURE, reason });
       return;
     }
+    if (!this.#canSend()) {
+      this.#limitClosing();
+      return;
+    }
     const isDue = now >= this.#sentAt + interval;
     const isSilent = isAtOnce || now >= this.#receivedAt + interval;
-    if ((isDue || (isSilent && askedAt === Infinity)) && this.#canSend()) {
+    if (isDue || (isSilent && askedAt === Infinity)) {
       this.#socket.send(message);
       this.#sentAt = now;
       this.#unanswered.push(now);
@@ -495,11 +522,14 @@ function absolute(url) {
 
 /** The data as it is now: a buffer may be changed before there is a connection. */
 function copied(data) {
-  if (data instanceof ArrayBuffer) return data.slice(0);
+  // By name: an object of a frame is an instance of no class of this page.
+  const kind = Object.prototype.toString.call(data).slice("[object ".length, -1);
+  if (kind === "ArrayBuffer") return data.slice(0);
   if (ArrayBuffer.isView(data)) {
-    return data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength);
+    // Not `data.buffer.slice()`: of memory that is shared it is shared, too, and cannot be sent.
+    return new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice().buffer;
   }
-  return data instanceof Blob ? data : String(data);
+  return kind === "Blob" || kind === "File" ? data : String(data);
 }
 
 function byteSize(data) {

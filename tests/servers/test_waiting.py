@@ -1,0 +1,39 @@
+"""Messages that wait for the application."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+
+from ws_support.servers.daphne_flow import MAX_SIZE, ReceiveQueue
+from ws_support.servers.waiting import packed, size, unpacked
+
+
+@pytest.mark.parametrize("text", ["", "x", "é" * 2**20, "x" * 2**20, "x" * 10 + "𝄞", "𝄞" * 1000])
+def test_text_that_takes_little_more_than_it_has_characters_waits_as_it_is(text):
+    message = {"type": "websocket.receive", "text": text}
+    assert packed(message) is message
+    assert unpacked(message) is message
+    assert size(message) == len(text)
+
+
+@pytest.mark.parametrize("one", ["€", "𝄞"])
+def test_text_that_is_wide_for_the_sake_of_one_character_waits_as_utf_8(one):
+    message = {"type": "websocket.receive", "text": "x" * 2**20 + one}
+    (held,) = packed(message).values()
+    assert sys.getsizeof(held) < 1.01 * 2**20
+    assert size(packed(message)) == len(held)
+    assert unpacked(packed(message)) == message
+
+
+async def test_the_queue_of_daphne_holds_wide_text_as_utf_8():
+    emptied = asyncio.Event()
+    queue = ReceiveQueue(emptied.set)
+    message = {"type": "websocket.receive", "text": "x" * MAX_SIZE + "𝄞", "bytes": None}
+    queue.put_nowait(message)
+    assert queue.is_full
+    assert (await queue.get())["text"] == message["text"]
+    assert not queue.is_full
+    await emptied.wait()
