@@ -8,7 +8,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ws_support.origins import OriginRules, PatternError, WildcardError, parse_origin
+from ws_support._protocol.origins import (
+    OriginRules,
+    PatternError,
+    WildcardError,
+    parse_origin,
+)
 
 labels = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
 # A last label of digits makes it an IP address.

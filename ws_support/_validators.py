@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, TypeAlias
 
-from ws_support.origins import OriginRules, PatternError, WildcardError
+from ws_support._protocol.origins import OriginRules, PatternError, WildcardError
 
 Validator: TypeAlias = Callable[[object], "Iterator[Problem]"]
 

@@ -17,6 +17,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
+from ws_support._protocol.origins import OriginRules
 from ws_support._validators import (
     LISTS,
     Problem,
@@ -30,7 +31,6 @@ from ws_support._validators import (
     short,
     text,
 )
-from ws_support.origins import OriginRules
 
 
 class FromSettings(Enum):

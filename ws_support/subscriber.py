@@ -11,8 +11,8 @@ from inspect import iscoroutine
 from types import coroutine
 from typing import Any, Final, Protocol
 
+from ws_support._protocol.frames import message_frame
 from ws_support.closing import CloseCode
-from ws_support.frames import message_frame
 
 logger = logging.getLogger("ws_support.broadcast")
 

@@ -12,8 +12,8 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["ws_support.servers"]):
+    import ws_support._protocol.handshake
     import ws_support.servers.picows
-    import ws_support.servers.picows_handshake
     import ws_support.servers.picows_parser
     import ws_support.servers.uvicorn_http  # noqa: F401
 

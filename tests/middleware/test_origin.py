@@ -13,10 +13,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.harness import SERVERS, RawClient, Server
+from ws_support._protocol.origins import parse_origin
 from ws_support.asgi import WebSocketSupport
 from ws_support.consumers import EchoConsumer
 from ws_support.middleware.origin import OriginValidator
-from ws_support.origins import parse_origin
 
 HOSTS = {"localhost", "127.0.0.1", "[::1]"}
 

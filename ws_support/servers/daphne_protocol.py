@@ -25,9 +25,9 @@ from autobahn.websocket.protocol import WebSocketProtocol as AutobahnProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.web.http import RESPONSES
 
+from ws_support._protocol.handshake import Refused, Request
 from ws_support.closing import CloseCode, may_be_sent
 from ws_support.servers.daphne_flow import Leftovers, Outbox, ReceiveQueue
-from ws_support.servers.picows_handshake import Refused, Request
 
 logger = logging.getLogger("ws_support.daphne")
 

@@ -15,7 +15,7 @@ from wsproto.events import CloseConnection, Message, Ping
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError
 
-from ws_support.servers import picows_handshake as handshakes
+from ws_support._protocol import handshake as handshakes
 from ws_support.servers.hypercorn_deflate import Deflate, agree
 
 logger = logging.getLogger("ws_support.servers")

@@ -33,8 +33,7 @@ from uvicorn.protocols.utils import (
 )
 from uvicorn.server import ServerState
 
-from ws_support.closing import CloseCode, may_be_sent
-from ws_support.frames import (
+from ws_support._protocol.frames import (
     BINARY_HEADS,
     TEXT_HEADS,
     close_frame,
@@ -43,7 +42,7 @@ from ws_support.frames import (
     ping_frame,
     pong_frame,
 )
-from ws_support.servers.picows_handshake import (
+from ws_support._protocol.handshake import (
     Headers,
     Refused,
     Request,
@@ -51,6 +50,7 @@ from ws_support.servers.picows_handshake import (
     refusal,
     response,
 )
+from ws_support.closing import CloseCode, may_be_sent
 from ws_support.servers.picows_parser import (
     BINARY,
     CLOSE,

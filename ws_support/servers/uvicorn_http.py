@@ -13,8 +13,8 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ws_support._protocol.handshake import refusal
 from ws_support.servers.limits import HEAD_TIMEOUT, MAX_HEAD, MAX_HEADERS
-from ws_support.servers.picows_handshake import refusal
 
 logger = logging.getLogger("ws_support.servers")
 

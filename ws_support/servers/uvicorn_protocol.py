@@ -13,7 +13,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 from websockets.protocol import State
 
-from ws_support.servers.picows_handshake import Refused, Request, refusal
+from ws_support._protocol.handshake import Refused, Request, refusal
 
 if TYPE_CHECKING:
     from websockets.http11 import Request as WebSocketsRequest
