@@ -245,7 +245,7 @@ def test_routes_that_are_guarded_at_one_place_and_not_at_another_are_warned_of(s
 
 
 def test_an_application_without_end_is_looked_at_for_a_while(serve, monkeypatch):
-    monkeypatch.setattr("ws_support.project._MAX_NODES", 100)
+    monkeypatch.setattr("ws_support._project._MAX_NODES", 100)
     made = []
 
     class Endless:

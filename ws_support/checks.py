@@ -12,8 +12,13 @@ from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
 
 from ws_support import conf
+from ws_support._project import (
+    Node,
+    is_unguarded,
+    load_application,
+    websocket_parts,
+)
 from ws_support.hub import is_between_processes
-from ws_support.project import Node, is_unguarded, load_application, websocket_parts
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:

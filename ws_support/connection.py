@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from channels.exceptions import StopConsumer
 
-from ws_support import logs
+from ws_support import _logging
+from ws_support._asyncio import cancelled_by_others
 from ws_support.away import Pauses, is_away, is_idle, log_away
 from ws_support.closing import (
     ClientGone,
@@ -29,7 +30,6 @@ from ws_support.lookout import Lookout
 from ws_support.middleware.client_errors import mark_as_logged
 from ws_support.middleware.heartbeat import TURN, Watch
 from ws_support.subscriber import Subscriber, server_of
-from ws_support.tasks import cancelled_by_others
 
 logger = logging.getLogger("ws_support.connection")
 
@@ -388,7 +388,7 @@ class Connection:
             " path %.200a. With cancel_on_disconnect = False the consumer finishes first.",
             max(unread, 0),
             self._scope["path"],
-            extra=logs.fields(self._scope, code=self._left.get("code")),
+            extra=_logging.fields(self._scope, code=self._left.get("code")),
         )
         self._interrupt(self._left)
 
@@ -402,7 +402,7 @@ class Connection:
             task.get_name(),
             error,
             self._scope["path"],
-            extra=logs.fields(self._scope),
+            extra=_logging.fields(self._scope),
             exc_info=error,
         )
         mark_as_logged(error)
@@ -516,7 +516,7 @@ class Connection:
                     "disconnect() raised, too: path %.200a.",
                     self._scope["path"],
                     exc_info=failure,
-                    extra=logs.fields(self._scope),
+                    extra=_logging.fields(self._scope),
                 )
             error = error or failure
         finally:
@@ -538,7 +538,7 @@ class Connection:
             " %.200a.",
             _LAST_TIMEOUT,
             self._scope["path"],
-            extra=logs.fields(self._scope),
+            extra=_logging.fields(self._scope),
         )
         self._task.cancel()
 
@@ -565,7 +565,7 @@ class Connection:
                 await asyncio.wait_for(self._say_last_words(), _CLOSE_TIMEOUT)
             except Exception as unsaid:
                 # Servers differ in what they raise when the connection has ended meanwhile.
-                logger.debug("Not sent: %r", unsaid, extra=logs.fields(self._scope))
+                logger.debug("Not sent: %r", unsaid, extra=_logging.fields(self._scope))
 
     async def _let_go(self) -> None:
         try:
@@ -596,7 +596,7 @@ class Connection:
                     task.get_name(),
                     _STOP_TIMEOUT,
                     self._scope["path"],
-                    extra=logs.fields(self._scope),
+                    extra=_logging.fields(self._scope),
                 )
 
 

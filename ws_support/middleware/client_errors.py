@@ -12,7 +12,7 @@ from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from channels.routing import URLRouter
 from django.urls.exceptions import Resolver404
 
-from ws_support import logs
+from ws_support import _logging
 from ws_support.closing import UNANSWERED, CloseCode, InvalidMessage, is_served
 from ws_support.middleware.refusal import answer, refuse
 
@@ -36,7 +36,7 @@ async def handle_client_error(
             "Closed for an invalid message: %.200a, path %.200a.",
             str(error),
             scope["path"],  # type: ignore[typeddict-item]  # Consumers raise it, for WebSockets.
-            extra=logs.fields(scope),
+            extra=_logging.fields(scope),
         )
         return True
     if isinstance(error, (ValueError, Resolver404)) and _raised_by_router(error.__traceback__):
@@ -66,7 +66,7 @@ async def handle_error(error: Exception, scope: Any, send: ASGISendCallable) -> 
             error,
             scope["path"],
             exc_info=error,
-            extra=logs.fields(scope, code=CloseCode.INTERNAL_ERROR),
+            extra=_logging.fields(scope, code=CloseCode.INTERNAL_ERROR),
         )
         mark_as_logged(error)
     if not is_served(scope):

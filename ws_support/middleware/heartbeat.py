@@ -23,7 +23,9 @@ from asgiref.typing import (
 from channels.exceptions import StopConsumer
 from channels.utils import await_many_dispatch
 
-from ws_support import farewell, logs
+from ws_support import _logging, farewell
+from ws_support._asgi import check_accept
+from ws_support._asyncio import cancelled_by_others
 from ws_support.closing import (
     UNANSWERED,
     ClientGone,
@@ -33,10 +35,8 @@ from ws_support.closing import (
     is_served,
 )
 from ws_support.conf import FROM_SETTINGS, FromSettings, MiddlewareOptions, Options
-from ws_support.handshake import check_accept
 from ws_support.inbox import Inbox
 from ws_support.signals import connected, disconnected, rejected
-from ws_support.tasks import cancelled_by_others
 
 logger = logging.getLogger("ws_support.heartbeat")
 
@@ -441,7 +441,7 @@ class Watch:
         farewell.here.accepted(self)
         self._start_timer()
         if logger.isEnabledFor(logging.INFO):
-            extra = logs.fields(self._scope)
+            extra = _logging.fields(self._scope)
             logger.info("Connected: path %.200a.", self._scope["path"], extra=extra)
         await connected.asend_robust(None, scope=self._scope)
 
@@ -462,19 +462,19 @@ class Watch:
                 self._code,
                 duration,
                 self._scope["path"],
-                extra=logs.fields(self._scope, code=self._code, duration=duration),
+                extra=_logging.fields(self._scope, code=self._code, duration=duration),
             )
         await disconnected.asend_robust(
             None, scope=self._scope, code=self._code, reason=self._reason, duration=duration
         )
 
     async def _report_refusal(self, status: int) -> None:
-        origin = logs.fields(self._scope)["origin"]
+        origin = _logging.fields(self._scope)["origin"]
         logger.info(
             "Refused with %d by the application: path %.200a.",
             status,
             self._scope["path"],
-            extra=logs.fields(self._scope),
+            extra=_logging.fields(self._scope),
         )
         await rejected.asend_robust(
             None, scope=self._scope, origin=origin, status=status, rule="application"
@@ -520,7 +520,7 @@ class Watch:
             ' To allow more, raise WS_SUPPORT["HEARTBEAT_INTERVAL"] or the interval of its route.',
             silence,
             self._scope["path"],
-            extra=logs.fields(self._scope, code=self._code),
+            extra=_logging.fields(self._scope, code=self._code),
         )
         if self._listener is not None:
             self._listener.give_up(CloseCode.TIMEOUT, self._reason)
@@ -553,7 +553,9 @@ class Watch:
             await asyncio.wait_for(send(cast(ASGISendEvent, close)), _CLOSE_TIMEOUT)
         except Exception as error:
             # Servers differ in what they raise when the connection has ended meanwhile.
-            logger.debug("The close frame was not sent: %r", error, extra=logs.fields(self._scope))
+            logger.debug(
+                "The close frame was not sent: %r", error, extra=_logging.fields(self._scope)
+            )
 
 
 async def _discard(message: ASGISendEvent) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
-from ws_support import logs
+from ws_support import _logging
 from ws_support.closing import CloseCode
 
 logger = logging.getLogger("ws_support.limits")
@@ -76,7 +76,7 @@ class MessageSizeLimit:
         logger.warning(
             'Closed with 1009: %s. To allow more, raise WS_SUPPORT["MAX_MESSAGE_SIZE"].',
             self._reason,
-            extra=logs.fields(scope, code=CloseCode.MESSAGE_TOO_BIG),
+            extra=_logging.fields(scope, code=CloseCode.MESSAGE_TOO_BIG),
         )
 
     async def _close(self, send: Any) -> Any:

@@ -12,7 +12,7 @@ from urllib.parse import ParseResult
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope, WebSocketScope
 from channels.security.websocket import OriginValidator as ChannelsOriginValidator
 
-from ws_support import logs
+from ws_support import _logging
 from ws_support._protocol.origins import OriginRules, parse_origin
 from ws_support.conf import FROM_SETTINGS, FromSettings, MiddlewareOptions, Options
 from ws_support.middleware.refusal import refuse
@@ -114,7 +114,7 @@ class OriginValidator(ChannelsOriginValidator):
     async def _failed_rule(self, scope: WebSocketScope) -> str | None:
         if self._rules().everybody:
             return None
-        origins = logs.origins(scope)
+        origins = _logging.origins(scope)
         if not origins:
             return None if self._options().allow_missing_origin else "missing"
         if len(origins) > 1:

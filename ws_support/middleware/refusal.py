@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, WebSocketScope
 
-from ws_support import logs
+from ws_support import _logging
 from ws_support.signals import rejected
 
 
@@ -30,7 +30,7 @@ async def refuse(
     with `advice`, which is for the operator and names the setting to change. `rule` is the
     signal's.
     """
-    origins = logs.origins(scope)
+    origins = _logging.origins(scope)
     origin = ", ".join(origins) if origins else None
     # %a: whatever the client wrote stays on one line.
     logger.warning(
@@ -40,7 +40,7 @@ async def refuse(
         origin,
         scope["path"],
         advice,
-        extra=logs.fields(scope),
+        extra=_logging.fields(scope),
     )
     await rejected.asend_robust(None, scope=scope, origin=origin, status=int(status), rule=rule)
     if (await receive())["type"] != "websocket.connect":

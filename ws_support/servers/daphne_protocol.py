@@ -411,7 +411,7 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
         super().onClose(wasClean, code, reason)
 
     def _log_fields(self, code: int | None = None) -> dict[str, Any]:
-        """As `ws_support.logs.fields`, for connections that have no scope yet."""
+        """As `ws_support._logging.fields`, for connections that have no scope yet."""
         address = getattr(self, "client_addr", None)
         return {
             # autobahn's own has the family in front: tcp4:127.0.0.1:4711.
