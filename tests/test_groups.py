@@ -260,7 +260,7 @@ async def test_the_channel_of_a_consumer_that_was_busy_is_given_back_to_redis(re
 async def test_who_came_and_went_while_redis_was_away_leaves_nothing_in_redis(
     redis, using, backend, caplog, monkeypatch
 ):
-    monkeypatch.setattr("ws_support.away._logged_at", None)
+    monkeypatch.setattr("ws_support._topics.outages._logged_at", None)
     async with using(backend) as layer, connected(Added.as_asgi()) as stays:
         async with AsyncExitStack() as before:
             for _ in range(10):

@@ -12,11 +12,11 @@ from django.test import override_settings
 
 from tests.test_broadcast import KnownPeer, received
 from tests.test_connection import connected, eventually
+from ws_support._topics.brokers.channel_layer import ChannelLayerBroker
+from ws_support._topics.gaps import Gaps
+from ws_support._topics.registry import TopicRegistry
 from ws_support.broadcast import BroadcastError, broadcast, statistics
 from ws_support.consumers import AsyncWebsocketConsumer
-from ws_support.gaps import Gaps
-from ws_support.hub import Hub
-from ws_support.link import Link
 from ws_support.websocket import websocket_view
 
 BOUND = 10
@@ -179,7 +179,7 @@ class LossyLayer(SlowLayer):
 
 @pytest.fixture
 def lossy(monkeypatch):
-    monkeypatch.setattr("ws_support.hub.Hub._logged_at", None)
+    monkeypatch.setattr("ws_support._topics.registry.TopicRegistry._logged_at", None)
 
     @contextmanager
     def losing():
@@ -332,7 +332,7 @@ async def test_synchronous_code_counts_its_messages_from_call_to_call(monkeypatc
 
 @layer(RecordingLayer)
 async def test_a_topic_that_was_silent_for_the_longest_is_forgotten_and_starts_again(monkeypatch):
-    monkeypatch.setattr("ws_support.publisher._NUMBERED", 2)
+    monkeypatch.setattr("ws_support._topics.brokers.publisher._NUMBERED", 2)
     sent = []
     monkeypatch.setattr(RecordingLayer, "sent", sent)
     for topic in ("one", "two", "one", "three", "one", "two"):
@@ -346,7 +346,7 @@ async def test_a_topic_that_was_silent_for_the_longest_is_forgotten_and_starts_a
 
 
 async def test_who_starts_again_with_a_topic_misses_nothing(lossy, monkeypatch):
-    monkeypatch.setattr("ws_support.publisher._NUMBERED", 1)
+    monkeypatch.setattr("ws_support._topics.brokers.publisher._NUMBERED", 1)
     async with connected(Subscriber.as_asgi()) as peer:
         for number in range(3):
             await broadcast("topic", str(number))
@@ -426,7 +426,7 @@ async def test_what_is_broadcast_before_the_accept_waits_for_it():
         async def connect(self):
             for number in range(50):
                 await broadcast("topic", str(number))
-            (subscriber,) = Hub.of_this_loop()._topics["topic"]
+            (subscriber,) = TopicRegistry.of_this_loop()._topics["topic"]
             await eventually(lambda: len(subscriber._queue) == 50)
             await self.accept()
 
@@ -438,10 +438,10 @@ async def test_what_is_broadcast_before_the_accept_waits_for_it():
 async def test_the_last_one_who_leaves_as_the_layer_goes_away_leaves_nothing_behind(
     steps, monkeypatch
 ):
-    monkeypatch.setattr("ws_support.link._CANCEL_EVERY", 0.05)
+    monkeypatch.setattr("ws_support._topics.brokers.channel_layer._CANCEL_EVERY", 0.05)
     before = asyncio.all_tasks()
     layer = GoingLayer()
-    link = Link(layer, receiver=None)
+    link = ChannelLayerBroker(layer, receiver=None)
     await link.join("topic")
     await asyncio.sleep(0.01)
     layer.goes()

@@ -46,7 +46,7 @@ class FailingLayer(InMemoryChannelLayer):
 
 @pytest.fixture
 def failing(monkeypatch):
-    monkeypatch.setattr("ws_support.away.Pauses.next", lambda self: 0)
+    monkeypatch.setattr("ws_support._topics.outages.Pauses.next", lambda self: 0)
     backend = {"BACKEND": f"{__name__}.FailingLayer"}
     with override_settings(CHANNEL_LAYERS={"default": backend}):
         yield get_channel_layer()
@@ -63,7 +63,7 @@ async def test_a_redis_that_answers_with_an_error_is_away_and_the_socket_stays_o
 
 
 async def test_a_socket_stays_open_while_redis_is_a_replica(redis, monkeypatch, caplog):
-    monkeypatch.setattr("ws_support.away._logged_at", None)
+    monkeypatch.setattr("ws_support._topics.outages._logged_at", None)
     with override_settings(CHANNEL_LAYERS=redis.layers()):
         consumer = Hears()
         async with connected(consumer) as peer:

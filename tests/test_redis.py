@@ -19,8 +19,8 @@ from tests.project.live import Prices
 from tests.redis import CORE, PUBSUB, Redis
 from tests.test_broadcast import asked, subscribed, tell
 from tests.test_connection import connected
+from ws_support._topics.brokers.channel_layer import group_of
 from ws_support.broadcast import broadcast
-from ws_support.link import group_of
 
 
 @pytest.fixture(scope="module", params=[CORE, PUBSUB], ids=["core", "pubsub"])
@@ -216,7 +216,7 @@ def test_who_has_missed_messages_that_redis_has_lost_is_closed_with_1013(redis, 
 async def test_a_message_that_is_not_ours_is_named_and_is_no_outage(
     redis, caplog, monkeypatch, message
 ):
-    monkeypatch.setattr("ws_support.away.Strangers._logged_at", None)
+    monkeypatch.setattr("ws_support._topics.outages.Strangers._logged_at", None)
     with override_settings(CHANNEL_LAYERS=redis.layers()):
         async with connected(Prices.as_asgi()) as peer:
             layer = get_channel_layer()
@@ -232,7 +232,7 @@ async def test_a_message_that_is_not_ours_is_named_and_is_no_outage(
 
 
 async def test_bytes_in_redis_that_nobody_can_read_are_no_outage(redis, caplog, monkeypatch):
-    monkeypatch.setattr("ws_support.away.Strangers._logged_at", None)
+    monkeypatch.setattr("ws_support._topics.outages.Strangers._logged_at", None)
     with override_settings(CHANNEL_LAYERS=redis.layers()):
         async with connected(Prices.as_asgi()) as peer:
             await broadcast("prices", "1.07")

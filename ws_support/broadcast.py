@@ -19,9 +19,9 @@ from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
 
-from ws_support.hub import Hub, Statistics, statistics
-from ws_support.link import LayerError
-from ws_support.topics import checked_topic, json_of, message_of
+from ws_support._topics.brokers.channel_layer import LayerError
+from ws_support._topics.messages import checked_topic, json_of, message_of
+from ws_support._topics.registry import Statistics, TopicRegistry, statistics
 
 __all__ = ["BroadcastError", "Statistics", "broadcast", "broadcast_json", "statistics"]
 
@@ -43,7 +43,7 @@ async def broadcast(topic: str, message: str | bytes) -> None:
     """
     topic, content = checked_topic(topic), message_of(message)
     try:
-        await Hub.of_this_loop().publish(topic, content)
+        await TopicRegistry.of_this_loop().publish(topic, content)
     except LayerError as error:
         raise _broadcast_error(topic, error) from error
 
@@ -64,7 +64,7 @@ async def count_takers(topic: str, message: str | bytes, wait: float) -> int:
     say within `wait` seconds that they have taken it."""
     topic, content = checked_topic(topic), message_of(message)
     try:
-        return await Hub.of_this_loop().count_takers(topic, content, wait)
+        return await TopicRegistry.of_this_loop().count_takers(topic, content, wait)
     except LayerError as error:
         raise _broadcast_error(topic, error) from error
 

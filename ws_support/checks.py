@@ -18,7 +18,7 @@ from ws_support._project import (
     load_application,
     websocket_parts,
 )
-from ws_support.hub import is_between_processes
+from ws_support._topics.registry import is_between_processes
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:

@@ -14,7 +14,14 @@ from channels.exceptions import StopConsumer
 
 from ws_support import _logging
 from ws_support._asyncio import cancelled_by_others
-from ws_support.away import Pauses, is_away, is_idle, log_away
+from ws_support._topics.outages import (
+    Pauses,
+    is_away,
+    is_idle,
+    log_away,
+)
+from ws_support._topics.registry import TopicRegistry
+from ws_support._topics.subscriber import Subscriber, server_of
 from ws_support.closing import (
     ClientGone,
     CloseCode,
@@ -24,12 +31,10 @@ from ws_support.closing import (
     is_served,
 )
 from ws_support.conf import get_options
-from ws_support.hub import Hub
 from ws_support.inbox import Inbox
 from ws_support.lookout import Lookout
 from ws_support.middleware.client_errors import mark_as_logged
 from ws_support.middleware.heartbeat import TURN, Watch
-from ws_support.subscriber import Subscriber, server_of
 
 logger = logging.getLogger("ws_support.connection")
 
@@ -186,11 +191,11 @@ class Connection:
             self._subscriber = Subscriber(self, get_options().broadcast_queue)
             if self._is_accepted:
                 self._subscriber.begin()
-        await Hub.of_this_loop().subscribe(topic, self._subscriber)
+        await TopicRegistry.of_this_loop().subscribe(topic, self._subscriber)
 
     async def unsubscribe(self, topic: str) -> None:
         if self._subscriber is not None:
-            await Hub.of_this_loop().unsubscribe(topic, self._subscriber)
+            await TopicRegistry.of_this_loop().unsubscribe(topic, self._subscriber)
 
     @property
     def is_open(self) -> bool:
@@ -570,7 +575,7 @@ class Connection:
     async def _let_go(self) -> None:
         try:
             if self._subscriber is not None:
-                await Hub.of_this_loop().leave_all(self._subscriber)
+                await TopicRegistry.of_this_loop().leave_all(self._subscriber)
         finally:
             await self._stop(*(self._background or ()))
 

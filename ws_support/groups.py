@@ -12,8 +12,19 @@ from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from ws_support.away import Strangers, is_away, is_malformed, log_away
-from ws_support.link import TIMEOUT, LayerError, LayerOutage, cancelled, within
+from ws_support._topics.brokers.channel_layer import (
+    TIMEOUT,
+    LayerError,
+    LayerOutage,
+    cancelled,
+    within,
+)
+from ws_support._topics.outages import (
+    Strangers,
+    is_away,
+    is_malformed,
+    log_away,
+)
 
 logger = logging.getLogger("ws_support.channel_layer")
 

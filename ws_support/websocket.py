@@ -14,6 +14,7 @@ from channels.exceptions import StopConsumer
 from django.core.serializers.json import DjangoJSONEncoder
 
 from ws_support._asgi import check_accept
+from ws_support._topics.messages import checked_topic, json_of, message_of
 from ws_support.closing import (
     ClientGone,
     CloseCode,
@@ -25,7 +26,6 @@ from ws_support.closing import (
 )
 from ws_support.connection import Connection
 from ws_support.database import OldConnections
-from ws_support.topics import checked_topic, json_of, message_of
 
 __all__ = ["ConnectionClosed", "WebSocket", "WebSocketView", "websocket_view"]
 

@@ -8,8 +8,8 @@ from channels.layers import get_channel_layer
 
 from ws_support import conf
 from ws_support._project import has_unguarded_routes
+from ws_support._topics.registry import is_between_processes
 from ws_support.conf import Options
-from ws_support.hub import is_between_processes
 
 
 def summary(options: Options, differences: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, ClassVar, Final
 from weakref import ref
 
-from ws_support.link import (
+from ws_support._topics.brokers.channel_layer import (
     PUBLISHED,
     LayerOutage,
     cancelled,

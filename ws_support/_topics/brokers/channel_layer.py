@@ -12,8 +12,8 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, Protocol, TypeVar
 
-from ws_support.away import Strangers, is_away, is_malformed
-from ws_support.gaps import Gaps
+from ws_support._topics.gaps import Gaps
+from ws_support._topics.outages import Strangers, is_away, is_malformed
 
 logger = logging.getLogger("ws_support.broadcast")
 
@@ -64,7 +64,7 @@ class Receiver(Protocol):
         """Hear that so many messages were lost."""
 
 
-class Link:
+class ChannelLayerBroker:
     """A channel in `layer`, which is in one group for each topic that was joined.
 
     `_memberships` is what the layer ought to know. It is told with each `join()` and `leave()`,

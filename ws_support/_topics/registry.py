@@ -19,11 +19,16 @@ from channels.layers import (
 )
 from django.core.signals import request_started
 
+from ws_support._topics.brokers.channel_layer import MOMENT, ChannelLayerBroker
+from ws_support._topics.brokers.publisher import Publisher
+from ws_support._topics.messages import check_subscriptions
+from ws_support._topics.subscriber import (
+    FILLING,
+    FULL,
+    Published,
+    Subscriber,
+)
 from ws_support.conf import get_options
-from ws_support.link import MOMENT, Link
-from ws_support.publisher import Publisher
-from ws_support.subscriber import FILLING, FULL, Published, Subscriber
-from ws_support.topics import check_subscriptions
 
 logger = logging.getLogger("ws_support.broadcast")
 
@@ -53,7 +58,7 @@ class Statistics:
     """Those messages: the channel layer had taken them, and did not keep them."""
 
 
-class Hub:
+class TopicRegistry:
     """The topics of one event loop.
 
     With a channel layer between processes, messages go through it, also those for subscribers of
@@ -72,12 +77,12 @@ class Hub:
         if is_between_processes():
             self._layer = _own_layer()
             self._publisher = Publisher(self._layer)
-        self._link: Link | None = None
+        self._link: ChannelLayerBroker | None = None
         # asyncio itself refers to its tasks only weakly.
         self._leaving: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def of_this_loop(cls) -> Hub:
+    def of_this_loop(cls) -> TopicRegistry:
         loop = asyncio.get_running_loop()
         try:
             return _hubs[loop]
@@ -97,7 +102,7 @@ class Hub:
         subscriber.topics.add(topic)
         if self._layer is not None:
             if self._link is None:
-                self._link = Link(self._layer, self)
+                self._link = ChannelLayerBroker(self._layer, self)
             await self._link.join(topic)
 
     async def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
@@ -149,27 +154,27 @@ class Hub:
             if state == FILLING:
                 is_filling = True
             elif state == FULL:
-                Hub.dropped += 1
+                TopicRegistry.dropped += 1
                 subscriber.drop(topic)
         return is_filling
 
     def miss(self, topic: str, count: int) -> None:
         """Close the connections of all subscribers: `count` messages were lost on the way here."""
-        Hub.lost += count
+        TopicRegistry.lost += count
         subscribers = [each for each in self._topics.get(topic, ()) if each.is_open]
         for subscriber in subscribers:
             subscriber.miss()
-        Hub.dropped += len(subscribers)
+        TopicRegistry.dropped += len(subscribers)
         now = monotonic()
-        if Hub._logged_at is None or now - Hub._logged_at >= _LOG_EVERY:
-            Hub._logged_at = now
+        if TopicRegistry._logged_at is None or now - TopicRegistry._logged_at >= _LOG_EVERY:
+            TopicRegistry._logged_at = now
             logger.error(
                 "Messages are lost: %d under the topic %.100a (%d in this process until now). More"
                 " were waiting for this process than the channel layer keeps, its capacity of %s,"
                 " or for longer than its expiry. Closed with 1013, to ask again: %d connections.",
                 count,
                 topic,
-                Hub.lost,
+                TopicRegistry.lost,
                 getattr(self._layer, "capacity", "Redis"),
                 len(subscribers),
             )
@@ -253,9 +258,9 @@ def statistics() -> Statistics:
     return Statistics(
         topics=sum(len(hub._topics) for hub in hubs),
         subscriptions=sum(len(each) for hub in hubs for each in list(hub._topics.values())),
-        dropped=Hub.dropped,
-        lost=Hub.lost,
+        dropped=TopicRegistry.dropped,
+        lost=TopicRegistry.lost,
     )
 
 
-_hubs: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Hub]] = WeakKeyDictionary()
+_hubs: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, TopicRegistry]] = WeakKeyDictionary()

@@ -1,0 +1,1 @@
+"""Topics, their subscribers in this process, and the brokers between processes."""
