@@ -171,9 +171,9 @@ def layers():
 @pytest.fixture
 def impatient(monkeypatch):
     """A handler takes long at once, and ten seconds pass in a moment."""
-    monkeypatch.setattr("ws_support.lookout.LOOK_EVERY", 0.01)
-    monkeypatch.setattr("ws_support.connection._LAST_TIMEOUT", 0.2)
-    monkeypatch.setattr("ws_support.connection._STOP_TIMEOUT", 0.1)
+    monkeypatch.setattr("ws_support._connection.watchdog.LOOK_EVERY", 0.01)
+    monkeypatch.setattr("ws_support._connection.connection._LAST_TIMEOUT", 0.2)
+    monkeypatch.setattr("ws_support._connection.connection._STOP_TIMEOUT", 0.1)
 
 
 # The order of messages.

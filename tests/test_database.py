@@ -19,8 +19,8 @@ from django.db import connections, transaction
 from websockets.exceptions import ConnectionClosed
 
 from tests.harness import BOUND, free_port, running, until
-from ws_support import database
-from ws_support.database import OldConnections
+from ws_support._connection import database
+from ws_support._connection.database import OldConnections
 
 OURS = ["ws_support", "ws_support-with-dispatch", "ws_support-view"]
 BASES = ["channels", *OURS]

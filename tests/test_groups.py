@@ -14,9 +14,9 @@ from django.utils.module_loading import import_string
 from tests.harness import until
 from tests.redis import CORE, PUBSUB
 from tests.test_connection import connected, eventually
+from ws_support._connection.groups import Groups
+from ws_support._connection.queue import MAX_MESSAGES
 from ws_support.consumers import AsyncWebsocketConsumer
-from ws_support.groups import Groups
-from ws_support.inbox import MAX_MESSAGES
 
 
 class Hears(AsyncWebsocketConsumer):
@@ -346,7 +346,7 @@ class LayerThatHangs(InMemoryChannelLayer):
 @pytest.fixture
 def hasty(monkeypatch):
     """Look often."""
-    monkeypatch.setattr("ws_support.groups._LOOK_EVERY", 0.01)
+    monkeypatch.setattr("ws_support._connection.groups._LOOK_EVERY", 0.01)
 
 
 async def test_who_leaves_does_not_wait_for_a_layer_that_hangs(hasty, monkeypatch):
@@ -384,7 +384,7 @@ async def test_a_consumer_that_is_cancelled_while_it_leaves_leaves_all_the_same(
 
 
 async def test_groups_that_could_not_be_left_are_remembered_up_to_a_limit(hasty, monkeypatch):
-    monkeypatch.setattr("ws_support.groups._MAX_LEFT", 2)
+    monkeypatch.setattr("ws_support._connection.groups._MAX_LEFT", 2)
     layer = LayerThatGoesAway()
     groups = Groups.of(layer)
     channel = await groups.new_channel()

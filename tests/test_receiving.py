@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.test_connection import BOUND, Peer, connected
-from ws_support.inbox import MAX_SIZE, Inbox
+from ws_support._connection.queue import MAX_SIZE, MessageQueue
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.middleware.limits import MessageSizeLimit
 from ws_support.websocket import websocket_view
@@ -71,7 +71,7 @@ if sys.version_info >= (3, 11):  # `Task.cancelling()`
     @given(steps=STEPS)
     def test_of_the_inbox(steps):
         async def run():
-            inbox = Inbox()
+            inbox = MessageQueue()
             return await kept(steps, lambda text: inbox.put({"text": text}), inbox.get)
 
         assert asyncio.run(run())
@@ -106,7 +106,7 @@ if sys.version_info >= (3, 11):  # `Task.cancelling()`
 
 
 async def test_a_message_that_comes_when_receiving_is_cancelled_is_received_next():
-    inbox = Inbox()
+    inbox = MessageQueue()
     receiving = asyncio.create_task(inbox.get())
     await asyncio.sleep(0)
     receiving.cancel()
@@ -118,7 +118,7 @@ async def test_a_message_that_comes_when_receiving_is_cancelled_is_received_next
 
 
 async def test_two_may_wait_one_after_the_other_has_been_cancelled():
-    inbox = Inbox()
+    inbox = MessageQueue()
     first = asyncio.create_task(inbox.get())
     await asyncio.sleep(0)
     first.cancel()
@@ -131,7 +131,7 @@ async def test_two_may_wait_one_after_the_other_has_been_cancelled():
 
 @pytest.mark.parametrize("text", ["x", "é", "€", "𝄞", "\ud834"])
 async def test_the_inbox_holds_no_text_in_four_bytes_a_character(text):
-    inbox = Inbox()
+    inbox = MessageQueue()
     large = {"type": "websocket.receive", "text": "x" * (MAX_SIZE - 200) + text, "more": 1}
     inbox.put(large)
     assert not inbox.is_full
@@ -145,7 +145,7 @@ async def test_the_inbox_holds_no_text_in_four_bytes_a_character(text):
 
 @pytest.mark.parametrize("text", ["é", "€", "𝄞"])
 async def test_the_inbox_counts_what_a_text_takes_in_memory(text):
-    inbox = Inbox()
+    inbox = MessageQueue()
     large = text * MAX_SIZE
     inbox.put({"type": "websocket.receive", "text": large})
     assert inbox.is_full
@@ -155,7 +155,7 @@ async def test_the_inbox_counts_what_a_text_takes_in_memory(text):
 
 @pytest.mark.parametrize("content", [{"text": 5}, {"bytes": 5}, {"text": ["x"], "bytes": None}])
 async def test_messages_of_a_layer_may_have_anything(content):
-    inbox = Inbox()
+    inbox = MessageQueue()
     inbox.put({"type": "note", **content})
     assert await inbox.get() == {"type": "note", **content}
 

@@ -24,11 +24,11 @@ from channels.exceptions import (
 from channels.generic import websocket as generic
 from channels.layers import BaseChannelLayer, get_channel_layer
 
+from ws_support._connection.connection import Connection, NoHandler
+from ws_support._connection.database import OldConnections
+from ws_support._connection.groups import Groups
 from ws_support._topics.messages import checked_topic, json_of
 from ws_support.closing import ClientGone, CloseCode, InvalidMessage, invalid_json
-from ws_support.connection import Connection, NoHandler
-from ws_support.database import OldConnections
-from ws_support.groups import Groups
 
 
 class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):

@@ -14,6 +14,8 @@ from channels.exceptions import StopConsumer
 from django.core.serializers.json import DjangoJSONEncoder
 
 from ws_support._asgi import check_accept
+from ws_support._connection.connection import Connection
+from ws_support._connection.database import OldConnections
 from ws_support._topics.messages import checked_topic, json_of, message_of
 from ws_support.closing import (
     ClientGone,
@@ -24,8 +26,6 @@ from ws_support.closing import (
     invalid_json,
     is_client_gone,
 )
-from ws_support.connection import Connection
-from ws_support.database import OldConnections
 
 __all__ = ["ConnectionClosed", "WebSocket", "WebSocketView", "websocket_view"]
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from tests.test_connection import Peer, connected, eventually
-from ws_support.inbox import MAX_MESSAGES
+from ws_support._connection.queue import MAX_MESSAGES
 from ws_support.middleware.heartbeat import TURN, Heartbeat
 from ws_support.signals import disconnected
 

@@ -13,8 +13,8 @@ from channels.routing import URLRouter
 from django.urls.exceptions import Resolver404
 
 from ws_support import _logging
+from ws_support._connection.denial import answer, refuse
 from ws_support.closing import UNANSWERED, CloseCode, InvalidMessage, is_served
-from ws_support.middleware.refusal import answer, refuse
 
 logger = logging.getLogger("ws_support.client_errors")
 _IS_LOGGED: Final = "_ws_support_is_logged"

@@ -23,9 +23,11 @@ from asgiref.typing import (
 from channels.exceptions import StopConsumer
 from channels.utils import await_many_dispatch
 
-from ws_support import _logging, farewell
+from ws_support import _logging
 from ws_support._asgi import check_accept
 from ws_support._asyncio import cancelled_by_others
+from ws_support._connection import registry
+from ws_support._connection.queue import MessageQueue
 from ws_support.closing import (
     UNANSWERED,
     ClientGone,
@@ -35,7 +37,6 @@ from ws_support.closing import (
     is_served,
 )
 from ws_support.conf import FROM_SETTINGS, FromSettings, MiddlewareOptions, Options
-from ws_support.inbox import Inbox
 from ws_support.signals import connected, disconnected, rejected
 
 logger = logging.getLogger("ws_support.heartbeat")
@@ -185,7 +186,7 @@ class Watch:
         self._in_grace = False
         self._expired = False
         self._turn = TURN
-        self._inbox: Inbox | None = None
+        self._inbox: MessageQueue | None = None
         self._reading: asyncio.Task[None] | None = None
         self.options = options
 
@@ -205,7 +206,7 @@ class Watch:
         self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
         # Into the scope itself: a copy for each connection would be its largest part here.
         self._scope[_SCOPE_KEY] = self  # type: ignore[typeddict-unknown-key]
-        farewell.here.enter(self)
+        registry.here.enter(self)
         try:
             await application(self._scope, self.receive, self.send)
         except asyncio.CancelledError as error:
@@ -240,7 +241,7 @@ class Watch:
                 if self._opened_at is not None:
                     await self._report_end(self._opened_at)
             finally:
-                farewell.here.leave(self)
+                registry.here.leave(self)
 
     async def receive(self) -> ASGIReceiveEvent:
         while not self._expired:
@@ -387,10 +388,10 @@ class Watch:
         """Receive in place of an application that sends and does not receive: most servers say
         that the client has gone to nobody else."""
         if self._inbox is None:
-            self._inbox = Inbox()
+            self._inbox = MessageQueue()
             self._reading = asyncio.create_task(self._read(self._inbox))
 
-    async def _read(self, inbox: Inbox) -> None:
+    async def _read(self, inbox: MessageQueue) -> None:
         while True:
             message: Any = await self._receive()
             if self.heard(message):
@@ -438,7 +439,7 @@ class Watch:
         if self._opened_at is not None:
             return  # A second accept, on a server that lets it pass.
         self._opened_at = self.heard_at = monotonic()
-        farewell.here.accepted(self)
+        registry.here.accepted(self)
         self._start_timer()
         if logger.isEnabledFor(logging.INFO):
             extra = _logging.fields(self._scope)

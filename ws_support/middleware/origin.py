@@ -13,9 +13,9 @@ from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope, WebSock
 from channels.security.websocket import OriginValidator as ChannelsOriginValidator
 
 from ws_support import _logging
+from ws_support._connection.denial import refuse
 from ws_support._protocol.origins import OriginRules, parse_origin
 from ws_support.conf import FROM_SETTINGS, FromSettings, MiddlewareOptions, Options
-from ws_support.middleware.refusal import refuse
 
 logger = logging.getLogger("ws_support.origin")
 

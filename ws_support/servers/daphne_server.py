@@ -22,9 +22,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from ws_support._connection.registry import CODE, REASON, here
 from ws_support.closing import ClientGone
 from ws_support.conf import Options
-from ws_support.farewell import CODE, REASON, here
 from ws_support.servers.application import apply_prefix
 from ws_support.servers.base import Plan
 from ws_support.servers.daphne_flow import ReceiveQueue

@@ -12,7 +12,7 @@ from time import monotonic
 from types import FrameType
 from typing import Final
 
-from ws_support import farewell
+from ws_support._connection import registry
 from ws_support.servers import requests
 from ws_support.servers.listening import remove_path
 
@@ -112,7 +112,7 @@ class Stop:
         # The answer that says so is sent before the server cancels, which would send none.
         within = (_FOR_THE_SERVER - _FOR_GOODBYES) / 2 * self._timeout
         loop.call_later(self._left_until(_FOR_GOODBYES), requests.here.give_up, within)
-        here = farewell.here
+        here = registry.here
         here.dismiss_all()
         if await here.is_empty(self._left_until(_FOR_GOODBYES)):
             return
@@ -142,7 +142,7 @@ class Stop:
             "The server has not ended within %g s and is killed, with %d WebSocket consumers. To"
             ' give it more time, raise WS_SUPPORT["SHUTDOWN_TIMEOUT"].',
             self._timeout,
-            len(farewell.here),
+            len(registry.here),
         )
         self._exit(0)
 

@@ -24,7 +24,7 @@ class Guest(Protocol):
         """Cancel its application."""
 
 
-class Presence:
+class ConnectionRegistry:
     """The connections of one process, in one event loop.
 
     They come and go with `enter()` and `leave()`. From `dismiss_all()` on, whoever is `accepted()`
@@ -78,5 +78,5 @@ class Presence:
         task.add_done_callback(self._dismissals.discard)
 
 
-here: Final = Presence()
+here: Final = ConnectionRegistry()
 """Those of this process."""

@@ -14,7 +14,7 @@ _WIDE: Final = 2**12
 """Bytes that a text may take more than it has characters, and is kept as it is."""
 
 
-class Inbox:
+class MessageQueue:
     """The messages of several sources, in the order in which they came, for one reader.
 
     It never refuses a message: sources that find it full wait for `room()`.

@@ -15,7 +15,7 @@ class Busy(Protocol):
         """Called from the second look on, with each look."""
 
 
-class Lookout:
+class Watchdog:
     """Looks at the connections of one event loop whose handlers run.
 
     A message costs an entry in a dictionary, and all connections together have one timer, which
@@ -29,7 +29,7 @@ class Lookout:
         self.is_armed = False
 
     @classmethod
-    def of_this_loop(cls) -> Lookout:
+    def of_this_loop(cls) -> Watchdog:
         loop = asyncio.get_running_loop()
         try:
             return _lookouts[loop]
@@ -52,4 +52,4 @@ class Lookout:
             self.arm()
 
 
-_lookouts: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Lookout]] = WeakKeyDictionary()
+_lookouts: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Watchdog]] = WeakKeyDictionary()

@@ -14,6 +14,8 @@ from channels.exceptions import StopConsumer
 
 from ws_support import _logging
 from ws_support._asyncio import cancelled_by_others
+from ws_support._connection.queue import MessageQueue
+from ws_support._connection.watchdog import Watchdog
 from ws_support._topics.outages import (
     Pauses,
     is_away,
@@ -31,8 +33,6 @@ from ws_support.closing import (
     is_served,
 )
 from ws_support.conf import get_options
-from ws_support.inbox import Inbox
-from ws_support.lookout import Lookout
 from ws_support.middleware.client_errors import mark_as_logged
 from ws_support.middleware.heartbeat import TURN, Watch
 
@@ -109,7 +109,7 @@ class Connection:
         self._cancel_on_disconnect = cancel_on_disconnect
         self._context: Context | None = None
         self._sources: tuple[asyncio.Task[None], ...] = ()
-        self._inbox: Inbox | None = None
+        self._inbox: MessageQueue | None = None
         self._background: set[asyncio.Task[Any]] | None = None
         self._subscriber: Subscriber | None = None
 
@@ -230,7 +230,7 @@ class Connection:
         self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
         # A source is read in the context of its connection, whoever finds that it is time to.
         self._context = copy_context()
-        self._lookout = lookout = Lookout.of_this_loop()
+        self._lookout = lookout = Watchdog.of_this_loop()
         watch = self._watch = Watch.behind(self._receive)
         if watch is not None:
             self._receive, send = watch.make_way(self)
@@ -301,10 +301,10 @@ class Connection:
 
     # The sources, when there is more than the client to listen to.
 
-    def read_ahead(self) -> Inbox:
+    def read_ahead(self) -> MessageQueue:
         """From now on a task of its own receives from the client, into the inbox."""
         if self._inbox is None:
-            self._inbox = Inbox()
+            self._inbox = MessageQueue()
             if self._is_open:
                 self._start_source(self._read(self._inbox))
         return self._inbox
@@ -316,7 +316,7 @@ class Connection:
         task.add_done_callback(self._source_done)
         self._sources = (*self._sources, task)
 
-    async def _read(self, inbox: Inbox) -> None:
+    async def _read(self, inbox: MessageQueue) -> None:
         watch = self._watch
         while True:
             message = await self._receive()
@@ -335,7 +335,7 @@ class Connection:
                 await inbox.room()
 
     @staticmethod
-    async def _listen(source: Callable[[], Awaitable[Any]], inbox: Inbox) -> None:
+    async def _listen(source: Callable[[], Awaitable[Any]], inbox: MessageQueue) -> None:
         pauses = Pauses()
         while True:
             began_at = monotonic()
