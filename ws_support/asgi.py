@@ -9,7 +9,7 @@ from typing import Any
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from ws_support.conf import FROM_SETTINGS, FromSettings
-from ws_support.middleware.client_errors import handle_client_error, handle_error
+from ws_support.middleware.errors import handle_client_error, handle_error
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.middleware.origin import OriginValidator
 

@@ -9,7 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ws_support.middleware.forwarded import ForwardedHeaders
+from ws_support.middleware.proxy_headers import ProxyHeaders
 
 PEER = ("127.0.0.1", 4711)
 
@@ -27,7 +27,7 @@ def applied(
         "scheme": "ws" if kind == "websocket" else "http",
         "headers": headers,
     }
-    ForwardedHeaders(None, trusted).apply(scope)
+    ProxyHeaders(None, trusted).apply(scope)
     return scope["client"], scope["scheme"]
 
 
@@ -152,7 +152,7 @@ def test_nothing_in_the_headers_raises_or_becomes_an_address_that_is_none(forwar
 @pytest.mark.parametrize("entry", ["localhost", "10.0.0.1/8", "10.0.0.0/33", "", "unix:/run/x"])
 def test_a_trusted_proxy_that_is_no_address_is_named(entry):
     with pytest.raises(ImproperlyConfigured, match="A trusted proxy is '") as error:
-        ForwardedHeaders(None, [entry])
+        ProxyHeaders(None, [entry])
     assert "Write addresses or networks" in str(error.value)
 
 
@@ -166,6 +166,6 @@ async def test_it_is_a_middleware_of_its_own(kind):
     scope = {"type": kind, "client": PEER, "headers": [(b"x-forwarded-for", b"1.2.3.4")]}
     if kind == "lifespan":
         scope = {"type": kind}
-    await ForwardedHeaders(application, ["127.0.0.1"])(scope, None, None)
+    await ProxyHeaders(application, ["127.0.0.1"])(scope, None, None)
     assert seen == [scope]
     assert kind == "lifespan" or scope["client"] == ("1.2.3.4", 0)

@@ -33,7 +33,7 @@ from ws_support.closing import (
     is_served,
 )
 from ws_support.conf import get_options
-from ws_support.middleware.client_errors import mark_as_logged
+from ws_support.middleware.errors import mark_as_logged
 from ws_support.middleware.heartbeat import TURN, Watch
 
 logger = logging.getLogger("ws_support.connection")

@@ -13,7 +13,7 @@ from asgiref.compatibility import guarantee_single_callable
 from channels.routing import get_default_application
 from django.conf import settings
 
-from ws_support.middleware.forwarded import ForwardedHeaders
+from ws_support.middleware.proxy_headers import ProxyHeaders
 from ws_support.servers import requests
 from ws_support.servers.base import Plan
 
@@ -39,9 +39,7 @@ class Application:
     def __init__(self, application: Any, trusted_proxies: tuple[str, ...]) -> None:
         self._application = application
         self._prefix = (settings.FORCE_SCRIPT_NAME or "").rstrip("/")
-        self._forwarded = (
-            ForwardedHeaders(application, trusted_proxies) if trusted_proxies else None
-        )
+        self._forwarded = ProxyHeaders(application, trusted_proxies) if trusted_proxies else None
 
     def __call__(
         self,

@@ -36,7 +36,7 @@ class Plan:
     """What takes WebSocket frames apart, where a server leaves the choice; `None`: the best."""
 
     trusted_proxies: tuple[str, ...] = ()
-    """Whose `X-Forwarded-*` headers are believed, as `ForwardedHeaders` takes them."""
+    """Whose `X-Forwarded-*` headers are believed, as `ProxyHeaders` takes them."""
 
     @property
     def address(self) -> str:

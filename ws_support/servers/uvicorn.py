@@ -160,7 +160,7 @@ class Uvicorn(SocketServer):
             ws=Protocol,
             log_config=None,  # Django's LOGGING decides.
             access_log=False,
-            proxy_headers=False,  # ForwardedHeaders does that on every server.
+            proxy_headers=False,  # ProxyHeaders does that on every server.
             backlog=BACKLOG,
             ssl_certfile=plan.certfile,
             ssl_keyfile=plan.keyfile,

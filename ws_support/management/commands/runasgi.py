@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.management.commands.runserver import naiveip_re
 
 from ws_support import conf
-from ws_support.middleware.forwarded import UNIX, ForwardedHeaders
+from ws_support.middleware.proxy_headers import UNIX, ProxyHeaders
 from ws_support.servers import SERVERS, get_server
 from ws_support.servers.base import ASGIServer, Plan
 from ws_support.servers.listening import AddressError
@@ -119,7 +119,7 @@ def _plan(given: dict[str, Any]) -> Plan:
         _check_certificate(certfile, keyfile)
     trusted = tuple(filter(None, given["proxy_headers"].split(",")))
     try:
-        ForwardedHeaders(None, trusted)
+        ProxyHeaders(None, trusted)
     except ImproperlyConfigured as error:
         raise CommandError(f"--proxy-headers: {error}") from error
     return Plan(

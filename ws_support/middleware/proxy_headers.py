@@ -18,7 +18,7 @@ _MAX_HOPS: Final = 64
 """Addresses that are read, the last ones. A client can write as many as a request's head holds."""
 
 
-class ForwardedHeaders:
+class ProxyHeaders:
     """Puts what trusted proxies write into `X-Forwarded-For` and `X-Forwarded-Proto` into `scope`.
 
     `trusted` holds the addresses and networks of proxies (`"127.0.0.1"`, `"10.0.0.0/8"`, `"::1"`),
