@@ -19,7 +19,7 @@ from ws_support.conf import get_options
 from ws_support.consumers import EchoConsumer
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.middleware.origin import OriginValidator
-from ws_support.servers.summary import summary, unguarded
+from ws_support.servers._run.banner import summary, unguarded
 from ws_support.websocket import websocket_view
 
 echo = EchoConsumer.as_asgi()

@@ -9,7 +9,7 @@ from daphne.utils import import_by_path
 
 from benchmarks.handshake import HOST
 from ws_support.conf import get_options
-from ws_support.servers.daphne_server import Server, configuration
+from ws_support.servers.daphne.server import Server, configuration
 
 if __name__ == "__main__":
     application, port = sys.argv[1:]

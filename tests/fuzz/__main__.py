@@ -13,9 +13,9 @@ import atheris
 
 with atheris.instrument_imports(include=["ws_support.servers"]):
     import ws_support._protocol.handshake
-    import ws_support.servers.picows
-    import ws_support.servers.picows_parser
-    import ws_support.servers.uvicorn_http  # noqa: F401
+    import ws_support.servers.picows.parser
+    import ws_support.servers.picows.protocol
+    import ws_support.servers.uvicorn.http  # noqa: F401
 
 from tests.fuzz.chaos import Unasked, fuzz_echo, fuzz_everything
 from tests.fuzz.connection import Records

@@ -15,8 +15,8 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from tests.fuzz.model import CLOSE, PING, PONG, TEXT, expect, frames_of
-from ws_support.servers import picows
-from ws_support.servers.picows import PicowsProtocol, _Phase
+from ws_support.servers.picows import protocol
+from ws_support.servers.picows.protocol import PicowsProtocol, _Phase
 
 MAX_SIZE = 300
 REQUEST = (
@@ -26,8 +26,8 @@ REQUEST = (
 
 
 # So that little data is enough to get there.
-picows._WAITING = 300
-picows._TURN = 4
+protocol._WAITING = 300
+protocol._TURN = 4
 
 
 class Transport:

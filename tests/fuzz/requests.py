@@ -13,9 +13,9 @@ from uvicorn.server import ServerState
 
 from tests.fuzz.connection import Transport
 from tests.fuzz.model import TEXT, frames_of
-from ws_support.servers import uvicorn_http
 from ws_support.servers.picows import PicowsProtocol
-from ws_support.servers.uvicorn_protocol import Protocol
+from ws_support.servers.uvicorn import http
+from ws_support.servers.uvicorn.websocket import Protocol
 
 if TYPE_CHECKING:
     from tests.fuzz.chaos import Choices
@@ -35,12 +35,12 @@ def small_limits(turn: float) -> Iterator[None]:
         "_PIECE": _SLACK,
         "_TURN": turn,
     }
-    before = {name: getattr(uvicorn_http, name) for name in small}
+    before = {name: getattr(http, name) for name in small}
     try:
-        vars(uvicorn_http).update(small)
+        vars(http).update(small)
         yield
     finally:
-        vars(uvicorn_http).update(before)
+        vars(http).update(before)
 
 
 class HTTPTransport(Transport):
@@ -68,7 +68,7 @@ class HTTPConnection:
         config = Config(
             self._asgi,
             interface="asgi3",
-            http=uvicorn_http.HTTPProtocol,
+            http=http.HTTPProtocol,
             ws=ws,
             ws_ping_interval=None,
             log_config=None,
@@ -78,7 +78,7 @@ class HTTPConnection:
         config.load()
         self.state = ServerState()
         self.transport = HTTPTransport(loop)
-        self.protocol = uvicorn_http.HTTPProtocol(config, self.state, {}, loop)
+        self.protocol = http.HTTPProtocol(config, self.state, {}, loop)
         self.transport.protocol = self.protocol
         self.protocol.connection_made(self.transport)
         self.waiting = b""

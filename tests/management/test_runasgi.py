@@ -478,7 +478,7 @@ def test_when_a_worker_cannot_load_the_application_everything_ends(name):
 
 
 def test_daphne_does_not_compress_with_an_autobahn_that_does_not_limit_it(settings, monkeypatch):
-    monkeypatch.setattr("ws_support.servers.daphne_protocol.CAN_DEFLATE", False)
+    monkeypatch.setattr("ws_support.servers.daphne.websocket.CAN_DEFLATE", False)
     settings.WS_SUPPORT = {"PER_MESSAGE_DEFLATE": True}
     with pytest.raises(CommandError, match="needs autobahn 26 on Daphne"):
         call_command("runasgi", server="daphne")

@@ -8,6 +8,6 @@ import sys
 logging.basicConfig(level=logging.INFO)
 
 from tests.project.asgi import application  # noqa: E402
-from ws_support.servers.daphne_server import Server  # noqa: E402
+from ws_support.servers.daphne.server import Server  # noqa: E402
 
 Server(application, endpoints=[f"tcp:{sys.argv[1]}:interface=127.0.0.1"], verbosity=2).run()

@@ -16,8 +16,8 @@ from websockets.sync.client import connect, unix_connect
 
 from tests.harness import ASGI_SERVERS, BOUND, free_port, until
 from ws_support.conf import get_options
+from ws_support.servers._run.sockets import check
 from ws_support.servers.base import Plan
-from ws_support.servers.listening import check
 
 
 @pytest.fixture(params=ASGI_SERVERS)

@@ -11,7 +11,7 @@ from channels.sessions import CookieMiddleware
 from django.core.asgi import get_asgi_application
 
 from tests.harness import BOUND, free_port, runasgi_to_its_end
-from ws_support.servers.application import Application
+from ws_support.servers._run.application import Application
 
 
 async def lifespan(application, *messages: str) -> list[str]:

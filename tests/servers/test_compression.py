@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
 from tests.harness import BOUND, memory, serving
-from ws_support.servers.daphne_protocol import CAN_DEFLATE
+from ws_support.servers.daphne.websocket import CAN_DEFLATE
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 RSV1 = 0x40

@@ -17,7 +17,7 @@ from hypercorn.asyncio.task_group import TaskGroup
 
 from tests.harness import BOUND, RawClient, serving, until
 from tests.servers.test_behaviours import children
-from ws_support.servers import hypercorn_tcp
+from ws_support.servers.hypercorn import tcp
 
 TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
@@ -156,7 +156,7 @@ async def test_a_connection_that_is_cancelled_waits_for_nothing_more():
         try:
             await asyncio.Event().wait()
         finally:  # Its end makes the connection idle.
-            await hypercorn_tcp.IdleTask().restart(group, asyncio.Event().wait)
+            await tcp.IdleTask().restart(group, asyncio.Event().wait)
 
     task = asyncio.create_task(connection())
     await asyncio.wait_for(started.wait(), BOUND)

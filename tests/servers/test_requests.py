@@ -8,7 +8,7 @@ import pytest
 
 from tests.harness import BOUND
 from tests.test_connection import eventually
-from ws_support.servers.requests import Requests
+from ws_support.servers._run.requests import Requests
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from websockets.sync.client import unix_connect
 
 from tests.harness import ASGI_SERVERS, BOUND, until
 from tests.warm import WORKER
-from ws_support.servers.workers import _be_killed_after_main_process
+from ws_support.servers._run.supervisor import _be_killed_after_main_process
 
 WITH_WORKERS = [name for name in ASGI_SERVERS if name != "daphne"]
 TEXT, CLOSE, PING = 1, 8, 9

@@ -18,10 +18,10 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from tests.fuzz.requests import HTTPConnection
 from tests.harness import BOUND, RawClient, until
-from ws_support.servers import uvicorn_http
-from ws_support.servers.limits import MAX_HEAD, MAX_HEADERS
+from ws_support.servers._run.limits import MAX_HEAD, MAX_HEADERS
 from ws_support.servers.picows import PicowsProtocol
-from ws_support.servers.uvicorn_protocol import Protocol
+from ws_support.servers.uvicorn import http
+from ws_support.servers.uvicorn.websocket import Protocol
 
 PROTOCOLS = {"picows": PicowsProtocol, "sansio": Protocol}
 TIMEOUT = 0.5
@@ -84,7 +84,7 @@ class Running(uvicorn.Server):
                 self.application,
                 interface="asgi3",
                 lifespan="off",
-                http=uvicorn_http.HTTPProtocol,
+                http=http.HTTPProtocol,
                 ws=PROTOCOLS[name],
                 ws_per_message_deflate=name == "sansio",
                 log_config=None,
@@ -145,7 +145,7 @@ def server():
 
 @pytest.fixture
 def short(monkeypatch):
-    monkeypatch.setattr(uvicorn_http, "HEAD_TIMEOUT", TIMEOUT)
+    monkeypatch.setattr(http, "HEAD_TIMEOUT", TIMEOUT)
 
 
 def everything(client: socket.socket) -> bytes:
@@ -272,7 +272,7 @@ def test_a_trailer_is_no_header(shared):
 
 
 def test_a_client_that_goes_on_sending_is_cut_off(server, monkeypatch):
-    monkeypatch.setattr(uvicorn_http, "_LINGER", 0.5)
+    monkeypatch.setattr(http, "_LINGER", 0.5)
     start = time.monotonic()
     with server.plain() as client, suppress(ConnectionError):
         while time.monotonic() < start + BOUND:
@@ -457,15 +457,15 @@ def test_requests_wait_unread_for_the_one_that_is_under_way(server):
 
 
 def test_a_body_in_the_smallest_pieces_lets_others_have_their_turn(shared, monkeypatch):
-    monkeypatch.setattr(uvicorn_http, "_TURN", 0)
+    monkeypatch.setattr(http, "_TURN", 0)
     turns = []
-    go_on = uvicorn_http.HTTPProtocol._go_on
+    go_on = http.HTTPProtocol._go_on
 
     def counted(protocol):
         turns.append(protocol.flow.is_held)
         go_on(protocol)
 
-    monkeypatch.setattr(uvicorn_http.HTTPProtocol, "_go_on", counted)
+    monkeypatch.setattr(http.HTTPProtocol, "_go_on", counted)
     body = 10_000 * b"4\r\n\r\n\r\n\r\n" + b"0\r\n\r\n"
     with shared.plain(chunked("/read") + body) as client:
         assert b'"body": 40000' in receive_until(client, b"}")
@@ -474,7 +474,7 @@ def test_a_body_in_the_smallest_pieces_lets_others_have_their_turn(shared, monke
 
 
 def test_a_client_that_leaves_within_its_requests_harms_nobody(shared, monkeypatch, caplog):
-    monkeypatch.setattr(uvicorn_http, "_TURN", 0)
+    monkeypatch.setattr(http, "_TURN", 0)
     with shared.plain(1000 * get("/x")) as client:
         client.recv(10)
     with shared.plain(get("/last", b"Connection: close")) as client:

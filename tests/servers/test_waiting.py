@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from ws_support.servers.daphne_flow import MAX_SIZE, ReceiveQueue
-from ws_support.servers.waiting import packed, size, unpacked
+from ws_support.servers._run.queued_text import packed, size, unpacked
+from ws_support.servers.daphne.flow import MAX_SIZE, ReceiveQueue
 
 
 @pytest.mark.parametrize("text", ["", "x", "é" * 2**20, "x" * 2**20, "x" * 10 + "𝄞", "𝄞" * 1000])

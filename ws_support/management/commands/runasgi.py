@@ -13,10 +13,10 @@ from django.core.management.commands.runserver import naiveip_re
 from ws_support import conf
 from ws_support.middleware.proxy_headers import UNIX, ProxyHeaders
 from ws_support.servers import SERVERS, get_server
+from ws_support.servers._run.banner import broadcasts, summary, unguarded
+from ws_support.servers._run.shutdown import stop_at_once_until_it_serves
+from ws_support.servers._run.sockets import AddressError
 from ws_support.servers.base import ASGIServer, Plan
-from ws_support.servers.listening import AddressError
-from ws_support.servers.stopping import stop_at_once_until_it_serves
-from ws_support.servers.summary import broadcasts, summary, unguarded
 
 _HOST: Final = "127.0.0.1"
 _PORT: Final = 8000

@@ -15,8 +15,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ws_support.conf import get_options
-from ws_support.servers.daphne_server import Server, configuration
-from ws_support.servers.summary import summary, unguarded
+from ws_support.servers._run.banner import summary, unguarded
+from ws_support.servers.daphne.server import Server, configuration
 
 _GOODBYE_TIMEOUT: Final = 2
 """Seconds that applications may take to end: somebody waits for the reload."""

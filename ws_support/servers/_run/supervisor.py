@@ -21,16 +21,16 @@ from types import FrameType
 from typing import Any, Final
 
 from ws_support.servers import get_server
-from ws_support.servers.application import load
-from ws_support.servers.base import ASGIServer, Plan
-from ws_support.servers.listening import listen, remove_path, watch_open_files
-from ws_support.servers.stopping import (
+from ws_support.servers._run.application import load
+from ws_support.servers._run.shutdown import (
     SIGNALS,
     Stop,
     leave_signals_to_main_process,
     stop_signals,
     unix_sockets,
 )
+from ws_support.servers._run.sockets import listen, remove_path, watch_open_files
+from ws_support.servers.base import ASGIServer, Plan
 
 logger = logging.getLogger("ws_support.servers")
 

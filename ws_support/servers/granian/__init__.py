@@ -18,18 +18,18 @@ from typing import Any, ClassVar, Final
 
 from ws_support.conf import Options, get_options
 from ws_support.middleware.limits import MessageSizeLimit
-from ws_support.servers.application import Application, load
-from ws_support.servers.base import ASGIServer, Plan
-from ws_support.servers.limits import HEAD_TIMEOUT, MAX_HEAD
-from ws_support.servers.listening import (
+from ws_support.servers._run.application import Application, load
+from ws_support.servers._run.limits import HEAD_TIMEOUT, MAX_HEAD
+from ws_support.servers._run.shutdown import SIGNALS, Stop, leave_signals_to_main_process
+from ws_support.servers._run.sockets import (
     BACKLOG,
     UDS_MODE,
     check,
     remove_path,
     watch_open_files,
 )
-from ws_support.servers.stopping import SIGNALS, Stop, leave_signals_to_main_process
-from ws_support.servers.workers import end_with_main_process
+from ws_support.servers._run.supervisor import end_with_main_process
+from ws_support.servers.base import ASGIServer, Plan
 
 _MAX_CONNECTIONS: Final = 2**20
 """For each worker. Granian counts open WebSockets as requests, and by default lets 1,024 in."""

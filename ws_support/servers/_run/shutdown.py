@@ -13,8 +13,8 @@ from types import FrameType
 from typing import Final
 
 from ws_support._connection import registry
-from ws_support.servers import requests
-from ws_support.servers.listening import remove_path
+from ws_support.servers._run import requests
+from ws_support.servers._run.sockets import remove_path
 
 logger = logging.getLogger("ws_support.servers")
 

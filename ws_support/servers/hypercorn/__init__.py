@@ -14,13 +14,13 @@ from functools import partial
 from typing import Any, ClassVar, Final
 
 from ws_support.conf import Options
+from ws_support.servers._run.banner import ping_interval
+from ws_support.servers._run.limits import HEAD_TIMEOUT, MAX_HEAD
+from ws_support.servers._run.queued_text import packed, size, unpacked
+from ws_support.servers._run.shutdown import Stop
+from ws_support.servers._run.sockets import BACKLOG
+from ws_support.servers._run.supervisor import CANNOT_START, SocketServer
 from ws_support.servers.base import Plan
-from ws_support.servers.limits import HEAD_TIMEOUT, MAX_HEAD
-from ws_support.servers.listening import BACKLOG
-from ws_support.servers.stopping import Stop
-from ws_support.servers.summary import ping_interval
-from ws_support.servers.waiting import packed, size, unpacked
-from ws_support.servers.workers import CANNOT_START, SocketServer
 
 logger = logging.getLogger("ws_support.servers")
 
@@ -59,20 +59,14 @@ class Hypercorn(SocketServer):
         }
 
     def serve(self, application: Any, plan: Plan, listener: socket.socket, stop: Stop) -> None:
-        from ws_support.servers import (
-            hypercorn_h2,
-            hypercorn_h11,
-            hypercorn_http,
-            hypercorn_tcp,
-            hypercorn_websocket,
-        )
+        from ws_support.servers.hypercorn import h2, h11, http, tcp, websocket
 
-        hypercorn_tcp.install()
-        hypercorn_h11.install()
-        hypercorn_h2.install()
-        hypercorn_http.install()
-        hypercorn_websocket.install()
-        config = hypercorn_tcp.ListeningConfig.from_mapping(
+        tcp.install()
+        h11.install()
+        h2.install()
+        http.install()
+        websocket.install()
+        config = tcp.ListeningConfig.from_mapping(
             bind=[f"fd://{listener.detach()}"],
             backlog=BACKLOG,
             keep_alive_max_requests=2**62,  # Over HTTP/2, WebSockets end with the 1,001st request.
@@ -111,7 +105,7 @@ class _Application:
         return self._application(scope, receive, send)
 
     async def _request(self, scope: Any, receive: Any, send: Any) -> None:
-        from ws_support.servers.hypercorn_websocket import ClientHasGone
+        from ws_support.servers.hypercorn.websocket import ClientHasGone
 
         try:
             await self._application(scope, receive, send)
@@ -119,7 +113,7 @@ class _Application:
             logger.debug("Sending has ended, since its client has gone.")
 
     async def _websocket(self, scope: Any, receive: Any, send: Any) -> None:
-        from ws_support.servers.hypercorn_websocket import ClientHasGone
+        from ws_support.servers.hypercorn.websocket import ClientHasGone
 
         # Hypercorn's setting counts messages, and holds for requests as well: one whose body is not
         # read has its chunks in there, and gets no further when they and its end do not fit.

@@ -25,12 +25,12 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from ws_support._connection.registry import CODE, REASON, here
 from ws_support.closing import ClientGone
 from ws_support.conf import Options
-from ws_support.servers.application import apply_prefix
+from ws_support.servers._run.application import apply_prefix
+from ws_support.servers._run.shutdown import Stop
 from ws_support.servers.base import Plan
-from ws_support.servers.daphne_flow import ReceiveQueue
-from ws_support.servers.daphne_http import HTTPFactory, WebRequest
-from ws_support.servers.daphne_protocol import CAN_DEFLATE, WebSocketProtocol
-from ws_support.servers.stopping import Stop
+from ws_support.servers.daphne.flow import ReceiveQueue
+from ws_support.servers.daphne.http import HTTPFactory, WebRequest
+from ws_support.servers.daphne.websocket import CAN_DEFLATE, WebSocketProtocol
 
 _PATIENCE: Final = 1
 """Seconds for applications to end that are told that their clients have left."""

@@ -10,7 +10,7 @@ import hypercorn.protocol.h2
 from hypercorn.protocol import http_stream
 from hypercorn.protocol.events import StreamClosed
 
-from ws_support.servers.hypercorn_websocket import LATE_SENDS, ClientHasGone, is_never_full
+from ws_support.servers.hypercorn.websocket import LATE_SENDS, ClientHasGone, is_never_full
 
 
 def install() -> None:

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from ws_support.conf import Options
+from ws_support.servers._run.shutdown import Stop
+from ws_support.servers._run.supervisor import SocketServer
 from ws_support.servers.base import Plan
-from ws_support.servers.stopping import Stop
-from ws_support.servers.workers import SocketServer
 
 
 class Daphne(SocketServer):
@@ -37,19 +37,19 @@ class Daphne(SocketServer):
             )
 
     def websocket_options(self, options: Options) -> dict[str, Any]:
-        from ws_support.servers.daphne_server import configuration
+        from ws_support.servers.daphne.server import configuration
 
         return configuration(options)
 
     def serve(self, application: Any, plan: Plan, listener: socket.socket, stop: Stop) -> None:
-        from ws_support.servers.daphne_server import ProductionServer
+        from ws_support.servers.daphne.server import ProductionServer
 
         ProductionServer(application, plan, listener, stop).run()
 
 
 def _can_deflate() -> bool:
     # First: it chooses the reactor, which others only import.
-    import ws_support.servers.daphne_server  # noqa: F401
-    from ws_support.servers.daphne_protocol import CAN_DEFLATE
+    import ws_support.servers.daphne.server  # noqa: F401
+    from ws_support.servers.daphne.websocket import CAN_DEFLATE
 
     return CAN_DEFLATE

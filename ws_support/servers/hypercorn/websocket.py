@@ -16,7 +16,7 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError
 
 from ws_support._protocol import handshake as handshakes
-from ws_support.servers.hypercorn_deflate import Deflate, agree
+from ws_support.servers.hypercorn.deflate import Deflate, agree
 
 logger = logging.getLogger("ws_support.servers")
 

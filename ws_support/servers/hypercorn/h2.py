@@ -16,7 +16,7 @@ from h2.errors import ErrorCodes
 from hypercorn.events import Closed, RawData, Updated
 from hypercorn.protocol import h2
 
-from ws_support.servers.limits import MAX_HEAD, MAX_HEADERS
+from ws_support.servers._run.limits import MAX_HEAD, MAX_HEADERS
 
 logger = logging.getLogger("ws_support.servers")
 

@@ -15,9 +15,9 @@ from hypercorn.events import Closed
 from hypercorn.protocol import h11
 from hypercorn.protocol.events import Request
 
-from ws_support.servers import hypercorn_websocket
-from ws_support.servers.hypercorn_http import HTTPStream
-from ws_support.servers.limits import HEAD_TIMEOUT, MAX_HEAD, MAX_HEADERS
+from ws_support.servers._run.limits import HEAD_TIMEOUT, MAX_HEAD, MAX_HEADERS
+from ws_support.servers.hypercorn import websocket
+from ws_support.servers.hypercorn.http import HTTPStream
 
 logger = logging.getLogger("ws_support.servers")
 
@@ -83,7 +83,7 @@ class H11Protocol(h11.H11Protocol):
         if b"upgrade" in _tokens(headers, b"connection") and b"websocket" in _tokens(
             headers, b"upgrade"
         ):
-            stream_class = hypercorn_websocket.WSStream
+            stream_class = websocket.WSStream
             self.connection = h11.H11WSConnection(self.connection)  # type: ignore[arg-type]
         self.stream = stream_class(
             self.app,

@@ -51,7 +51,7 @@ from ws_support._protocol.handshake import (
     response,
 )
 from ws_support.closing import CloseCode, may_be_sent
-from ws_support.servers.picows_parser import (
+from ws_support.servers.picows.parser import (
     BINARY,
     CLOSE,
     CONTINUATION,

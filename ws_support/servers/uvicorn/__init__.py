@@ -12,11 +12,11 @@ from importlib.metadata import version
 from typing import Any, ClassVar, Final
 
 from ws_support.conf import Options
+from ws_support.servers._run.limits import HEAD_TIMEOUT
+from ws_support.servers._run.shutdown import Stop
+from ws_support.servers._run.sockets import BACKLOG
+from ws_support.servers._run.supervisor import SocketServer
 from ws_support.servers.base import Plan, how_to_install, lack
-from ws_support.servers.limits import HEAD_TIMEOUT
-from ws_support.servers.listening import BACKLOG
-from ws_support.servers.stopping import Stop
-from ws_support.servers.workers import SocketServer
 
 _LAST_WORDS: Final = 1.0
 """Seconds for what was sent last to reach its clients."""
@@ -86,12 +86,12 @@ class Uvicorn(SocketServer):
         import uvicorn
         from uvicorn.logging import TRACE_LOG_LEVEL
 
-        from ws_support.servers.uvicorn_http import HTTPProtocol
+        from ws_support.servers.uvicorn.http import HTTPProtocol
 
         if _protocol(plan) == _PICOWS:
-            from ws_support.servers.picows import PicowsProtocol as Protocol
+            from ws_support.servers.picows.protocol import PicowsProtocol as Protocol
         else:
-            from ws_support.servers.uvicorn_protocol import Protocol  # type: ignore[assignment]
+            from ws_support.servers.uvicorn.websocket import Protocol  # type: ignore[assignment]
 
         class Server(uvicorn.Server):
             @contextmanager

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ws_support._protocol.handshake import refusal
-from ws_support.servers.limits import HEAD_TIMEOUT, MAX_HEAD, MAX_HEADERS
+from ws_support.servers._run.limits import HEAD_TIMEOUT, MAX_HEAD, MAX_HEADERS
 
 logger = logging.getLogger("ws_support.servers")
 

@@ -14,7 +14,7 @@ from channels.routing import get_default_application
 from django.conf import settings
 
 from ws_support.middleware.proxy_headers import ProxyHeaders
-from ws_support.servers import requests
+from ws_support.servers._run import requests
 from ws_support.servers.base import Plan
 
 logger = logging.getLogger("ws_support.servers")

@@ -1,0 +1,1 @@
+"""What all servers share when `manage.py runasgi` runs them."""

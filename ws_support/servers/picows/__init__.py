@@ -1,0 +1,10 @@
+"""The fast lane: a WebSocket protocol for Uvicorn on picows.
+
+uvicorn.Config(application, ws="ws_support.servers.picows:PicowsProtocol")
+"""
+
+from __future__ import annotations
+
+from ws_support.servers.picows.protocol import PicowsProtocol
+
+__all__ = ["PicowsProtocol"]
