@@ -98,7 +98,7 @@ async def test_a_consumer_of_channels_that_fails_in_its_disconnect_is_not_told_a
 
 
 async def test_a_server_that_never_says_why_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("ws_support.middleware.heartbeat._END_TIMEOUT", 0.01)
+    monkeypatch.setattr("ws_support._connection.lifecycle._END_TIMEOUT", 0.01)
     OfChannels.codes.clear()
     application = WebSocketSupport(OfChannels.as_asgi(), allow_missing_origin=True)
     async with connected(application) as peer:

@@ -69,10 +69,10 @@ def app_that_waits():
 if sys.version_info >= (3, 11):  # `Task.cancelling()`
 
     @given(steps=STEPS)
-    def test_of_the_inbox(steps):
+    def test_of_the_queue(steps):
         async def run():
-            inbox = MessageQueue()
-            return await kept(steps, lambda text: inbox.put({"text": text}), inbox.get)
+            queue = MessageQueue()
+            return await kept(steps, lambda text: queue.put({"text": text}), queue.get)
 
         assert asyncio.run(run())
 
@@ -106,58 +106,58 @@ if sys.version_info >= (3, 11):  # `Task.cancelling()`
 
 
 async def test_a_message_that_comes_when_receiving_is_cancelled_is_received_next():
-    inbox = MessageQueue()
-    receiving = asyncio.create_task(inbox.get())
+    queue = MessageQueue()
+    receiving = asyncio.create_task(queue.get())
     await asyncio.sleep(0)
     receiving.cancel()
     # The future is cancelled, and the task has not run since.
-    inbox.put({"text": "one"})
+    queue.put({"text": "one"})
     with pytest.raises(asyncio.CancelledError):
         await receiving
-    assert await inbox.get() == {"text": "one"}
+    assert await queue.get() == {"text": "one"}
 
 
 async def test_two_may_wait_one_after_the_other_has_been_cancelled():
-    inbox = MessageQueue()
-    first = asyncio.create_task(inbox.get())
+    queue = MessageQueue()
+    first = asyncio.create_task(queue.get())
     await asyncio.sleep(0)
     first.cancel()
-    second = asyncio.create_task(inbox.get())
+    second = asyncio.create_task(queue.get())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    inbox.put({"text": "one"})
+    queue.put({"text": "one"})
     assert await asyncio.wait_for(second, BOUND) == {"text": "one"}
 
 
 @pytest.mark.parametrize("text", ["x", "é", "€", "𝄞", "\ud834"])
-async def test_the_inbox_holds_no_text_in_four_bytes_a_character(text):
-    inbox = MessageQueue()
+async def test_the_queue_holds_no_text_in_four_bytes_a_character(text):
+    queue = MessageQueue()
     large = {"type": "websocket.receive", "text": "x" * (MAX_SIZE - 200) + text, "more": 1}
-    inbox.put(large)
-    assert not inbox.is_full
-    ((held, _, _),) = inbox._messages
+    queue.put(large)
+    assert not queue.is_full
+    ((held, _, _),) = queue._messages
     assert sys.getsizeof(held["text"]) < 2 * MAX_SIZE
-    inbox.put({"type": "websocket.receive", "text": "x" * 200})
-    assert inbox.is_full
-    assert await inbox.get() == large
-    assert not inbox.is_full
+    queue.put({"type": "websocket.receive", "text": "x" * 200})
+    assert queue.is_full
+    assert await queue.get() == large
+    assert not queue.is_full
 
 
 @pytest.mark.parametrize("text", ["é", "€", "𝄞"])
-async def test_the_inbox_counts_what_a_text_takes_in_memory(text):
-    inbox = MessageQueue()
+async def test_the_queue_counts_what_a_text_takes_in_memory(text):
+    queue = MessageQueue()
     large = text * MAX_SIZE
-    inbox.put({"type": "websocket.receive", "text": large})
-    assert inbox.is_full
-    assert (await inbox.get())["text"] == large
-    assert not inbox.is_full
+    queue.put({"type": "websocket.receive", "text": large})
+    assert queue.is_full
+    assert (await queue.get())["text"] == large
+    assert not queue.is_full
 
 
 @pytest.mark.parametrize("content", [{"text": 5}, {"bytes": 5}, {"text": ["x"], "bytes": None}])
 async def test_messages_of_a_layer_may_have_anything(content):
-    inbox = MessageQueue()
-    inbox.put({"type": "note", **content})
-    assert await inbox.get() == {"type": "note", **content}
+    queue = MessageQueue()
+    queue.put({"type": "note", **content})
+    assert await queue.get() == {"type": "note", **content}
 
 
 async def test_a_message_that_is_too_large_closes_also_when_its_receiver_was_cancelled():

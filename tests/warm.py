@@ -97,15 +97,15 @@ _KINDS = {
         "uvicorn.protocols.http.httptools_impl",
         "uvicorn.protocols.websockets.websockets_sansio_impl",
         "ws_support.servers.picows",
-        "ws_support.servers.uvicorn_http",
-        "ws_support.servers.uvicorn_protocol",
+        "ws_support.servers.uvicorn.http",
+        "ws_support.servers.uvicorn.websocket",
     ),
     "hypercorn": (
         "hypercorn.asyncio.run",
         "hypercorn.run",
-        "ws_support.servers.hypercorn_h11",
-        "ws_support.servers.hypercorn_h2",
-        "ws_support.servers.hypercorn_websocket",
+        "ws_support.servers.hypercorn.h11",
+        "ws_support.servers.hypercorn.h2",
+        "ws_support.servers.hypercorn.websocket",
     ),
     "granian": ("granian.cli", "uvloop"),
     # Without daphne.server, which makes an event loop for Twisted's reactor: it has to be the
@@ -122,7 +122,7 @@ _KINDS = {
         "twisted.internet.ssl",
         "twisted.protocols.tls",
         "twisted.web.http",
-        "ws_support.servers.daphne_flow",
+        "ws_support.servers.daphne.flow",
     ),
 }
 

@@ -1,15 +1,18 @@
-"""What a log record says of a connection: never a message, a cookie or a query string."""
+"""The fields of log records: never a message, a cookie or a query string."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
+
+_IS_LOGGED: Final = "_ws_support_is_logged"
 
 
 def fields(
     scope: Mapping[str, Any], *, code: int | None = None, duration: float | None = None
 ) -> dict[str, Any]:
-    """The `extra` of a log record: `client`, `path`, `origin`, `code`, `duration` (seconds)."""
+    """Return the `extra` of a log record: client, path, origin, code and duration (seconds)."""
     return {
         "client": client(scope),
         "path": scope["path"],
@@ -20,11 +23,22 @@ def fields(
 
 
 def client(scope: Mapping[str, Any]) -> str | None:
-    """The address of the peer, `host:port`; `None` where the server knows none (Unix sockets)."""
+    """Return the address of the peer, `host:port`, or `None` for a Unix socket."""
     address = scope.get("client")
     return f"{address[0]}:{address[1]}" if address else None
 
 
 def origins(scope: Mapping[str, Any]) -> list[str]:
-    """The values of all `Origin` headers; a handshake should hold one at most."""
+    """Return the values of all `Origin` headers; a handshake should hold one at most."""
     return [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
+
+
+def mark_as_logged(error: BaseException) -> None:
+    """Note that `error` is in the log, with its traceback."""
+    with suppress(AttributeError):  # It may have no room for more.
+        setattr(error, _IS_LOGGED, True)
+
+
+def is_logged(error: BaseException) -> bool:
+    """Return True if `error` is in the log already."""
+    return getattr(error, _IS_LOGGED, False)

@@ -393,15 +393,15 @@ class _Connection(Connection):
 
     async def next_message(self) -> dict[str, Any] | None:
         """What the client sends, and `None` after the last."""
-        inbox = self.read_ahead()
-        if self.websocket.closed and not len(inbox):
+        queue = self.read_ahead()
+        if self.websocket.closed and not len(queue):
             return None
-        if not len(inbox):
-            await inbox.filled()
+        if not len(queue):
+            await queue.filled()
         if self._databases.are_due():
             # Before the message is taken, which a cancellation would lose.
             await self._databases.close()
-        message = await inbox.get()
+        message = await queue.get()
         return message if message["type"] == "websocket.receive" else None
 
     def was_told(self) -> None:

@@ -14,7 +14,7 @@ from channels.testing import WebsocketCommunicator
 from websockets.exceptions import ConnectionClosed
 
 from tests.harness import BOUND, SERVERS
-from ws_support._connection import registry
+from ws_support._connection.registry import open_connections
 from ws_support.asgi import WebSocketSupport
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.signals import connected, disconnected
@@ -230,7 +230,7 @@ async def test_a_consumer_of_channels_that_is_cancelled_when_the_server_stops_he
     await client.connect()
     await client.send_to(text_data="go")
     await asyncio.wait_for(is_busy.wait(), BOUND)
-    registry.here.cancel_all()
+    open_connections.cancel()
     await client.wait()  # Servers would log what it raises.
     assert (codes, reports) == ([1012], [(1012, "")])
 

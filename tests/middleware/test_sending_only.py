@@ -8,8 +8,9 @@ from contextlib import suppress
 import pytest
 
 from tests.test_connection import Peer, connected, eventually
+from ws_support._connection.lifecycle import TURN
 from ws_support._connection.queue import MAX_MESSAGES
-from ws_support.middleware.heartbeat import TURN, Heartbeat
+from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.signals import disconnected
 
 
@@ -71,7 +72,7 @@ async def test_a_heartbeat_is_answered_meanwhile():
         assert (await peer.next())["text"] == "pong"
 
 
-async def test_no_more_is_read_ahead_than_an_inbox_holds():
+async def test_no_more_is_read_ahead_than_a_queue_holds():
     told = []
     messages = [str(number) for number in range(MAX_MESSAGES + 10)]
     async with connected(Heartbeat(sender(told)), Reading) as peer:
@@ -157,7 +158,7 @@ async def test_it_hears_that_the_server_stops(waits):
 
     async with connected(Heartbeat(application), Reading) as peer:
         await eventually(lambda: peer.ticks >= 2 * TURN)
-        await watches[0].dismiss(1001, "stopping")
+        await watches[0].drain(1001, "stopping")
         assert (await peer.next())["code"] == 1001
         await peer.end()
     assert told == [{"type": "websocket.disconnect", "code": 1001, "reason": "stopping"}]

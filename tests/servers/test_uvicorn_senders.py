@@ -17,7 +17,7 @@ from tests.harness import BOUND, free_port, memory, running
 TEXT, CLOSE = 1, 8
 PROTOCOLS = {
     "picows": "ws_support.servers.picows:PicowsProtocol",
-    "websockets-sansio": "ws_support.servers.uvicorn_protocol:Protocol",
+    "websockets-sansio": "ws_support.servers.uvicorn.websocket:Protocol",
 }
 
 

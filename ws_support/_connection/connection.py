@@ -14,8 +14,10 @@ from channels.exceptions import StopConsumer
 
 from ws_support import _logging
 from ws_support._asyncio import cancelled_by_others
+from ws_support._connection.lifecycle import TURN, Lifecycle
 from ws_support._connection.queue import MessageQueue
 from ws_support._connection.watchdog import Watchdog
+from ws_support._logging import mark_as_logged
 from ws_support._topics.outages import (
     Pauses,
     is_away,
@@ -33,8 +35,6 @@ from ws_support.closing import (
     is_served,
 )
 from ws_support.conf import get_options
-from ws_support.middleware.errors import mark_as_logged
-from ws_support.middleware.heartbeat import TURN, Watch
 
 logger = logging.getLogger("ws_support.connection")
 
@@ -62,7 +62,7 @@ class Connection:
 
     While the client is the only one to listen to, the task that runs this receives and handles its
     messages, with nothing in between. When there is more to listen to, a channel layer,
-    or a client that may leave while its handler takes long, messages are read into an inbox by one
+    or a client that may leave while its handler takes long, messages are read into an queue by one
     task for each source, which is not one for each message.
 
     However the connection ends, what is handled last is one `websocket.disconnect`.
@@ -75,14 +75,14 @@ class Connection:
         "_context",
         "_end",
         "_has_begun",
-        "_inbox",
         "_is_accepted",
         "_is_interrupted",
         "_is_open",
         "_is_over",
         "_last_words",
         "_left",
-        "_lookout",
+        "_lifecycle",
+        "_queue",
         "_receive",
         "_said",
         "_scope",
@@ -92,7 +92,7 @@ class Connection:
         "_subscriber",
         "_task",
         "_turn",
-        "_watch",
+        "_watchdog",
     )
 
     def __init__(
@@ -109,7 +109,7 @@ class Connection:
         self._cancel_on_disconnect = cancel_on_disconnect
         self._context: Context | None = None
         self._sources: tuple[asyncio.Task[None], ...] = ()
-        self._inbox: MessageQueue | None = None
+        self._queue: MessageQueue | None = None
         self._background: set[asyncio.Task[Any]] | None = None
         self._subscriber: Subscriber | None = None
 
@@ -230,39 +230,39 @@ class Connection:
         self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
         # A source is read in the context of its connection, whoever finds that it is time to.
         self._context = copy_context()
-        self._lookout = lookout = Watchdog.of_this_loop()
-        watch = self._watch = Watch.behind(self._receive)
-        if watch is not None:
-            self._receive, send = watch.make_way(self)
+        self._watchdog = watchdog = Watchdog.of_this_loop()
+        lifecycle = self._lifecycle = Lifecycle.behind(self._scope, self._receive)
+        if lifecycle is not None:
+            self._receive, send = lifecycle.make_way(self)
             # Unless a middleware in between has put its own around.
-            if self._send == watch.send:
+            if self._send == lifecycle.send:
                 self._send_data = send
         for source in sources:
             self._start_source(self._listen(source, self.read_ahead()))
-        busy = lookout.busy
+        busy = watchdog.busy
         receive = self._receive
         handle_data = handle_data or handle
         error: BaseException | None = None
         try:
             # What is in this loop happens for each message.
             while self._end is None:
-                if self._inbox is None:
+                if self._queue is None:
                     message = await receive()
                     kind = message.get("type")
-                    if watch is not None:
+                    if lifecycle is not None:
                         if kind != "websocket.receive":
-                            watch.heard(message)
+                            lifecycle.heard(message)
                         else:
                             # `heard()`, without a call.
-                            watch.heard_at = monotonic()
+                            lifecycle.heard_at = monotonic()
                             if (
-                                watch.heartbeat is not None
-                                and message.get("text") == watch.heartbeat
+                                lifecycle.heartbeat is not None
+                                and message.get("text") == lifecycle.heartbeat
                             ):
-                                await watch.answer()
+                                await lifecycle.answer()
                                 continue
                 else:
-                    message = await self._inbox.get()
+                    message = await self._queue.get()
                     kind = message.get("type")
                 handler = handle_data
                 if kind != "websocket.receive":
@@ -273,8 +273,8 @@ class Connection:
                     self._has_begun = True
                     handler = handle
                 busy[self] = False
-                if not lookout.is_armed:
-                    lookout.arm()
+                if not watchdog.is_armed:
+                    watchdog.arm()
                 try:
                     await handler(message)
                 except Exception as raised:
@@ -302,12 +302,12 @@ class Connection:
     # The sources, when there is more than the client to listen to.
 
     def read_ahead(self) -> MessageQueue:
-        """From now on a task of its own receives from the client, into the inbox."""
-        if self._inbox is None:
-            self._inbox = MessageQueue()
+        """From now on a task of its own receives from the client, into the queue."""
+        if self._queue is None:
+            self._queue = MessageQueue()
             if self._is_open:
-                self._start_source(self._read(self._inbox))
-        return self._inbox
+                self._start_source(self._read(self._queue))
+        return self._queue
 
     def _start_source(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._context.run(  # type: ignore[union-attr]  # `run()` has set it.
@@ -316,26 +316,26 @@ class Connection:
         task.add_done_callback(self._source_done)
         self._sources = (*self._sources, task)
 
-    async def _read(self, inbox: MessageQueue) -> None:
-        watch = self._watch
+    async def _read(self, queue: MessageQueue) -> None:
+        lifecycle = self._lifecycle
         while True:
             message = await self._receive()
-            if watch is not None and watch.heard(message):
-                await watch.answer()
+            if lifecycle is not None and lifecycle.heard(message):
+                await lifecycle.answer()
                 continue
-            inbox.put(message)
+            queue.put(message)
             if message["type"] == "websocket.disconnect":
                 self._left = message
                 # Most servers would take what is sent now, and drop it.
                 self._send_data = _refuse
                 self._has_ended(message)
                 return
-            if inbox.is_full:
+            if queue.is_full:
                 del message  # It may be kept in less memory than it takes.
-                await inbox.room()
+                await queue.room()
 
     @staticmethod
-    async def _listen(source: Callable[[], Awaitable[Any]], inbox: MessageQueue) -> None:
+    async def _listen(source: Callable[[], Awaitable[Any]], queue: MessageQueue) -> None:
         pauses = Pauses()
         while True:
             began_at = monotonic()
@@ -348,9 +348,9 @@ class Connection:
                     log_away(error)
                     await asyncio.sleep(pauses.next())
                 continue
-            inbox.put(message)
-            if inbox.is_full:
-                await inbox.room()
+            queue.put(message)
+            if queue.is_full:
+                await queue.room()
 
     def _source_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -359,9 +359,9 @@ class Connection:
     @property
     def is_reading(self) -> bool:
         """Whether messages of the client are received now, for the heartbeat."""
-        if self._inbox is None:
-            return self not in self._lookout.busy
-        return not self._inbox.is_full
+        if self._queue is None:
+            return self not in self._watchdog.busy
+        return not self._queue.is_full
 
     def give_up(self, code: int, reason: str) -> None:
         """End the connection of a client that is silent, or does not read."""
@@ -369,10 +369,10 @@ class Connection:
         self._last_words = {"type": "websocket.close", "code": int(code), "reason": reason}
         end = _disconnect(code, reason)
         self._has_ended(end)
-        if self._inbox is None or self._cancel_on_disconnect:
+        if self._queue is None or self._cancel_on_disconnect:
             self._interrupt(end)
         else:
-            self._inbox.put(end)
+            self._queue.put(end)
 
     async def close(self, code: int, reason: str) -> None:
         """Close the connection when the server stops. A busy handler has the time that it has
@@ -387,7 +387,7 @@ class Connection:
         if self._left is None or not self._cancel_on_disconnect:
             self.read_ahead()
             return
-        unread = len(self._inbox) - 1 if self._inbox else 0
+        unread = len(self._queue) - 1 if self._queue else 0
         logger.info(
             "A handler was cancelled, since its connection has ended, and %d messages are dropped:"
             " path %.200a. With cancel_on_disconnect = False the consumer finishes first.",
@@ -461,7 +461,7 @@ class Connection:
         self._has_ended(end)
         if asyncio.current_task() is self._task:
             self._end = self._end or end
-        elif self in self._lookout.busy:
+        elif self in self._watchdog.busy:
             self._end = self._end or end
             self._left = end
         else:

@@ -1,4 +1,4 @@
-"""Who is connected to this process, and closing all of them before it ends."""
+"""The open connections of a process, and their drain before it ends."""
 
 from __future__ import annotations
 
@@ -8,75 +8,81 @@ from typing import Final, Protocol
 from ws_support.closing import CloseCode
 
 CODE: Final = CloseCode.SERVICE_RESTART
-"""What tells clients to come back. HTMX does so after 1012, and not after 1001, which is what a
-browser says when it leaves a page."""
+"""The close code that tells clients to come back. HTMX does so after 1012, and not after 1001, which
+a browser sends when it leaves a page."""
 
 REASON: Final = "The server is stopping"
 
 
-class Guest(Protocol):
-    """A connection, from its handshake on."""
+class OpenConnection(Protocol):
+    """A connection, from its handshake to its end."""
 
-    async def dismiss(self, code: int, reason: str) -> None:
-        """Close it, if it is accepted; its application hears of it as of a client that has left."""
+    async def drain(self, code: int, reason: str) -> None:
+        """Close an accepted connection; its application hears of it as of a client that has left.
+
+        Does nothing during the handshake: the registry asks again when it is accepted.
+        """
 
     def cancel(self) -> None:
-        """Cancel its application."""
+        """Cancel the application of the connection."""
 
 
 class ConnectionRegistry:
     """The connections of one process, in one event loop.
 
-    They come and go with `enter()` and `leave()`. From `dismiss_all()` on, whoever is `accepted()`
-    is dismissed as well: its handshake was on its way when the server stopped listening.
+    A connection is added before its application runs, and removed after. From `drain()` on,
+    connections are closed as soon as they are accepted: their handshakes were on their way when the
+    server stopped listening.
     """
 
     def __init__(self) -> None:
-        self._guests: set[Guest] = set()
-        self._is_over = False
+        self._connections: set[OpenConnection] = set()
+        self._is_draining = False
         self._empty: asyncio.Future[None] | None = None
         # asyncio itself refers to its tasks only weakly.
-        self._dismissals: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        return len(self._guests)
+        return len(self._connections)
 
-    def enter(self, guest: Guest) -> None:
-        self._guests.add(guest)
+    def add(self, connection: OpenConnection) -> None:
+        self._connections.add(connection)
 
-    def accepted(self, guest: Guest) -> None:
-        if self._is_over:
-            self._dismiss(guest)
+    def accepted(self, connection: OpenConnection) -> None:
+        """Note that the handshake of a connection is done."""
+        if self._is_draining:
+            self._start_drain(connection)
 
-    def leave(self, guest: Guest) -> None:
-        self._guests.discard(guest)
-        if self._empty is not None and not self._guests:
+    def remove(self, connection: OpenConnection) -> None:
+        self._connections.discard(connection)
+        if self._empty is not None and not self._connections:
             self._empty.set_result(None)
             self._empty = None
 
-    def dismiss_all(self) -> None:
-        """Close all with 1012. They are done when it `is_empty()`."""
-        self._is_over = True
-        for guest in self._guests:
-            self._dismiss(guest)
+    def drain(self) -> None:
+        """Close all connections with 1012, and those that are accepted from now on."""
+        self._is_draining = True
+        for connection in self._connections:
+            self._start_drain(connection)
 
-    def cancel_all(self) -> None:
-        for guest in self._guests:
-            guest.cancel()
+    def cancel(self) -> None:
+        """Cancel the applications of all connections that are left."""
+        for connection in self._connections:
+            connection.cancel()
 
-    async def is_empty(self, timeout: float) -> bool:
-        """Wait until nobody is left, for at most `timeout` seconds; whether that is so."""
-        if self._guests:
+    async def wait_until_empty(self, timeout: float) -> bool:
+        """Wait for at most `timeout` seconds. Return True if no connection is left."""
+        if self._connections:
             self._empty = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._empty], timeout=timeout)
             self._empty = None
-        return not self._guests
+        return not self._connections
 
-    def _dismiss(self, guest: Guest) -> None:
-        task = asyncio.create_task(guest.dismiss(CODE, REASON))
-        self._dismissals.add(task)
-        task.add_done_callback(self._dismissals.discard)
+    def _start_drain(self, connection: OpenConnection) -> None:
+        task = asyncio.create_task(connection.drain(CODE, REASON))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
-here: Final = ConnectionRegistry()
-"""Those of this process."""
+open_connections: Final = ConnectionRegistry()
+"""The connections of this process."""

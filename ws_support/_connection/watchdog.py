@@ -32,9 +32,9 @@ class Watchdog:
     def of_this_loop(cls) -> Watchdog:
         loop = asyncio.get_running_loop()
         try:
-            return _lookouts[loop]
+            return _watchdogs[loop]
         except KeyError:
-            return _lookouts.setdefault(loop, cls())
+            return _watchdogs.setdefault(loop, cls())
 
     def arm(self) -> None:
         """Look soon. Needed with an entry when `is_armed` is false."""
@@ -52,4 +52,4 @@ class Watchdog:
             self.arm()
 
 
-_lookouts: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Watchdog]] = WeakKeyDictionary()
+_watchdogs: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Watchdog]] = WeakKeyDictionary()

@@ -6,7 +6,7 @@ import logging
 from contextlib import suppress
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from channels.routing import URLRouter
@@ -14,10 +14,10 @@ from django.urls.exceptions import Resolver404
 
 from ws_support import _logging
 from ws_support._connection.denial import answer, refuse
+from ws_support._logging import is_logged, mark_as_logged
 from ws_support.closing import UNANSWERED, CloseCode, InvalidMessage, is_served
 
 logger = logging.getLogger("ws_support.client_errors")
-_IS_LOGGED: Final = "_ws_support_is_logged"
 
 
 async def handle_client_error(
@@ -60,7 +60,7 @@ async def handle_error(error: Exception, scope: Any, send: ASGISendCallable) -> 
     Servers log it in their own words, without the path and the client, and Granian (2.8) without
     the exception: they do not hear of it. A test hears of it, since its exception is raised.
     """
-    if not getattr(error, _IS_LOGGED, False):
+    if not is_logged(error):
         logger.error(
             "The application raised %.500r: path %.200a.",
             error,
@@ -76,11 +76,6 @@ async def handle_error(error: Exception, scope: Any, send: ASGISendCallable) -> 
     # Servers differ in what they raise when the client has gone meanwhile.
     with suppress(Exception):
         await answer(scope, send, HTTPStatus.INTERNAL_SERVER_ERROR, "The server has failed.")
-
-
-def mark_as_logged(error: BaseException) -> None:
-    with suppress(AttributeError):  # It may have no room for more.
-        setattr(error, _IS_LOGGED, True)
 
 
 def _raised_by_router(traceback: TracebackType | None) -> bool:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from ws_support.closing import is_client_gone
-from ws_support.servers.daphne.flow import Leftovers
+from ws_support.servers._run.leftovers import Leftovers
 
 logger = logging.getLogger("ws_support.servers")
 

@@ -12,7 +12,7 @@ from time import monotonic
 from types import FrameType
 from typing import Final
 
-from ws_support._connection import registry
+from ws_support._connection.registry import open_connections
 from ws_support.servers._run import requests
 from ws_support.servers._run.sockets import remove_path
 
@@ -112,18 +112,17 @@ class Stop:
         # The answer that says so is sent before the server cancels, which would send none.
         within = (_FOR_THE_SERVER - _FOR_GOODBYES) / 2 * self._timeout
         loop.call_later(self._left_until(_FOR_GOODBYES), requests.here.give_up, within)
-        here = registry.here
-        here.dismiss_all()
-        if await here.is_empty(self._left_until(_FOR_GOODBYES)):
+        open_connections.drain()
+        if await open_connections.wait_until_empty(self._left_until(_FOR_GOODBYES)):
             return
         logger.error(
             "%d WebSocket consumers have not ended within %g s and are cancelled. To give them"
             ' more time, raise WS_SUPPORT["SHUTDOWN_TIMEOUT"].',
-            len(here),
+            len(open_connections),
             _FOR_GOODBYES * self._timeout,
         )
-        here.cancel_all()
-        await here.is_empty(self.left_for_the_server)
+        open_connections.cancel()
+        await open_connections.wait_until_empty(self.left_for_the_server)
 
     def _left_until(self, part: float) -> float:
         if self._begun_at is None:
@@ -142,7 +141,7 @@ class Stop:
             "The server has not ended within %g s and is killed, with %d WebSocket consumers. To"
             ' give it more time, raise WS_SUPPORT["SHUTDOWN_TIMEOUT"].',
             self._timeout,
-            len(registry.here),
+            len(open_connections),
         )
         self._exit(0)
 

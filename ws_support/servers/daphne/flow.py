@@ -6,15 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from ws_support.closing import ClientGone
 from ws_support.servers._run.queued_text import packed, size, unpacked
 
 MAX_MESSAGES: Final = 32
 MAX_SIZE: Final = 64 * 1024
 """Messages, or characters and bytes of them, that may wait for the application."""
-
-MAX_DROPPED: Final = 1000
-"""Messages that an application may send when its client has gone."""
 
 
 class ReceiveQueue(asyncio.Queue[dict[str, Any]]):
@@ -82,21 +78,3 @@ class Outbox:
         room, self._room = self._room, None
         if room is not None:
             room.set_result(None)
-
-
-class Leftovers:
-    """What an application sends when its client has gone.
-
-    It is dropped, as by Daphne, and others have their turn. Who goes on for long does nothing else,
-    and gets an `OSError` (ASGI 2.4).
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    async def drop(self) -> None:
-        self._count += 1
-        if self._count > MAX_DROPPED:
-            raise ClientGone("The client has gone.")
-        # Otherwise a loop that only sends would have the event loop for itself.
-        await asyncio.sleep(0)

@@ -14,8 +14,9 @@ from typing import Any, Final
 import daphne.server  # It chooses the reactor, and imports its `http_protocol` after that.
 from twisted.web import http
 
+from ws_support.servers._run.leftovers import Leftovers
 from ws_support.servers._run.limits import HEAD_TIMEOUT, MAX_HEAD, MAX_HEADERS
-from ws_support.servers.daphne.flow import Leftovers, Outbox
+from ws_support.servers.daphne.flow import Outbox
 
 logger = logging.getLogger("ws_support.daphne")
 

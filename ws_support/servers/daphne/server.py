@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from ws_support._connection.registry import CODE, REASON, here
+from ws_support._connection.registry import CODE, REASON, open_connections
 from ws_support.closing import ClientGone
 from ws_support.conf import Options
 from ws_support.servers._run.application import apply_prefix
@@ -202,7 +202,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         return deferred
 
     async def _end_applications(self) -> None:
-        here.dismiss_all()
+        open_connections.drain()
         self._close_websockets()
         self._end_requests()
         if running := self._running_applications():

@@ -27,7 +27,8 @@ from twisted.web.http import RESPONSES
 
 from ws_support._protocol.handshake import Refused, Request
 from ws_support.closing import CloseCode, may_be_sent
-from ws_support.servers.daphne.flow import Leftovers, Outbox, ReceiveQueue
+from ws_support.servers._run.leftovers import Leftovers
+from ws_support.servers.daphne.flow import Outbox, ReceiveQueue
 
 logger = logging.getLogger("ws_support.daphne")
 

@@ -1,0 +1,505 @@
+"""The life of one connection: opened, alive, ended; told to signals and logs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from time import monotonic
+from types import TracebackType
+from typing import Any, Final, Protocol, cast
+
+from asgiref.sync import markcoroutinefunction
+from asgiref.typing import (
+    ASGIReceiveCallable,
+    ASGIReceiveEvent,
+    ASGISendCallable,
+    ASGISendEvent,
+    WebSocketCloseEvent,
+    WebSocketScope,
+)
+from channels.exceptions import StopConsumer
+from channels.utils import await_many_dispatch
+
+from ws_support import _logging
+from ws_support._asgi import check_accept
+from ws_support._asyncio import cancelled_by_others
+from ws_support._connection.queue import MessageQueue
+from ws_support._connection.registry import open_connections
+from ws_support._connection.silence import SilenceTimer
+from ws_support.closing import (
+    UNANSWERED,
+    ClientGone,
+    CloseCode,
+    check_close,
+    is_client_gone,
+    is_served,
+)
+from ws_support.conf import Options
+from ws_support.signals import connected, disconnected, rejected
+
+logger = logging.getLogger("ws_support.heartbeat")
+
+_SCOPE_KEY: Final = "ws_support.lifecycle"
+
+_CLOSE_TIMEOUT: Final = 0.5
+"""Seconds that sending the close frame may hold up the report of a dead client: its full buffers
+would block that for ever."""
+
+TURN: Final = 128
+"""Messages after which others have their turn, if the server's `send()` lets them have none."""
+
+_END_TIMEOUT: Final = 1.0
+"""Seconds until the server says why a connection has ended, after it has refused a message."""
+
+
+class Listener(Protocol):
+    """Who receives from the server in place of a `Watch`, and tells it what came."""
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether messages are received now. If not, unread ones may be waiting."""
+
+    def give_up(self, code: int, reason: str) -> None:
+        """End the connection, whose client is silent."""
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close the connection, as its application might."""
+
+
+_UNSAID: Final[tuple[int, str]] = (CloseCode.NORMAL_CLOSURE, "")
+"""How a connection ends of which nobody says so."""
+
+
+class Lifecycle:
+    """One connection, from its handshake to its end.
+
+    Stands between the server and an application. `WebSocketSupport` or a `Heartbeat` makes one for
+    each connection, and puts it into the scope.
+    """
+
+    __slots__ = (
+        "_closing",
+        "_code",
+        "_ending",
+        "_expired",
+        "_is_cancelled",
+        "_listener",
+        "_opened_at",
+        "_options",
+        "_queue",
+        "_reader",
+        "_reading",
+        "_reason",
+        "_receive",
+        "_scope",
+        "_send",
+        "_silence",
+        "_task",
+        "_turn",
+        "_woken",
+        "heard_at",
+        "heartbeat",
+    )
+
+    def __init__(
+        self,
+        scope: WebSocketScope,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
+        options: Options,
+    ) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._opened_at: float | None = None
+        self.heard_at = 0.0
+        self._code: int | None = None
+        self._reason = ""
+        self._closing: asyncio.Task[None] | None = None
+        self._ending = _UNSAID
+        self._is_cancelled = False
+        self._listener: Listener | None = None
+        # The task that waits for a message now. When none comes, it is woken.
+        self._reader: asyncio.Task[Any] | None = None
+        self._woken: asyncio.Task[Any] | None = None
+        self._silence: SilenceTimer | None = None
+        self._expired = False
+        self._turn = TURN
+        self._queue: MessageQueue | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self.options = options
+
+    @property
+    def options(self) -> Options:
+        """What holds for this connection: a `Heartbeat` on its route may replace it."""
+        return self._options
+
+    @options.setter
+    def options(self, options: Options) -> None:
+        self._options = options
+        # Alone what is looked at for each message.
+        promised = options.heartbeat_interval is not None
+        self.heartbeat = options.heartbeat_message if promised else None
+
+    async def run(self, application: Any) -> None:
+        self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
+        # Into the scope itself: a copy for each connection would be its largest part here.
+        self._scope[_SCOPE_KEY] = self  # type: ignore[typeddict-unknown-key]
+        open_connections.add(self)
+        try:
+            await application(self._scope, self.receive, self.send)
+        except asyncio.CancelledError as error:
+            self._end(CloseCode.SERVICE_RESTART, "")
+            if not self._is_cancelled or cancelled_by_others(self._task):
+                raise
+            # Servers log a traceback for it (Uvicorn 0.54, Granian 2.8).
+            await self._tell_consumer(error)
+        except Exception as error:
+            if is_client_gone(error):
+                await self._hear_the_end(error)
+                return
+            # Not every server says so (Uvicorn 0.54 and Granian 2.8 do not).
+            if self._code is None and self._opened_at is None:
+                self._scope[UNANSWERED] = True  # type: ignore[typeddict-unknown-key]
+            elif self._code is None and is_served(self._scope):
+                await self._close(CloseCode.INTERNAL_ERROR, "")
+            self._end(CloseCode.INTERNAL_ERROR, "")
+            raise
+        finally:
+            if self._closing is not None:
+                await asyncio.wait([self._closing])
+            if self._reading is not None:
+                self._reading.cancel()
+            # Neither is left to the garbage collector.
+            del self._scope[_SCOPE_KEY]  # type: ignore[typeddict-item]
+            self._listener = None
+            # An application that returns without closing leaves that to the server: 1000. Another
+            # task may still be sending the close frame.
+            self._end(*self._ending)
+            try:
+                if self._opened_at is not None:
+                    await self._report_end(self._opened_at)
+            finally:
+                open_connections.remove(self)
+
+    async def receive(self) -> ASGIReceiveEvent:
+        while not self._expired:
+            if self._queue is not None:
+                ahead = await self._queue.get()
+                if not self._is_given_up():
+                    return cast(ASGIReceiveEvent, ahead)
+                break
+            reader: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
+            self._reader = reader
+            try:
+                message = await self._receive()
+            except asyncio.CancelledError:
+                self._reader = None
+                if reader is not self._woken or cancelled_by_others(reader):
+                    raise
+                self._woken = None
+                continue
+            self._reader = None
+            if reader is self._woken:
+                # Granian 2.8 answers a `receive()` that is cancelled with an end of its own.
+                self._woken = None
+                cancelled_by_others(reader)
+                continue
+            if not self.heard(message):
+                return message
+            await self.answer()
+        self._expired = False
+        await self._close(self._code or CloseCode.TIMEOUT, self._reason)
+        return {
+            "type": "websocket.disconnect",
+            "code": self._code or CloseCode.TIMEOUT,
+            "reason": self._reason,
+        }
+
+    def _is_given_up(self) -> bool:
+        return self._expired
+
+    async def _hear_the_end(self, error: Exception) -> None:
+        """The application has ended with what `send()` raised, since its client has gone.
+
+        No error of its own; and a consumer of Channels has not run its `disconnect()`.
+        """
+        if self._code is None:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._last_message(), _END_TIMEOUT)
+        self._end(CloseCode.ABNORMAL_CLOSURE, "")
+        await self._tell_consumer(error)
+
+    async def _tell_consumer(self, error: BaseException) -> None:
+        """Have a consumer of Channels that ends with `error` run its `disconnect()`."""
+        dispatch = _unheard(error.__traceback__)
+        if dispatch is not None:
+            end = {"type": "websocket.disconnect", "code": self._code, "reason": self._reason}
+            # It may send once more.
+            with suppress(StopConsumer, ClientGone):
+                await dispatch(end)
+
+    async def _last_message(self) -> None:
+        while self._code is None:
+            if self._queue is not None:
+                await self._queue.get()
+            else:
+                self.heard(await self._receive())
+
+    async def drain(self, code: int, reason: str) -> None:
+        """Close the connection of an application that has not asked for it: the server stops."""
+        if self._opened_at is None or self._code is not None:
+            return  # It is closed once it is accepted, or ends anyway.
+        if self._listener is not None:
+            await self._listener.close(code, reason)
+            return
+        self._end(code, reason)
+        self._expired = True
+        if self._reader is not None:
+            self._wake_reader()
+        else:
+            if self._queue is not None:
+                self._queue.put({"type": "websocket.disconnect"})
+            # The application hears of it when it asks for the next message.
+            await self._close(code, reason)
+
+    def cancel(self) -> None:
+        self._is_cancelled = True
+        self._task.cancel()
+
+    @staticmethod
+    def of(scope: Any) -> Lifecycle | None:
+        """Return the lifecycle of the connection that `scope` is of, if it has one."""
+        lifecycle: Lifecycle | None = scope.get(_SCOPE_KEY)
+        return lifecycle
+
+    @classmethod
+    def behind(cls, scope: Any, receive: object) -> Lifecycle | None:
+        """Return the lifecycle of `scope` if `receive` is its own, with no other middleware's
+        around."""
+        lifecycle = cls.of(scope)
+        return lifecycle if lifecycle is not None and receive == lifecycle.receive else None
+
+    def make_way(self, listener: Listener) -> tuple[ASGIReceiveCallable, ASGISendCallable]:
+        """The server's own `receive`, for a `listener` that does what `heard()` does with each
+        message, and its own `send`, for what is no more than data.
+
+        That is what `receive()` and `send()` of this class do, with less for each message.
+        """
+        self._listener = listener
+        return self._receive, self._send
+
+    def heard(self, message: ASGIReceiveEvent) -> bool:
+        """Note a message of the client; whether it is a heartbeat, which wants an `answer()`."""
+        self.heard_at = monotonic()
+        if message["type"] == "websocket.receive":
+            return self.heartbeat is not None and message.get("text") == self.heartbeat
+        if message["type"] == "websocket.disconnect":
+            code = message.get("code")
+            self._end(
+                CloseCode.NO_STATUS_RECEIVED if code is None else code, message.get("reason") or ""
+            )
+        return False
+
+    async def answer(self) -> None:
+        if self._code is None:
+            reply = {"type": "websocket.send", "text": self._options.heartbeat_reply}
+            # OSError: the client is gone (ASGI 2.4), as the next message says.
+            with suppress(OSError):
+                await self._send(cast(ASGISendEvent, reply))
+
+    @markcoroutinefunction  # For async_to_sync, which warns otherwise.
+    def send(self, message: ASGISendEvent) -> Any:
+        # No coroutine of its own: this is on the path of each message.
+        if message["type"] == "websocket.send":
+            return self._send_data(message)
+        return self._send_other(message)
+
+    async def _send_data(self, message: ASGISendEvent) -> None:
+        try:
+            await self._send(message)
+        except OSError as error:
+            # Who suppresses this and sends on would have the event loop for itself.
+            await asyncio.sleep(0)
+            raise ClientGone(*error.args) from error
+        self._turn -= 1
+        if not self._turn:
+            # As in `Connection.send_data()`.
+            self._turn = TURN
+            if self._reader is None:
+                self._read_ahead()
+            await asyncio.sleep(0)
+
+    def _read_ahead(self) -> None:
+        """Receive in place of an application that sends and does not receive: most servers say
+        that the client has gone to nobody else."""
+        if self._queue is None:
+            self._queue = MessageQueue()
+            self._reading = asyncio.create_task(self._read(self._queue))
+
+    async def _read(self, queue: MessageQueue) -> None:
+        while True:
+            message: Any = await self._receive()
+            if self.heard(message):
+                await self.answer()
+                continue
+            queue.put(message)
+            if message["type"] == "websocket.disconnect":
+                self._send = _discard
+                return
+            if queue.is_full:
+                await queue.room()
+
+    async def _send_other(self, message: ASGISendEvent) -> None:
+        if message["type"] == "websocket.close":
+            await self._end_with(message)
+            return
+        if message["type"] == "websocket.accept":
+            check_accept(self._scope, message)
+        if message["type"] == "websocket.http.response.start":
+            await self._report_refusal(message["status"])
+        # Before what follows: the server may refuse the message, and the connection goes on.
+        try:
+            await self._send(message)
+        except OSError as error:
+            raise ClientGone(*error.args) from error
+        if message["type"] == "websocket.accept" and self._code is None:
+            await self._begin()
+
+    async def _end_with(self, message: WebSocketCloseEvent) -> None:
+        check_close(message)
+        if self._opened_at is None:
+            await self._report_refusal(403)
+        self._ending = message.get("code") or 1000, message.get("reason") or ""
+        try:
+            await self._send(message)
+        except asyncio.CancelledError:
+            # The client does not read, and was given up.
+            self._end(*self._ending)
+            raise
+        except OSError as error:
+            raise ClientGone(*error.args) from error
+        self._end(*self._ending)
+
+    async def _begin(self) -> None:
+        if self._opened_at is not None:
+            return  # A second accept, on a server that lets it pass.
+        self._opened_at = self.heard_at = monotonic()
+        open_connections.accepted(self)
+        if self._options.heartbeat_interval is not None:
+            self._silence = SilenceTimer(self, 2 * self._options.heartbeat_interval)
+        if logger.isEnabledFor(logging.INFO):
+            extra = _logging.fields(self._scope)
+            logger.info("Connected: path %.200a.", self._scope["path"], extra=extra)
+        await connected.asend_robust(None, scope=self._scope)
+
+    def _end(self, code: int, reason: str) -> None:
+        """The first side that ends the connection says why."""
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
+        if self._code is None:
+            self._code = int(code)
+            self._reason = reason
+
+    async def _report_end(self, opened_at: float) -> None:
+        duration = monotonic() - opened_at
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(
+                "Disconnected with %d after %.1f s: path %.200a.",
+                self._code,
+                duration,
+                self._scope["path"],
+                extra=_logging.fields(self._scope, code=self._code, duration=duration),
+            )
+        await disconnected.asend_robust(
+            None, scope=self._scope, code=self._code, reason=self._reason, duration=duration
+        )
+
+    async def _report_refusal(self, status: int) -> None:
+        origin = _logging.fields(self._scope)["origin"]
+        logger.info(
+            "Refused with %d by the application: path %.200a.",
+            status,
+            self._scope["path"],
+            extra=_logging.fields(self._scope),
+        )
+        await rejected.asend_robust(
+            None, scope=self._scope, origin=origin, status=status, rule="application"
+        )
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether messages are received now. If not, unread ones may be waiting."""
+        if self._listener is not None:
+            return self._listener.is_reading
+        return self._reader is not None if self._queue is None else not self._queue.is_full
+
+    def expire(self, silence: float) -> None:
+        """Close the connection, since nothing was heard for `silence` seconds."""
+        self._end(CloseCode.TIMEOUT, f"No message for {silence:g} seconds")
+        logger.info(
+            "Closed with 3008: no message for %g seconds, path %.200a."
+            ' To allow more, raise WS_SUPPORT["HEARTBEAT_INTERVAL"] or the interval of its route.',
+            silence,
+            self._scope["path"],
+            extra=_logging.fields(self._scope, code=self._code),
+        )
+        if self._listener is not None:
+            self._listener.give_up(CloseCode.TIMEOUT, self._reason)
+            return
+        self._expired = True
+        if self._queue is not None:
+            self._queue.put({"type": "websocket.disconnect"})
+            # The application may be sending, and not receive.
+            self._closing = asyncio.create_task(self._send_close(CloseCode.TIMEOUT, self._reason))
+            return
+        self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        self._woken = self._reader
+        self._woken.cancel()  # type: ignore[union-attr]  # Callers have seen to that.
+
+    async def _close(self, code: int, reason: str) -> None:
+        """Close a connection that the application does not know to have ended.
+
+        The application must not end before that is done: servers then close it in their own way.
+        """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._send_close(code, reason))
+        await asyncio.wait([self._closing])
+
+    async def _send_close(self, code: int, reason: str) -> None:
+        send, self._send = self._send, _discard
+        try:
+            close = {"type": "websocket.close", "code": int(code), "reason": reason}
+            await asyncio.wait_for(send(cast(ASGISendEvent, close)), _CLOSE_TIMEOUT)
+        except Exception as error:
+            # Servers differ in what they raise when the connection has ended meanwhile.
+            logger.debug(
+                "The close frame was not sent: %r", error, extra=_logging.fields(self._scope)
+            )
+
+
+async def _discard(message: ASGISendEvent) -> None:
+    """Where messages go that are sent to a client that was given up."""
+    await asyncio.sleep(0)
+    if message["type"] == "websocket.send":
+        raise ClientGone("The connection was closed.")
+
+
+def _unheard(traceback: TracebackType | None) -> Callable[[Any], Awaitable[None]] | None:
+    """The `dispatch()` of a consumer of Channels that has raised from a handler, unless it was
+    the one for `websocket.disconnect`.
+
+    Channels (4.3) ends a consumer with whatever a handler raises.
+    """
+    while traceback is not None:
+        if traceback.tb_frame.f_code is await_many_dispatch.__code__:
+            found = traceback.tb_frame.f_locals
+            if found.get("result", {}).get("type") != "websocket.disconnect":
+                return cast(Callable[[Any], Awaitable[None]], found["dispatch"])
+        traceback = traceback.tb_next
+    return None
