@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "ws_support"
 
 ROOMS = [
     # Ground
-    {"close_codes", "closing", "signals", "_protocol", "_types", "_asyncio", "_logging", "_asgi"},
+    {"close_codes", "signals", "_protocol", "_types", "_asyncio", "_logging", "_asgi"},
     # Shared mechanisms
     {"_topics", "conf", "_validators", "exceptions"},
     # Building blocks

@@ -15,7 +15,7 @@ from tests.harness import ASGI_SERVERS, BOUND, serving
 from tests.servers.test_behaviours import expected
 from tests.test_connection import Peer, connected
 from ws_support.broadcast import broadcast
-from ws_support.closing import InvalidMessage
+from ws_support.exceptions import InvalidMessage
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.websocket import ConnectionClosed as ConnectionHasEnded
 from ws_support.websocket import websocket_view

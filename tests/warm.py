@@ -79,7 +79,7 @@ _ALL = (
     "ws_support.checks",
     "ws_support.management.commands.runasgi",
     "ws_support.routing",
-    "ws_support.servers.application",
+    "ws_support.servers._run.application",
     "ws_support.servers.daphne",
     "ws_support.servers.granian",
     "ws_support.servers.hypercorn",

@@ -1,9 +1,14 @@
-"""What an application may answer a handshake with."""
+"""What an application may send, and which scopes are of a server (ASGI 2.5)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+from ws_support.close_codes import MAX_REASON, may_be_sent
+
+UNANSWERED: Final = "ws_support.unanswered"
+"""In the scope of a handshake whose application has raised before it answered."""
 
 
 def check_accept(scope: Mapping[str, Any], message: Mapping[str, Any]) -> None:
@@ -21,3 +26,31 @@ def check_accept(scope: Mapping[str, Any], message: Mapping[str, Any]) -> None:
             f"The client did not offer the sub-protocol {subprotocol!r:.100}, but"
             f" {offered!r:.200}: accept one of these, or None."
         )
+
+
+def check_close(message: Mapping[str, Any]) -> None:
+    """Check a `websocket.close`: servers would send something else, and tell nobody.
+
+    Raises `ValueError` for a code that may not be sent, or a reason of more than 123 bytes.
+    """
+    code = message.get("code")
+    if code is not None and not (isinstance(code, int) and may_be_sent(code)):
+        raise ValueError(
+            f"A connection cannot be closed with {code!r:.100}: use 1000 or a code from 3000 to"
+            " 4999."
+        )
+    reason = message.get("reason") or ""
+    size = len(reason.encode())
+    if size > MAX_REASON:
+        raise ValueError(
+            f"The reason has {size} bytes, and {MAX_REASON} are the most: {reason!r:.60}..."
+        )
+
+
+def is_served(scope: Mapping[str, Any]) -> bool:
+    """Return True if a server has made `scope`.
+
+    Servers say which ASGI they speak. The communicators of Channels and asgiref, with which
+    projects test, do not.
+    """
+    return "asgi" in scope

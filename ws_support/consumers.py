@@ -28,7 +28,8 @@ from ws_support._connection.connection import Connection, NoHandler
 from ws_support._connection.database import OldConnections
 from ws_support._connection.groups import Groups
 from ws_support._topics.messages import checked_topic, json_of
-from ws_support.closing import ClientGone, CloseCode, InvalidMessage, invalid_json
+from ws_support.close_codes import CloseCode
+from ws_support.exceptions import ClientGone, InvalidMessage, invalid_json
 
 
 class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):

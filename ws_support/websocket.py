@@ -13,16 +13,15 @@ from typing import Any, Concatenate, Final, ParamSpec, Protocol, overload
 from channels.exceptions import StopConsumer
 from django.core.serializers.json import DjangoJSONEncoder
 
-from ws_support._asgi import check_accept
+from ws_support._asgi import check_accept, check_close
 from ws_support._connection.connection import Connection
 from ws_support._connection.database import OldConnections
 from ws_support._topics.messages import checked_topic, json_of, message_of
-from ws_support.closing import (
+from ws_support.close_codes import CloseCode
+from ws_support.exceptions import (
     ClientGone,
-    CloseCode,
     ConnectionClosed,
     InvalidMessage,
-    check_close,
     invalid_json,
     is_client_gone,
 )

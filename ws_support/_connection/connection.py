@@ -13,6 +13,7 @@ from typing import Any, Final
 from channels.exceptions import StopConsumer
 
 from ws_support import _logging
+from ws_support._asgi import check_close, is_served
 from ws_support._asyncio import cancelled_by_others
 from ws_support._connection.lifecycle import TURN, Lifecycle
 from ws_support._connection.queue import MessageQueue
@@ -26,15 +27,9 @@ from ws_support._topics.outages import (
 )
 from ws_support._topics.registry import TopicRegistry
 from ws_support._topics.subscriber import Subscriber, server_of
-from ws_support.closing import (
-    ClientGone,
-    CloseCode,
-    InvalidMessage,
-    check_close,
-    is_client_gone,
-    is_served,
-)
+from ws_support.close_codes import CloseCode
 from ws_support.conf import get_options
+from ws_support.exceptions import ClientGone, InvalidMessage, is_client_gone
 
 logger = logging.getLogger("ws_support.connection")
 

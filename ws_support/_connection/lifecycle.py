@@ -23,20 +23,14 @@ from channels.exceptions import StopConsumer
 from channels.utils import await_many_dispatch
 
 from ws_support import _logging
-from ws_support._asgi import check_accept
+from ws_support._asgi import UNANSWERED, check_accept, check_close, is_served
 from ws_support._asyncio import cancelled_by_others
 from ws_support._connection.queue import MessageQueue
 from ws_support._connection.registry import open_connections
 from ws_support._connection.silence import SilenceTimer
-from ws_support.closing import (
-    UNANSWERED,
-    ClientGone,
-    CloseCode,
-    check_close,
-    is_client_gone,
-    is_served,
-)
+from ws_support.close_codes import CloseCode
 from ws_support.conf import Options
+from ws_support.exceptions import ClientGone, is_client_gone
 from ws_support.signals import connected, disconnected, rejected
 
 logger = logging.getLogger("ws_support.heartbeat")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
-from ws_support.closing import CloseCode
+from ws_support.close_codes import CloseCode
 
 CODE: Final = CloseCode.SERVICE_RESTART
-"""The close code that tells clients to come back. HTMX does so after 1012, and not after 1001, which
-a browser sends when it leaves a page."""
+"""The close code that tells clients to come back. HTMX does so after 1012, and not after 1001, with
+which a browser leaves a page."""
 
 REASON: Final = "The server is stopping"
 

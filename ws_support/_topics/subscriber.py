@@ -12,7 +12,7 @@ from types import coroutine
 from typing import Any, Final, Protocol
 
 from ws_support._protocol.frames import message_frame
-from ws_support.closing import CloseCode
+from ws_support.close_codes import CloseCode
 
 logger = logging.getLogger("ws_support.broadcast")
 

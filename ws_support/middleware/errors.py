@@ -13,9 +13,11 @@ from channels.routing import URLRouter
 from django.urls.exceptions import Resolver404
 
 from ws_support import _logging
+from ws_support._asgi import UNANSWERED, is_served
 from ws_support._connection.denial import answer, refuse
 from ws_support._logging import is_logged, mark_as_logged
-from ws_support.closing import UNANSWERED, CloseCode, InvalidMessage, is_served
+from ws_support.close_codes import CloseCode
+from ws_support.exceptions import InvalidMessage
 
 logger = logging.getLogger("ws_support.client_errors")
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from ws_support import _logging
-from ws_support.closing import CloseCode
+from ws_support.close_codes import CloseCode
 
 logger = logging.getLogger("ws_support.limits")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from ws_support.closing import ClientGone
+from ws_support.exceptions import ClientGone
 
 MAX_DROPPED: Final = 1000
 """Messages that an application may send when its client has gone."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from ws_support.closing import is_client_gone
+from ws_support.exceptions import is_client_gone
 from ws_support.servers._run.leftovers import Leftovers
 
 logger = logging.getLogger("ws_support.servers")

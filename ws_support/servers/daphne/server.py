@@ -23,8 +23,8 @@ from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from ws_support._connection.registry import CODE, REASON, open_connections
-from ws_support.closing import ClientGone
 from ws_support.conf import Options
+from ws_support.exceptions import ClientGone
 from ws_support.servers._run.application import apply_prefix
 from ws_support.servers._run.shutdown import Stop
 from ws_support.servers.base import Plan

@@ -26,7 +26,7 @@ from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.web.http import RESPONSES
 
 from ws_support._protocol.handshake import Refused, Request
-from ws_support.closing import CloseCode, may_be_sent
+from ws_support.close_codes import CloseCode, may_be_sent
 from ws_support.servers._run.leftovers import Leftovers
 from ws_support.servers.daphne.flow import Outbox, ReceiveQueue
 

@@ -50,7 +50,7 @@ from ws_support._protocol.handshake import (
     refusal,
     response,
 )
-from ws_support.closing import CloseCode, may_be_sent
+from ws_support.close_codes import CloseCode, may_be_sent
 from ws_support.servers.picows.parser import (
     BINARY,
     CLOSE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ws_support.closing import CloseCode, may_be_sent
+from ws_support.close_codes import CloseCode, may_be_sent
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1014, 3000, 3008, 3999, 4000, 4999])
