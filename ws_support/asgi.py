@@ -13,6 +13,8 @@ from ws_support.middleware.errors import handle_client_error, handle_error
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.middleware.origin import OriginValidator
 
+__all__ = ["WebSocketSupport"]
+
 
 class WebSocketSupport:
     """Put this around the WebSocket part of your ASGI application.

@@ -20,6 +20,8 @@ from ws_support._project import (
 )
 from ws_support._topics.registry import is_between_processes
 
+__all__ = ["check_application", "check_deployment", "check_project", "check_settings"]
+
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """An error for each thing that is wrong with `WS_SUPPORT`."""

@@ -32,6 +32,8 @@ from ws_support._validators import (
     text,
 )
 
+__all__ = ["FROM_SETTINGS", "SETTINGS", "Options", "get_options"]
+
 
 class FromSettings(Enum):
     """The type of `FROM_SETTINGS`."""

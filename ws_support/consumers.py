@@ -31,6 +31,8 @@ from ws_support._topics.messages import checked_topic, json_of
 from ws_support.close_codes import CloseCode
 from ws_support.exceptions import ClientGone, InvalidMessage, invalid_json
 
+__all__ = ["AsyncJsonWebsocketConsumer", "AsyncWebsocketConsumer", "EchoConsumer"]
+
 
 class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
     """Channels' consumer of the same name, to be used in its place.

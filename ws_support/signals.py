@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from django.dispatch import Signal
 
+__all__ = ["connected", "disconnected", "rejected"]
+
 connected = Signal()
 """A connection was accepted. Argument: `scope` (the ASGI scope)."""
 

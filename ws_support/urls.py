@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from django.urls import path
 
-from ws_support import views
+from ws_support.demo import views
+
+__all__ = ["urlpatterns"]
 
 app_name = "ws_support"
 urlpatterns = [

@@ -19,6 +19,8 @@ from ws_support._logging import is_logged, mark_as_logged
 from ws_support.close_codes import CloseCode
 from ws_support.exceptions import InvalidMessage
 
+__all__ = ["handle_client_error", "handle_error"]
+
 logger = logging.getLogger("ws_support.client_errors")
 
 

@@ -13,6 +13,8 @@ from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from ws_support import _logging
 from ws_support.close_codes import CloseCode
 
+__all__ = ["MessageSizeLimit"]
+
 logger = logging.getLogger("ws_support.limits")
 
 _CLOSE_TIMEOUT: Final = 0.5

@@ -17,6 +17,8 @@ from ws_support._connection.denial import refuse
 from ws_support._protocol.origins import OriginRules, parse_origin
 from ws_support.conf import FROM_SETTINGS, FromSettings, MiddlewareOptions, Options
 
+__all__ = ["OriginValidator"]
+
 logger = logging.getLogger("ws_support.origin")
 
 _OPTIONS: Final = {

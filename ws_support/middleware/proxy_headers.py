@@ -9,6 +9,8 @@ from typing import Any, Final
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from django.core.exceptions import ImproperlyConfigured
 
+__all__ = ["ProxyHeaders"]
+
 UNIX: Final = "unix"
 """In a list of trusted proxies: whoever connects by a Unix socket."""
 

@@ -7,6 +7,8 @@ from typing import Final
 
 from ws_support.servers.base import ASGIServer
 
+__all__ = ["SERVERS", "get_server"]
+
 SERVERS: Final = {
     # From the best to the one that is always there: `docs/servers.md` has the figures.
     "uvicorn": "Uvicorn",

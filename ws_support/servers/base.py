@@ -12,6 +12,8 @@ from django.utils.version import get_version_tuple
 
 from ws_support.conf import Options
 
+__all__ = ["ASGIServer", "Plan"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:

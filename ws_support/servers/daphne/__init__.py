@@ -15,6 +15,8 @@ from ws_support.servers._run.shutdown import Stop
 from ws_support.servers._run.supervisor import SocketServer
 from ws_support.servers.base import Plan
 
+__all__ = ["Daphne"]
+
 
 class Daphne(SocketServer):
     name = "daphne"

@@ -31,6 +31,8 @@ from ws_support.servers._run.sockets import (
 from ws_support.servers._run.supervisor import end_with_main_process
 from ws_support.servers.base import ASGIServer, Plan
 
+__all__ = ["Granian"]
+
 _MAX_CONNECTIONS: Final = 2**20
 """For each worker. Granian counts open WebSockets as requests, and by default lets 1,024 in."""
 

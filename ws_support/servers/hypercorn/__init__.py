@@ -22,6 +22,8 @@ from ws_support.servers._run.sockets import BACKLOG
 from ws_support.servers._run.supervisor import CANNOT_START, SocketServer
 from ws_support.servers.base import Plan
 
+__all__ = ["Hypercorn"]
+
 logger = logging.getLogger("ws_support.servers")
 
 _QUEUE: Final = 10

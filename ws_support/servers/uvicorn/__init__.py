@@ -18,6 +18,8 @@ from ws_support.servers._run.sockets import BACKLOG
 from ws_support.servers._run.supervisor import SocketServer
 from ws_support.servers.base import Plan, how_to_install, lack
 
+__all__ = ["Uvicorn"]
+
 _LAST_WORDS: Final = 1.0
 """Seconds for what was sent last to reach its clients."""
 

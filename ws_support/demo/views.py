@@ -14,7 +14,7 @@ from django.templatetags.static import static
 from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.http import require_safe
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ws_support.views")
 
 _IMPORTED: Final = ("client.js", "demo_log.js", "demo_page.js", "demo_plot.js")
 """The modules that the page's modules import, by names that are relative to their own."""
