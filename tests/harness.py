@@ -228,10 +228,15 @@ def runasgi_to_its_end(
     *arguments: object, settings: dict[str, Any] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """A run that is expected to end by itself, for an error."""
-    command = ["manage.py", "runasgi", *map(str, arguments)]
+    return to_its_end("runasgi", *map(str, arguments), settings=settings or {})
+
+
+def to_its_end(*arguments: str, settings: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """A run of `manage.py` that ends by itself."""
+    command = ["manage.py", *arguments]
     environment = {
         "DJANGO_SETTINGS_MODULE": "tests.project.settings",
-        "TEST_SETTINGS": json.dumps(settings or {}),
+        "TEST_SETTINGS": json.dumps(settings),
     }
     kind = warm_processes.kind_of(command, environment)
     if kind is None:
