@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -227,10 +228,15 @@ def runasgi_to_its_end(
     *arguments: object, settings: dict[str, Any] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """A run that is expected to end by itself, for an error."""
-    command = ["manage.py", "runasgi", *map(str, arguments)]
+    return to_its_end("runasgi", *map(str, arguments), settings=settings or {})
+
+
+def to_its_end(*arguments: str, settings: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """A run of `manage.py` that ends by itself."""
+    command = ["manage.py", *arguments]
     environment = {
         "DJANGO_SETTINGS_MODULE": "tests.project.settings",
-        "TEST_SETTINGS": json.dumps(settings or {}),
+        "TEST_SETTINGS": json.dumps(settings),
     }
     kind = warm_processes.kind_of(command, environment)
     if kind is None:
@@ -282,12 +288,26 @@ for _ in range(SystemRandom().randrange(1_500)):
     next(_PORTS)
 
 
+# Two runs on one machine have the same ports. What one has found free is the other's no more until
+# a server listens there: the port of the same number for UDP, which nobody uses, is taken.
+_LEASES: deque[int] = deque()
+_MOST_LEASES = 64
+
+
 def free_port(host: str = "127.0.0.1") -> int:
     """A port at which nobody listens, and another one each time."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in _PORTS:
-        with socket.socket(family) as probe, suppress(OSError):
+        with (
+            socket.socket(family) as probe,
+            socket.socket(family, socket.SOCK_DGRAM) as lease,
+            suppress(OSError),
+        ):
+            lease.bind((host, port))
             probe.bind((host, port))
+            _LEASES.append(lease.detach())
+            if len(_LEASES) > _MOST_LEASES:
+                os.close(_LEASES.popleft())
             return port
     raise AssertionError
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from tests.harness import BOUND, ROOT, free_port, until
+from tests.harness import BOUND, free_port, to_its_end, until
 
 CORE = "channels_redis.core.RedisChannelLayer"
 PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
@@ -82,16 +79,4 @@ def broadcast_from_the_shell(
     layers: dict[str, Any], *arguments: str
 ) -> subprocess.CompletedProcess[str]:
     """`manage.py broadcast`, to its end."""
-    return subprocess.run(
-        [sys.executable, "manage.py", "broadcast", *arguments],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "tests.project.settings",
-            "TEST_SETTINGS": json.dumps({"CHANNEL_LAYERS": layers}),
-        },
-        capture_output=True,
-        text=True,
-        timeout=BOUND,
-        check=False,
-    )
+    return to_its_end("broadcast", *arguments, settings={"CHANNEL_LAYERS": layers})

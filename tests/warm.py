@@ -126,7 +126,12 @@ _KINDS = {
     ),
 }
 
-_DEFAULTS = {"runasgi": "uvicorn", "runserver": "daphne", "tests.project.verbose": "daphne"}
+_DEFAULTS = {
+    "broadcast": "uvicorn",  # Any would do.
+    "runasgi": "uvicorn",
+    "runserver": "daphne",
+    "tests.project.verbose": "daphne",
+}
 """Which server a command starts whose arguments name none."""
 
 
