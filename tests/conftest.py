@@ -53,9 +53,12 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
 
-# A shell has what runs in its background ignore Ctrl-C, which servers would inherit.
+# A shell has what runs in its background ignore Ctrl-C, and nohup the hangup: servers would inherit
+# that. What has a handler of Python's own is not inherited.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 _SHARED = re.compile(r"[\[-](daphne|runserver|uvicorn-picows|uvicorn|hypercorn|granian)(?=[]-])")
 

@@ -397,3 +397,13 @@ async def test_groups_that_could_not_be_left_are_remembered_up_to_a_limit(hasty,
     tender = groups._tender
     await asyncio.wait_for(tender, 30)
     assert sum(channel in layer.groups.get(name, {}) for name in names) == 3
+
+
+class LayerThatIsAway(InMemoryChannelLayer):
+    async def receive(self, channel):
+        raise ConnectionError("The layer is away.")
+
+
+async def test_what_a_layer_raises_is_raised_unless_a_message_is_malformed():
+    with pytest.raises(ConnectionError, match="away"):
+        await Groups.of(LayerThatIsAway()).receive("specific.x")

@@ -14,10 +14,13 @@ from contextlib import suppress
 
 import pytest
 from hypercorn.asyncio.task_group import TaskGroup
+from hypercorn.config import Config
+from hypercorn.protocol.events import EndBody
 
 from tests.harness import BOUND, RawClient, serving, until
 from tests.servers.test_behaviours import children
 from ws_support.servers.hypercorn import tcp
+from ws_support.servers.hypercorn.websocket import WSStream
 
 TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
@@ -281,3 +284,11 @@ def test_a_loop_that_only_sends_ends_with_its_client(endless, path, way):
         assert socket.recv(BOUND) == "still there"
     endless.wait_for_event("ended", path, before + 1)
     assert "Traceback" not in endless.log()
+
+
+async def test_the_end_of_a_stream_that_is_over_is_nothing_new():
+    sent = []
+    stream = WSStream(None, Config(), None, None, False, None, None, sent.append, 1)
+    stream.closed = True
+    await stream.handle(EndBody(stream_id=1))
+    assert sent == []

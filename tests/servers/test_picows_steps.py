@@ -293,10 +293,13 @@ def test_what_a_client_sends_while_it_is_refused_is_dropped(manual):
     assert manual.response()[1] == b"tea"
 
 
-def test_a_message_to_a_transport_that_is_closing_is_an_oserror(accepted):
+def test_messages_to_a_transport_that_is_closing_are_an_oserror_in_the_end(accepted):
     accepted.transport._is_closing = True
-    with pytest.raises(OSError):  # Else it would be dropped, and nobody would know.
-        accepted.sends({"type": "websocket.send", "text": "x"}).result()
+    message = {"type": "websocket.send", "text": "x"}
+    for _ in range(64):
+        accepted.sends(message).result()
+    with pytest.raises(OSError):  # Else they would be dropped for ever, and nobody would know.
+        accepted.sends(message).result()
 
 
 def test_an_error_that_is_found_while_the_buffer_grows_is_an_error(loop):

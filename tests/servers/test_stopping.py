@@ -212,8 +212,8 @@ def test_a_signal_between_listening_and_serving_takes_the_unix_socket_along(path
     """In a process of its own: the time in which that may happen is short."""
     path.touch()
     program = (
-        "import os, sys; from ws_support.servers import stopping;"
-        " stopping.unix_sockets.add(sys.argv[1]); stopping.stop_at_once_until_it_serves();"
+        "import os, sys; from ws_support.servers._run import shutdown;"
+        " shutdown.unix_sockets.add(sys.argv[1]); shutdown.stop_at_once_until_it_serves();"
         f" os.kill(os.getpid(), {int(signal.SIGTERM)}); sys.exit(1)"
     )
     subprocess.run([sys.executable, "-c", program, path], check=True)
@@ -532,8 +532,8 @@ def test_workers_that_hang_in_c_are_killed_when_their_main_process_has_ended(
 def test_the_kernel_kills_such_a_worker_no_sooner_than_it_may_end(timeout, number):
     """In a process of its own, whose handlers of signals stay as they are for the tests."""
     program = (
-        "import ctypes; from ws_support.servers import workers;"
-        f" workers._be_killed_after_main_process({timeout}); number = ctypes.c_int();"
+        "import ctypes; from ws_support.servers._run import supervisor;"
+        f" supervisor._be_killed_after_main_process({timeout}); number = ctypes.c_int();"
         " ctypes.CDLL(None).prctl(2, ctypes.byref(number), 0, 0, 0); print(number.value)"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
