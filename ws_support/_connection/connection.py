@@ -1,4 +1,4 @@
-"""One connection: its messages one after the other, who else works for it, and its one end."""
+"""The connection: handles messages one at a time, runs background tasks, and ends exactly once."""
 
 from __future__ import annotations
 
@@ -36,31 +36,31 @@ logger = logging.getLogger("ws_support.connection")
 Message = dict[str, Any]
 
 _CLOSE_TIMEOUT: Final = 0.5
-"""Seconds that sending a close frame may take: a client's full buffers would block it for ever."""
+"""Seconds that sending a close frame may take: full buffers of a client would block it forever."""
 
 _STOP_TIMEOUT: Final = 5.0
-"""Seconds that a cancelled background task has. One that takes longer is left behind."""
+"""Seconds in which a cancelled background task has to end. After that nobody waits for the task."""
 
 _LAST_TIMEOUT: Final = 10.0
-"""Seconds for the end of a connection that the server has cancelled."""
+"""Seconds in which a connection has to end after the server has cancelled it."""
 
 
 _UNSET: Final = object()
 
 
 class NoHandler(ValueError):
-    """A message of a type that nothing handles."""
+    """The consumer has no handler for a type of message."""
 
 
 class Connection:
-    """Runs the handlers of one connection: one at a time, in the order in which messages came.
+    """Runs the handlers of one connection, one at a time, in the order in which messages came.
 
-    While the client is the only one to listen to, the task that runs this receives and handles its
-    messages, with nothing in between. When there is more to listen to, a channel layer,
-    or a client that may leave while its handler takes long, messages are read into an queue by one
-    task for each source, which is not one for each message.
+    While the client is the only source of messages, the task of `run()` both receives and handles
+    them, with no queue in between. Otherwise one task for each source (not for each message) reads
+    into a queue. That is so with a channel layer, and while a handler takes long: its client may
+    leave in that time.
 
-    However the connection ends, what is handled last is one `websocket.disconnect`.
+    However the connection ends, the last message to be handled is one `websocket.disconnect`.
     """
 
     __slots__ = (
@@ -112,25 +112,26 @@ class Connection:
         self._is_accepted = False
         self._is_open = True
         self._is_over = False
-        # Why it ends, once that is known: a `websocket.disconnect` or what was raised.
+        # Why the connection ends, once that is known: a `websocket.disconnect` or an exception.
         self._end: Message | BaseException | None = None
-        # What the server said when the client left, if that was read ahead.
+        # The `websocket.disconnect` of the server, if it was read ahead.
         self._left: Message | None = None
-        # The close frame that is still to be sent, and who waits for another task that sends it.
+        # The close frame that is still to be sent, and a future that is done when another task has
+        # sent it.
         self._last_words: Message | None = None
         self._said: asyncio.Future[None] | None = None
         self._is_interrupted = False
-        # Messages that may be sent until others have their turn.
+        # Messages that may be sent before other tasks get their turn.
         self._turn = TURN
 
-    # What handlers do.
+    # Methods for handlers.
 
     async def send(self, message: Any) -> None:
-        """Send an ASGI message; after this side has closed, drop it.
+        """Send an ASGI message. After this side has closed, drop the message.
 
-        Raises `ClientGone`, an `OSError`, when the client is known to have gone, which the server
-        may say (ASGI 2.4). A handler that lets this pass is done; the connection goes on to
-        `websocket.disconnect`.
+        Raises `ClientGone`, an `OSError`, when the server reports that the client has gone (ASGI
+        2.4 allows that). A handler may leave it uncaught: the handler is done then, and the
+        connection goes on to `websocket.disconnect`.
         """
         if message["type"] == "websocket.send":
             try:
@@ -143,9 +144,9 @@ class Connection:
             _drop(message)
 
     def send_data(self, message: Any) -> Awaitable[None]:
-        """The same for a `websocket.send`, but that what the server raises is raised as it is.
+        """Send a `websocket.send`. Errors of the server are raised unchanged.
 
-        No coroutine of its own: this is on the path of each message.
+        This is not a coroutine function: a coroutine more would cost time for each message.
         """
         turn = self._turn
         if turn > 0 and self._is_open:
@@ -154,9 +155,9 @@ class Connection:
         return self._send_and_give_way(message) if self._is_open else _dropped(message)
 
     async def _send_and_give_way(self, message: Any) -> None:
-        # All servers' `send()` return at once when there is room, and most also when the client has
-        # left (Uvicorn 0.54 until it notices, Hypercorn 0.18, Daphne 4.2, Granian 2.8): in a loop
-        # that does nothing else, nobody would ever notice.
+        # The `send()` of every server returns at once when there is room, and most also do when the
+        # client has left (Uvicorn 0.54 until it notices, Hypercorn 0.18, Daphne 4.2, Granian 2.8).
+        # In a loop that only sends, no other task would run, and the loss would go unnoticed.
         self._turn = TURN
         await self._send_data(message)
         await asyncio.sleep(0)
@@ -175,11 +176,13 @@ class Connection:
         task.add_done_callback(self._background_done)
         return task
 
-    # What comes from topics.
+    # Topics.
 
     async def subscribe(self, topic: str) -> None:
-        """From the return on, what is published goes to the client; until it is accepted, it
-        waits."""
+        """Subscribe to `topic`: from the return on, what is published there goes to the client.
+
+        Before the handshake is accepted, these messages wait.
+        """
         if self._is_over:
             raise RuntimeError("subscribe() was called after the connection had ended.")
         if self._subscriber is None:
@@ -205,10 +208,10 @@ class Connection:
         return server_of(self._send_data)
 
     def fail(self, error: Exception) -> None:
-        """End it for an error of the server's, which is raised to it."""
+        """End the connection because of an error of the server. `run()` raises this error."""
         self._interrupt(error)
 
-    # What happens to messages.
+    # The loop over messages.
 
     async def run(
         self,
@@ -216,20 +219,21 @@ class Connection:
         *sources: Callable[[], Awaitable[Any]],
         handle_data: Callable[[Message], Awaitable[None]] | None = None,
     ) -> None:
-        """Call `handle` with each message of the client, and of `sources`, until the end; with
-        those that have data of the client, `handle_data`.
+        """Call `handle` with each message of the client and of `sources`, until the end.
 
-        What a handler raises is raised again when all is done, and so is the cancellation by the
-        server. The client sees 1011 or 1012.
+        Messages with data of the client go to `handle_data` instead, if it is given.
+
+        An exception of a handler, or the cancellation by the server, is raised again after the end
+        of the connection. The client sees 1011 or 1012.
         """
         self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
-        # A source is read in the context of its connection, whoever finds that it is time to.
+        # A source is read in the context of its connection, whichever task starts to read it.
         self._context = copy_context()
         self._watchdog = watchdog = Watchdog.of_this_loop()
         lifecycle = self._lifecycle = Lifecycle.behind(self._scope, self._receive)
         if lifecycle is not None:
             self._receive, send = lifecycle.make_way(self)
-            # Unless a middleware in between has put its own around.
+            # Not if a middleware in between has wrapped it.
             if self._send == lifecycle.send:
                 self._send_data = send
         for source in sources:
@@ -239,7 +243,7 @@ class Connection:
         handle_data = handle_data or handle
         error: BaseException | None = None
         try:
-            # What is in this loop happens for each message.
+            # The path of each message: every line here costs time.
             while self._end is None:
                 if self._queue is None:
                     message = await receive()
@@ -248,7 +252,7 @@ class Connection:
                         if kind != "websocket.receive":
                             lifecycle.heard(message)
                         else:
-                            # `heard()`, without a call.
+                            # The same as `heard()`, without the cost of a call.
                             lifecycle.heard_at = monotonic()
                             if (
                                 lifecycle.heartbeat is not None
@@ -262,7 +266,8 @@ class Connection:
                 handler = handle_data
                 if kind != "websocket.receive":
                     if kind == "websocket.disconnect":
-                        # Granian 2.8 answers a `receive()` that is cancelled with one of its own.
+                        # Granian 2.8 returns its own `websocket.disconnect` when `receive()` is
+                        # cancelled, so an end that is known already counts more.
                         self._end = self._end or message
                         break
                     self._has_begun = True
@@ -277,7 +282,7 @@ class Connection:
                         raise
                 finally:
                     del busy[self]
-                # It may be large, and the next one may be long in coming.
+                # The message may be large, and the next one may come much later.
                 del message
         except StopConsumer:
             pass
@@ -288,16 +293,19 @@ class Connection:
         await self._conclude(handle, error)
 
     def adopt_context(self) -> None:
-        """After the end, and where the task was made that was `run()`: what handlers have set in
-        context variables is so here, too, as if there had been one task."""
+        """Copy the context variables that handlers have set into the current context.
+
+        Called after the end, by the task that created the task of `run()`: for its caller, both
+        then look like one task.
+        """
         for variable, value in (self._context or {}).items():
             if variable.get(_UNSET) is not value:
                 variable.set(value)
 
-    # The sources, when there is more than the client to listen to.
+    # The queue, and the tasks that fill it.
 
     def read_ahead(self) -> MessageQueue:
-        """From now on a task of its own receives from the client, into the queue."""
+        """Start a task that receives from the client into the queue, and return the queue."""
         if self._queue is None:
             self._queue = MessageQueue()
             if self._is_open:
@@ -321,12 +329,12 @@ class Connection:
             queue.put(message)
             if message["type"] == "websocket.disconnect":
                 self._left = message
-                # Most servers would take what is sent now, and drop it.
+                # Most servers would take messages now and drop them without an error.
                 self._send_data = _refuse
                 self._has_ended(message)
                 return
             if queue.is_full:
-                del message  # It may be kept in less memory than it takes.
+                del message  # The queue may keep it in a form that takes less memory.
                 await queue.room()
 
     @staticmethod
@@ -353,13 +361,13 @@ class Connection:
 
     @property
     def is_reading(self) -> bool:
-        """Whether messages of the client are received now, for the heartbeat."""
+        """True while messages of the client are received, for the heartbeat."""
         if self._queue is None:
             return self not in self._watchdog.busy
         return not self._queue.is_full
 
     def give_up(self, code: int, reason: str) -> None:
-        """End the connection of a client that is silent, or does not read."""
+        """End the connection of a client that is silent or does not read."""
         self._is_open = False
         self._last_words = {"type": "websocket.close", "code": int(code), "reason": reason}
         end = _disconnect(code, reason)
@@ -370,15 +378,17 @@ class Connection:
             self._queue.put(end)
 
     async def close(self, code: int, reason: str) -> None:
-        """Close the connection when the server stops. A busy handler has the time that it has
-        when its client leaves."""
+        """Close the connection, since the server stops.
+
+        A busy handler then has as much time as it has when the client leaves.
+        """
         with suppress(ClientGone):
             await self.send({"type": "websocket.close", "code": int(code), "reason": reason})
 
-    # What ends the connection while a handler is busy, or while there is nothing to do.
+    # Events that end the connection while a handler is busy, or between two messages.
 
     def takes_long(self) -> None:
-        """A handler has been running for a while."""
+        """Read ahead, or cancel the handler if the client has left; called by the watchdog."""
         if self._left is None or not self._cancel_on_disconnect:
             self.read_ahead()
             return
@@ -409,7 +419,7 @@ class Connection:
         self._interrupt(error)
 
     def _has_ended(self, end: Message) -> None:
-        """Called when an end is known while a handler may be running; for subclasses."""
+        """Note the end, while a handler may still be running. A hook for subclasses."""
 
     async def _send_other(self, message: Message) -> None:
         kind = message["type"]
@@ -428,7 +438,8 @@ class Connection:
             self._end = _disconnect(CloseCode.ABNORMAL_CLOSURE)
 
     async def _accept(self, message: Message) -> None:
-        # Not when it is done: while the signal `connected` is received, the server may stop.
+        # Set before the message is sent, not after: `send()` also runs the receivers of the signal
+        # `connected`, and the server may stop meanwhile.
         self._is_accepted = True
         try:
             await self._send(message)
@@ -443,9 +454,9 @@ class Connection:
     async def _close(self, message: Message) -> None:
         check_close(message)
         self._is_open = False
-        # What the server would report comes late from some, or never when the client does not
-        # answer (Hypercorn 0.18), and without the code from others (Granian 2.8). A handshake that
-        # is refused ends as the client sees it.
+        # The end is not taken from the server: some report it late, or never when the client does
+        # not answer (Hypercorn 0.18), others without the code (Granian 2.8). A refused handshake
+        # ends with 1006, which is what the client sees.
         end = self._left or _disconnect(
             (message.get("code") or CloseCode.NORMAL_CLOSURE)
             if self._is_accepted
@@ -462,8 +473,8 @@ class Connection:
         else:
             self._interrupt(end)
             return
-        # Granian 2.8 sends no close frame while somebody waits for a message, nor one that is on
-        # its way when the application returns.
+        # Granian 2.8 sends no close frame while a task waits in `receive()`. It also loses a close
+        # frame that is not sent completely when the application returns.
         self._said = asyncio.get_running_loop().create_future()
         try:
             await self._stop(*self._sources)
@@ -493,8 +504,8 @@ class Connection:
             error = error or asyncio.CancelledError()
         if isinstance(self._end, BaseException):
             error = error or self._end
-        # By now in the same task and context as all handlers: what `connect()` has entered,
-        # `disconnect()` can leave.
+        # This runs in the task and the context of all handlers, so that `disconnect()` can leave a
+        # context manager that `connect()` has entered.
         limit = self._limit_the_end() if isinstance(error, asyncio.CancelledError) else None
         last = self._last_message(error)
         try:
@@ -502,7 +513,7 @@ class Connection:
                 try:
                     await step
                 except asyncio.CancelledError as cancelled:  # noqa: PERF203  # Two steps.
-                    # By the server. The application is owed its end all the same.
+                    # The server has cancelled. `disconnect()` has to be called all the same.
                     error = error or cancelled
                     if limit is not None:
                         limit.cancel()
@@ -527,7 +538,7 @@ class Connection:
             try:
                 raise error
             finally:
-                del error  # It refers to this frame, which would refer to it.
+                del error  # Breaks the cycle of the exception and this frame.
 
     def _limit_the_end(self) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(_LAST_TIMEOUT, self._cancel_the_end)
@@ -543,7 +554,7 @@ class Connection:
         self._task.cancel()
 
     def _last_message(self, error: BaseException | None) -> Message:
-        """The `websocket.disconnect` that is handled last."""
+        """Return the `websocket.disconnect` that is handled last."""
         if isinstance(self._end, dict):
             return self._end
         if isinstance(error, asyncio.CancelledError):
@@ -564,7 +575,7 @@ class Connection:
             try:
                 await asyncio.wait_for(self._say_last_words(), _CLOSE_TIMEOUT)
             except Exception as unsaid:
-                # Servers differ in what they raise when the connection has ended meanwhile.
+                # Servers raise different errors when the connection has ended meanwhile.
                 logger.debug("Not sent: %r", unsaid, extra=_logging.fields(self._scope))
 
     async def _let_go(self) -> None:
@@ -575,8 +586,11 @@ class Connection:
             await self._stop(*(self._background or ()))
 
     def _is_told_to_the_client(self, error: BaseException | None) -> bool:
-        """Whether a close frame is sent for `error`. Without a server it is raised to a test,
-        which would read the frame instead."""
+        """Return True if a close frame is sent for `error`.
+
+        Without a server, in a test, `error` is raised instead: the test would otherwise read the
+        close frame and not see the error.
+        """
         if isinstance(error, NoHandler):
             return False
         return (
@@ -606,7 +620,7 @@ def _drop(message: Message) -> None:
 
 async def _dropped(message: Message) -> None:
     _drop(message)
-    # A loop that does nothing but send would have the event loop for itself.
+    # In a loop that only sends, no other task would run.
     await asyncio.sleep(0)
 
 

@@ -1,4 +1,4 @@
-"""Old database connections are closed when it is time, without asking in a thread each time."""
+"""The close of old database connections, without a thread hop for each message."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from django.db.backends.signals import connection_created
 _References = tuple[ref[BaseDatabaseWrapper], ...]
 
 _opened: dict[int | None, _References] = {}
-"""The connections that were opened, by the thread which did: no other thread may close them.
+"""The open database connections of each thread: only that thread may close them.
 
-The tuples are replaced and never changed, so that they are read without the lock."""
+The tuples are replaced and never changed, so that they can be read without the lock."""
 
 _lock: Final = threading.Lock()
 
@@ -26,24 +26,24 @@ _lock: Final = threading.Lock()
 class OldConnections:
     """Django's `close_old_connections` for the coroutines of one event loop.
 
-    Channels calls it in a thread before every message. Here it is called when it would do
-    something: when a connection has outlived `CONN_MAX_AGE`, has seen an error, was left in another
-    autocommit mode, or has to have its health checked (`CONN_HEALTH_CHECKS`). That is read from
-    here; the rest happens in the thread of the asynchronous ORM, which opened the connection. One
-    in an atomic block is left alone.
+    Channels calls that function in a thread before every message. Here, `are_due()` first checks,
+    in the event loop, if there is something to do: a database connection has outlived
+    `CONN_MAX_AGE`, has seen an error, was left in another autocommit mode, or needs a health check
+    (`CONN_HEALTH_CHECKS`). Only then, `close()` runs in the thread of the asynchronous ORM, which
+    opened the connection. A connection in an atomic block is left alone.
     """
 
     def __init__(self) -> None:
-        # That of `sync_to_async`. Unknown until the first call, which looks at what there is.
+        # The thread of `sync_to_async`. Unknown until the first `close()`.
         self._thread: int | None = None
 
     @classmethod
     def of_this_loop(cls) -> OldConnections:
-        """The one of the running event loop."""
+        """Return the object of the running event loop."""
         if SyncToAsync.thread_sensitive_context.get(None) or getattr(
             AsyncToSync.executors, "current", None
         ):
-            return cls()  # This connection has a thread of its own, or that of its caller.
+            return cls()  # This WebSocket has a thread of its own, or the thread of its caller.
         loop = asyncio.get_running_loop()
         try:
             return _of_loops[loop]
@@ -51,8 +51,8 @@ class OldConnections:
             return _of_loops.setdefault(loop, cls())
 
     def are_due(self) -> bool:
-        """Whether `close()` would do something."""
-        # A plain loop: this is on the path of each message.
+        """Return True if `close()` has something to do."""
+        # A plain loop is the fastest: this runs for each message.
         references = _opened.get(self._thread)
         if references is None:
             return True
@@ -63,6 +63,7 @@ class OldConnections:
         return False
 
     async def close(self) -> None:
+        """Close old connections in their thread."""
         self._thread = await sync_to_async(_close_those_of_this_thread)()
 
 
@@ -70,7 +71,7 @@ _of_loops: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, OldConnections]] =
 
 
 def _is_due(connection: Any) -> bool:
-    """What `BaseDatabaseWrapper.close_if_unusable_or_obsolete` would look at."""
+    """Return True if `BaseDatabaseWrapper.close_if_unusable_or_obsolete` has something to do."""
     return not connection.in_atomic_block and bool(
         connection.errors_occurred
         or (connection.close_at is not None and time.monotonic() >= connection.close_at)
@@ -81,15 +82,16 @@ def _is_due(connection: Any) -> bool:
 
 def _close_those_of_this_thread() -> int:
     for connection in connections.all(initialized_only=True):
-        # Django's `close_old_connections` closes these, too: a test that runs in a transaction
-        # (`TestCase`) would lose it.
+        # Django's `close_old_connections` also closes connections in an atomic block: a test that
+        # runs in a transaction (`TestCase`) would lose it.
         if not connection.in_atomic_block:
             connection.close_if_unusable_or_obsolete()
     thread = threading.get_ident()
     with _lock:
-        # These and no others: also those that were opened before this module was imported, or whose
-        # opening will fail half-way, which sends no signal; but none that Django would not close,
-        # nor of a thread that has ended and had the same identifier.
+        # The entry is replaced by the connections that Django knows in this thread. That includes
+        # connections that were opened before this module was imported, and those whose opening will
+        # fail half-way, which sends no signal. It excludes connections that Django would not close,
+        # and those of an ended thread with the same identifier.
         _opened[thread] = tuple(map(ref, connections.all()))
     return thread
 

@@ -1,4 +1,4 @@
-"""How a handshake is refused: one answer, one log line, one signal."""
+"""Denial responses: a refused handshake gets one answer, one log line and one signal."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ async def refuse(
     logger: logging.Logger,
     advice: str,
 ) -> None:
-    """Answer a handshake with an HTTP error instead of 101.
+    """Answer a handshake with the HTTP error `status` instead of 101.
 
-    `reason` goes to the client, in one line of plain text, where the server can send one (the
-    ASGI extension `websocket.http.response`); elsewhere the client sees a bare 403. It is logged
-    with `advice`, which is for the operator and names the setting to change. `rule` is the
-    signal's.
+    `reason` goes to the client as one line of plain text, if the server can send a denial response
+    (the ASGI extension `websocket.http.response`); otherwise the client sees a 403 without content.
+    The log line has `reason` and `advice`, which tells the operator which setting to change. `rule`
+    is an argument of the signal `rejected`.
     """
     origins = _logging.origins(scope)
     origin = ", ".join(origins) if origins else None
-    # %a: whatever the client wrote stays on one line.
+    # %a escapes line breaks: text of the client cannot forge a log line.
     logger.warning(
         "Refused with %d: %s Origin %.200a, path %.200a. %s",
         status,
@@ -44,14 +44,14 @@ async def refuse(
     )
     await rejected.asend_robust(None, scope=scope, origin=origin, status=int(status), rule=rule)
     if (await receive())["type"] != "websocket.connect":
-        return  # The client is gone.
+        return  # The client has gone.
     await answer(scope, send, status, reason)
 
 
 async def answer(
     scope: WebSocketScope, send: ASGISendCallable, status: HTTPStatus, reason: str
 ) -> None:
-    """Answer a handshake with `status`, where the server can, and a line of text."""
+    """Answer a handshake with `status` and `reason`, or with 403 on a server that cannot."""
     if "websocket.http.response" in (scope.get("extensions") or {}):
         body = f"{reason}\n".encode()
         headers = [
@@ -62,8 +62,8 @@ async def answer(
             {"type": "websocket.http.response.start", "status": int(status), "headers": headers}
         )
         await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
-        # Uvicorn (0.54, websockets-sansio) logs an error for an application that returns before
-        # the connection is closed, which happens in the next turn of the loop.
+        # Uvicorn (0.54, websockets-sansio) closes the connection in the next turn of the loop, and
+        # logs an error for an application that returns before that.
         await asyncio.sleep(0)
     else:
         await send({"type": "websocket.close", "code": 1008, "reason": reason})

@@ -1,4 +1,4 @@
-"""Groups of a channel layer that consumers have joined: renewed, restored, and left for certain."""
+"""The channel-layer groups of consumers: renewed, restored after an outage, and always left."""
 
 from __future__ import annotations
 
@@ -29,33 +29,34 @@ from ws_support._topics.outages import (
 logger = logging.getLogger("ws_support.channel_layer")
 
 _LOOK_EVERY: Final = 3.0
-"""Seconds between two looks at whether Redis has forgotten everything, and 1 while it is away."""
+"""Seconds between two checks if Redis has lost its data. During an outage the interval is 1."""
 
 _RENEW_EVERY: Final = 300.0
-"""Seconds between two renewals, at the most."""
+"""The most seconds between two renewals."""
 
 _LANES: Final = 16
-"""What the layer is asked for at the same time: each takes a connection to Redis, whose pool has
+"""The most calls of the layer at the same time: each takes a connection to Redis, whose pool has
 100 by default, and many clients may come or go at once."""
 
 _MAX_LEFT: Final = 10_000
-"""Groups that could not be left, since the layer is away. More of them expire by themselves."""
+"""The most memberships to end after an outage. Further ones expire by themselves."""
 
 _OURS: Final = ".ws"
-"""The end of the names of our channels, by which those of consumers that have gone are known."""
+"""The end of the names of our channels. A channel of a consumer that has gone is known by it."""
 
 
 class Groups:
     """The groups of our consumers in `layer`.
 
-    A membership expires after the layer's `group_expiry`, and a Redis that was started anew has
-    forgotten it. `group_add()` and `group_discard()` of the layer are replaced by those of this
-    class: they remember what concerns our consumers. While the layer is away they do not raise for
-    them; the membership holds once it is back.
+    A membership expires after the layer's `group_expiry`, and a Redis that restarts has forgotten
+    it. Therefore `group_add()` and `group_discard()` of the layer are replaced by methods of this
+    class, which remember the memberships of our consumers. During an outage they do not raise for
+    these consumers: the change is made once the layer is back.
     """
 
     @classmethod
     def of(cls, layer: Any) -> Groups:
+        """Return the groups of `layer`; the first call replaces its two methods."""
         groups: Groups | None = vars(layer).get("_ws_support_groups")
         if groups is None:
             groups = layer._ws_support_groups = cls(layer)
@@ -66,26 +67,27 @@ class Groups:
         self._add, self._discard = layer.group_add, layer.group_discard
         layer.group_add, layer.group_discard = self.add, self.discard
         self._live: set[str] = set()
-        # The groups of each channel that has some, and whether the layer knows.
+        # For each channel its groups; the value is True if the layer knows of the membership.
         self._joined: dict[str, dict[str, bool]] = {}
         self._left: dict[tuple[str, str], None] = {}
         self._is_lost = False
         self._marked: set[int] = set()
         self._tender: asyncio.Task[None] | None = None
         self._strangers = Strangers()
-        # channels_redis.core has these: groups in the memory of Redis, and queues in its own.
+        # The mark of channels_redis.core, which keeps groups in Redis and queues in the process.
         self._is_core = hasattr(type(layer), "_group_key")
         if self._is_core:
             layer.receive_buffer = _Buffers(layer.receive_buffer, self._live)
-        # channels_redis.pubsub has these: connections with names that they have subscribed to.
+        # The mark of channels_redis.pubsub, whose connections subscribe to names.
         self._is_pubsub = hasattr(type(layer), "_get_layer")
         self._is_unsettled = False
         self._lanes: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
         self._lanes = WeakKeyDictionary()
 
-    # What consumers do.
+    # Methods for consumers.
 
     async def new_channel(self) -> str:
+        """Return the name of a new channel for a consumer."""
         if self._is_pubsub:
             channel = f"{self._layer.prefix}specific.{uuid.uuid4().hex}"
             self._live.add(channel)
@@ -98,8 +100,8 @@ class Groups:
         return channel
 
     async def _open(self, channel: str) -> None:
-        # As the new_channel() of channels_redis 4.3 does, which keeps the queue of one that it
-        # could not subscribe to, and says no name.
+        # The same as new_channel() of channels_redis 4.3. When that cannot subscribe, it raises and
+        # returns no name, but keeps the queue.
         self._layer.channels[channel] = asyncio.Queue()
         if not await self._tell(self._layer._get_shard(channel).subscribe, channel):
             self._is_unsettled = True
@@ -108,8 +110,8 @@ class Groups:
     async def _next(self, channel: str) -> Any:
         if not self._is_pubsub:
             return await self._layer.receive(channel)
-        # The receive() of channels_redis 4.3 unsubscribes when it is cancelled, with a traceback
-        # for each channel while Redis is away, and for good.
+        # When receive() of channels_redis 4.3 is cancelled, it unsubscribes for good, and during an
+        # outage of Redis it logs a traceback for each channel.
         queue = self._layer.channels.setdefault(channel, asyncio.Queue())
         return self._layer.deserialize(await queue.get())
 
@@ -118,7 +120,7 @@ class Groups:
         while True:
             try:
                 message = await self._next(channel)
-            except Exception as error:  # noqa: PERF203  # Messages of groups have a way behind them.
+            except Exception as error:  # noqa: PERF203  # Small beside the message's way here.
                 if not is_malformed(error):
                     raise
                 await self._strangers.skip(f"{type(error).__name__}: {error}")
@@ -127,6 +129,7 @@ class Groups:
                 return message
 
     async def add(self, group: str, channel: str) -> None:
+        """Add `channel` to `group`, in place of `group_add()` of the layer."""
         if channel not in self._live:
             await self._add(group, channel)
             return
@@ -141,6 +144,7 @@ class Groups:
         self._start()
 
     async def discard(self, group: str, channel: str) -> None:
+        """Remove `channel` from `group`, in place of `group_discard()` of the layer."""
         if channel not in self._live:
             await self._discard(group, channel)
             return
@@ -154,7 +158,7 @@ class Groups:
             self._leave_later(group, channel)
 
     async def _tell(self, method: Callable[..., Awaitable[None]], *arguments: str) -> bool:
-        """Call a method of the layer, not too many at once. Return False when that is away."""
+        """Call a method of the layer, at most `_LANES` at a time. Return False in an outage."""
         lanes = self._lanes.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_LANES))
         async with lanes:
             if self._is_lost:
@@ -174,13 +178,13 @@ class Groups:
             self._start()
 
     async def leave(self, channel: str) -> None:
-        """The consumer has gone: leave what it has not left, and drop what waits for it."""
+        """Leave all groups of a consumer that has ended, and drop the messages that wait for it."""
         try:
             for group in tuple(self._joined.get(channel, ())):
                 with suppress(Exception):
                     await self.discard(group, channel)
         finally:
-            # Something is left here when the server cancels the consumer meanwhile.
+            # Some groups remain here if the server has cancelled the consumer meanwhile.
             for group in self._joined.pop(channel, ()):
                 self._leave_later(group, channel)
             self._live.discard(channel)
@@ -196,7 +200,7 @@ class Groups:
         if self._is_core:
             self._layer.receive_buffer.pop(channel, None)
         else:
-            # The layer in memory makes one for who has gone.
+            # The in-memory layer creates a queue even for a consumer that has gone.
             getattr(self._layer, "channels", {}).pop(channel, None)
 
     async def _close(self, channel: str) -> None:
@@ -215,7 +219,7 @@ class Groups:
         self._is_unsettled = self._is_pubsub
         log_away(error)
 
-    # What the layer is told again.
+    # The task that repairs and renews memberships.
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -257,7 +261,7 @@ class Groups:
                 self._marked.add(index)
         for channel, groups in tuple(self._joined.items()):
             for group in [each for each, is_known in groups.items() if not is_known]:
-                # Its consumer may have left it meanwhile.
+                # The consumer may have left the group meanwhile.
                 if await self._is_done(self._add, group, channel) and group in groups:
                     groups[group] = True
                 else:
@@ -271,9 +275,12 @@ class Groups:
             self._is_unsettled = False
 
     async def _settle(self, shard: Any) -> None:
-        """Subscribe to what came while Redis was away, and unsubscribe from what nobody here wants:
-        channels_redis 4.3 forgets what it could not unsubscribe from, and redis-py 8 subscribes to
-        it again when what it sent has not arrived."""
+        """Make the subscriptions of `shard` match the channels that are in use here.
+
+        Channels that were created during an outage are subscribed to. Names that nobody uses are
+        unsubscribed from: channels_redis 4.3 forgets a name when its unsubscription fails, and
+        redis-py 8 subscribes to it again when the unsubscription has not arrived.
+        """
         layer = self._layer
         async with shard._lock:
             known = shard._subscribed_to
@@ -295,7 +302,7 @@ class Groups:
     async def _is_done(
         method: Callable[[str, str], Awaitable[None]], group: str, channel: str
     ) -> bool:
-        """Tell the layer. Return False for what it would refuse the next time, too."""
+        """Call `method` of the layer. Return False if the layer refuses, and would refuse again."""
         try:
             await within(method(group, channel))
         except LayerOutage:
@@ -323,7 +330,7 @@ class Groups:
         await within(connection.zadd(key, {channel: time.time()}, xx=True))
         await within(connection.expire(key, layer.group_expiry))
 
-    # A mark in each Redis, which it forgets with everything else.
+    # A mark in each Redis: when it is missing, Redis has lost its data.
 
     def _marks(self) -> Iterator[tuple[int, Any, bytes]]:
         if self._is_core:
@@ -349,7 +356,7 @@ class Groups:
 
 
 class _Buffers(defaultdict[str, Any]):
-    """Queues of channels. What comes for a consumer of ours that has gone is dropped."""
+    """The queues of channels. A message for a consumer of ours that has gone is dropped."""
 
     def __init__(self, buffers: defaultdict[str, Any], live: set[str]) -> None:
         super().__init__(buffers.default_factory, buffers)
@@ -357,5 +364,5 @@ class _Buffers(defaultdict[str, Any]):
 
     def __missing__(self, channel: str) -> Any:
         if channel.endswith(_OURS) and channel not in self._live:
-            return self.default_factory()  # type: ignore[misc]  # That of the layer.
+            return self.default_factory()  # type: ignore[misc]  # The layer has set one.
         return super().__missing__(channel)

@@ -1,4 +1,4 @@
-"""The life of one connection: opened, alive, ended; told to signals and logs."""
+"""The lifecycle of a connection: its start and its end, reported to signals and logs."""
 
 from __future__ import annotations
 
@@ -38,39 +38,39 @@ logger = logging.getLogger("ws_support.heartbeat")
 _SCOPE_KEY: Final = "ws_support.lifecycle"
 
 _CLOSE_TIMEOUT: Final = 0.5
-"""Seconds that sending the close frame may hold up the report of a dead client: its full buffers
-would block that for ever."""
+"""Seconds that sending the close frame may delay the report of a silent client: full buffers would
+block it forever."""
 
 TURN: Final = 128
-"""Messages after which others have their turn, if the server's `send()` lets them have none."""
+"""Messages after which other tasks get their turn, since a server's `send()` may never yield."""
 
 _END_TIMEOUT: Final = 1.0
-"""Seconds until the server says why a connection has ended, after it has refused a message."""
+"""Seconds to wait until the server says why a connection has ended, after it refused a message."""
 
 
 class Listener(Protocol):
-    """Who receives from the server in place of a `Watch`, and tells it what came."""
+    """Receives from the server in place of a `Lifecycle`, and reports each message to it."""
 
     @property
     def is_reading(self) -> bool:
-        """Whether messages are received now. If not, unread ones may be waiting."""
+        """True while messages are received. If not, unread messages may be waiting."""
 
     def give_up(self, code: int, reason: str) -> None:
-        """End the connection, whose client is silent."""
+        """End the connection of a client that is silent."""
 
     async def close(self, code: int, reason: str) -> None:
-        """Close the connection, as its application might."""
+        """Close the connection in the same way as its application would."""
 
 
 _UNSAID: Final[tuple[int, str]] = (CloseCode.NORMAL_CLOSURE, "")
-"""How a connection ends of which nobody says so."""
+"""The code and the reason of a connection whose application returns without closing it."""
 
 
 class Lifecycle:
-    """One connection, from its handshake to its end.
+    """The lifecycle of one connection, from its handshake to its end.
 
-    Stands between the server and an application. `WebSocketSupport` or a `Heartbeat` makes one for
-    each connection, and puts it into the scope.
+    A `Lifecycle` stands between the server and the application. `WebSocketSupport` or a `Heartbeat`
+    creates one for each connection, and puts it into the scope.
     """
 
     __slots__ = (
@@ -115,7 +115,8 @@ class Lifecycle:
         self._ending = _UNSAID
         self._is_cancelled = False
         self._listener: Listener | None = None
-        # The task that waits for a message now. When none comes, it is woken.
+        # The task that waits for a message now, and the same task once it was woken up to hear of
+        # the end.
         self._reader: asyncio.Task[Any] | None = None
         self._woken: asyncio.Task[Any] | None = None
         self._silence: SilenceTimer | None = None
@@ -127,19 +128,20 @@ class Lifecycle:
 
     @property
     def options(self) -> Options:
-        """What holds for this connection: a `Heartbeat` on its route may replace it."""
+        """The options of this connection. A `Heartbeat` on its route may replace them."""
         return self._options
 
     @options.setter
     def options(self, options: Options) -> None:
         self._options = options
-        # Alone what is looked at for each message.
+        # An attribute of its own, since it is read for each message.
         promised = options.heartbeat_interval is not None
         self.heartbeat = options.heartbeat_message if promised else None
 
     async def run(self, application: Any) -> None:
+        """Run `application` on the connection, and report the end."""
         self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
-        # Into the scope itself: a copy for each connection would be its largest part here.
+        # The scope itself is changed: a copy would take more memory than all else here.
         self._scope[_SCOPE_KEY] = self  # type: ignore[typeddict-unknown-key]
         open_connections.add(self)
         try:
@@ -148,13 +150,13 @@ class Lifecycle:
             self._end(CloseCode.SERVICE_RESTART, "")
             if not self._is_cancelled or cancelled_by_others(self._task):
                 raise
-            # Servers log a traceback for it (Uvicorn 0.54, Granian 2.8).
+            # Not raised: servers log a traceback for it (Uvicorn 0.54, Granian 2.8).
             await self._tell_consumer(error)
         except Exception as error:
             if is_client_gone(error):
                 await self._hear_the_end(error)
                 return
-            # Not every server says so (Uvicorn 0.54 and Granian 2.8 do not).
+            # Closed here, since not every server sends 1011 (Uvicorn 0.54 and Granian 2.8 do not).
             if self._code is None and self._opened_at is None:
                 self._scope[UNANSWERED] = True  # type: ignore[typeddict-unknown-key]
             elif self._code is None and is_served(self._scope):
@@ -166,11 +168,11 @@ class Lifecycle:
                 await asyncio.wait([self._closing])
             if self._reading is not None:
                 self._reading.cancel()
-            # Neither is left to the garbage collector.
+            # Breaks two reference cycles, which would wait for the garbage collector.
             del self._scope[_SCOPE_KEY]  # type: ignore[typeddict-item]
             self._listener = None
-            # An application that returns without closing leaves that to the server: 1000. Another
-            # task may still be sending the close frame.
+            # When an application returns without closing, the server closes with 1000. When another
+            # task is still sending the close frame, its code counts.
             self._end(*self._ending)
             try:
                 if self._opened_at is not None:
@@ -179,6 +181,7 @@ class Lifecycle:
                 open_connections.remove(self)
 
     async def receive(self) -> ASGIReceiveEvent:
+        """Return the next message for the application, which is never a heartbeat."""
         while not self._expired:
             if self._queue is not None:
                 ahead = await self._queue.get()
@@ -197,7 +200,7 @@ class Lifecycle:
                 continue
             self._reader = None
             if reader is self._woken:
-                # Granian 2.8 answers a `receive()` that is cancelled with an end of its own.
+                # Granian 2.8 returns its own `websocket.disconnect` when `receive()` is cancelled.
                 self._woken = None
                 cancelled_by_others(reader)
                 continue
@@ -216,9 +219,10 @@ class Lifecycle:
         return self._expired
 
     async def _hear_the_end(self, error: Exception) -> None:
-        """The application has ended with what `send()` raised, since its client has gone.
+        """Finish a connection whose application ended with the `ClientGone` that `send()` raised.
 
-        No error of its own; and a consumer of Channels has not run its `disconnect()`.
+        That is not an error of the application. A consumer of Channels has not run its
+        `disconnect()` yet.
         """
         if self._code is None:
             with suppress(asyncio.TimeoutError):
@@ -227,11 +231,11 @@ class Lifecycle:
         await self._tell_consumer(error)
 
     async def _tell_consumer(self, error: BaseException) -> None:
-        """Have a consumer of Channels that ends with `error` run its `disconnect()`."""
+        """Call `disconnect()` of a consumer of Channels that has ended with `error`."""
         dispatch = _unheard(error.__traceback__)
         if dispatch is not None:
             end = {"type": "websocket.disconnect", "code": self._code, "reason": self._reason}
-            # It may send once more.
+            # `disconnect()` may try to send, which raises `ClientGone`.
             with suppress(StopConsumer, ClientGone):
                 await dispatch(end)
 
@@ -243,9 +247,9 @@ class Lifecycle:
                 self.heard(await self._receive())
 
     async def drain(self, code: int, reason: str) -> None:
-        """Close the connection of an application that has not asked for it: the server stops."""
+        """Close the connection, since the server stops."""
         if self._opened_at is None or self._code is not None:
-            return  # It is closed once it is accepted, or ends anyway.
+            return  # The registry drains it once it is accepted, or it is ending already.
         if self._listener is not None:
             await self._listener.close(code, reason)
             return
@@ -256,37 +260,38 @@ class Lifecycle:
         else:
             if self._queue is not None:
                 self._queue.put({"type": "websocket.disconnect"})
-            # The application hears of it when it asks for the next message.
+            # The application hears of the end when it asks for the next message.
             await self._close(code, reason)
 
     def cancel(self) -> None:
+        """Cancel the application, since it has not ended in time."""
         self._is_cancelled = True
         self._task.cancel()
 
     @staticmethod
     def of(scope: Any) -> Lifecycle | None:
-        """Return the lifecycle of the connection that `scope` is of, if it has one."""
+        """Return the lifecycle of the connection with this `scope`, or `None`."""
         lifecycle: Lifecycle | None = scope.get(_SCOPE_KEY)
         return lifecycle
 
     @classmethod
     def behind(cls, scope: Any, receive: object) -> Lifecycle | None:
-        """Return the lifecycle of `scope` if `receive` is its own, with no other middleware's
-        around."""
+        """Return the lifecycle of `scope`, or `None` if a middleware has wrapped its `receive`."""
         lifecycle = cls.of(scope)
         return lifecycle if lifecycle is not None and receive == lifecycle.receive else None
 
     def make_way(self, listener: Listener) -> tuple[ASGIReceiveCallable, ASGISendCallable]:
-        """The server's own `receive`, for a `listener` that does what `heard()` does with each
-        message, and its own `send`, for what is no more than data.
+        """Return the server's own `receive` and `send`, for use by `listener`.
 
-        That is what `receive()` and `send()` of this class do, with less for each message.
+        The listener has to do for each message what `heard()` does, and to use this `send` for data
+        only. The result is the same as with `receive()` and `send()` of this class, at a lower cost
+        for each message.
         """
         self._listener = listener
         return self._receive, self._send
 
     def heard(self, message: ASGIReceiveEvent) -> bool:
-        """Note a message of the client; whether it is a heartbeat, which wants an `answer()`."""
+        """Note a message of the client. Return True if it is a heartbeat, which needs an answer."""
         self.heard_at = monotonic()
         if message["type"] == "websocket.receive":
             return self.heartbeat is not None and message.get("text") == self.heartbeat
@@ -298,15 +303,17 @@ class Lifecycle:
         return False
 
     async def answer(self) -> None:
+        """Send the reply to a heartbeat."""
         if self._code is None:
             reply = {"type": "websocket.send", "text": self._options.heartbeat_reply}
-            # OSError: the client is gone (ASGI 2.4), as the next message says.
+            # OSError: the client has gone (ASGI 2.4). The next message says so as well.
             with suppress(OSError):
                 await self._send(cast(ASGISendEvent, reply))
 
     @markcoroutinefunction  # For async_to_sync, which warns otherwise.
     def send(self, message: ASGISendEvent) -> Any:
-        # No coroutine of its own: this is on the path of each message.
+        """Send a message of the application."""
+        # Not a coroutine function: a coroutine more would cost time for each message.
         if message["type"] == "websocket.send":
             return self._send_data(message)
         return self._send_other(message)
@@ -315,7 +322,7 @@ class Lifecycle:
         try:
             await self._send(message)
         except OSError as error:
-            # Who suppresses this and sends on would have the event loop for itself.
+            # In a loop that suppresses this error and sends again, no other task would run.
             await asyncio.sleep(0)
             raise ClientGone(*error.args) from error
         self._turn -= 1
@@ -327,8 +334,10 @@ class Lifecycle:
             await asyncio.sleep(0)
 
     def _read_ahead(self) -> None:
-        """Receive in place of an application that sends and does not receive: most servers say
-        that the client has gone to nobody else."""
+        """Start to receive in place of an application that only sends.
+
+        Most servers report only in `receive()` that the client has gone.
+        """
         if self._queue is None:
             self._queue = MessageQueue()
             self._reading = asyncio.create_task(self._read(self._queue))
@@ -354,7 +363,7 @@ class Lifecycle:
             check_accept(self._scope, message)
         if message["type"] == "websocket.http.response.start":
             await self._report_refusal(message["status"])
-        # Before what follows: the server may refuse the message, and the connection goes on.
+        # Sent before anything is noted: if the server refuses the message, the connection goes on.
         try:
             await self._send(message)
         except OSError as error:
@@ -370,7 +379,7 @@ class Lifecycle:
         try:
             await self._send(message)
         except asyncio.CancelledError:
-            # The client does not read, and was given up.
+            # The client does not read the close frame, and the connection was given up.
             self._end(*self._ending)
             raise
         except OSError as error:
@@ -390,7 +399,7 @@ class Lifecycle:
         await connected.asend_robust(None, scope=self._scope)
 
     def _end(self, code: int, reason: str) -> None:
-        """The first side that ends the connection says why."""
+        """Note the code and the reason of the side that ends the connection first."""
         if self._silence is not None:
             self._silence.cancel()
             self._silence = None
@@ -426,7 +435,7 @@ class Lifecycle:
 
     @property
     def is_reading(self) -> bool:
-        """Whether messages are received now. If not, unread ones may be waiting."""
+        """True while messages are received. If not, unread messages may be waiting."""
         if self._listener is not None:
             return self._listener.is_reading
         return self._reader is not None if self._queue is None else not self._queue.is_full
@@ -447,19 +456,20 @@ class Lifecycle:
         self._expired = True
         if self._queue is not None:
             self._queue.put({"type": "websocket.disconnect"})
-            # The application may be sending, and not receive.
+            # Sent at once: the application may be busy with sending and not call `receive()`.
             self._closing = asyncio.create_task(self._send_close(CloseCode.TIMEOUT, self._reason))
             return
         self._wake_reader()
 
     def _wake_reader(self) -> None:
         self._woken = self._reader
-        self._woken.cancel()  # type: ignore[union-attr]  # Callers have seen to that.
+        self._woken.cancel()  # type: ignore[union-attr]  # Callers have checked that it is set.
 
     async def _close(self, code: int, reason: str) -> None:
-        """Close a connection that the application does not know to have ended.
+        """Close the connection, and wait for that, before the application hears of the end.
 
-        The application must not end before that is done: servers then close it in their own way.
+        The application must not return before the close frame is sent: the server would then close
+        the connection with a code of its own.
         """
         if self._closing is None:
             self._closing = asyncio.create_task(self._send_close(code, reason))
@@ -471,24 +481,24 @@ class Lifecycle:
             close = {"type": "websocket.close", "code": int(code), "reason": reason}
             await asyncio.wait_for(send(cast(ASGISendEvent, close)), _CLOSE_TIMEOUT)
         except Exception as error:
-            # Servers differ in what they raise when the connection has ended meanwhile.
+            # Servers raise different errors when the connection has ended meanwhile.
             logger.debug(
                 "The close frame was not sent: %r", error, extra=_logging.fields(self._scope)
             )
 
 
 async def _discard(message: ASGISendEvent) -> None:
-    """Where messages go that are sent to a client that was given up."""
+    """Drop a message to a client whose connection was closed. Raises `ClientGone` for data."""
     await asyncio.sleep(0)
     if message["type"] == "websocket.send":
         raise ClientGone("The connection was closed.")
 
 
 def _unheard(traceback: TracebackType | None) -> Callable[[Any], Awaitable[None]] | None:
-    """The `dispatch()` of a consumer of Channels that has raised from a handler, unless it was
-    the one for `websocket.disconnect`.
+    """Return `dispatch()` of a consumer of Channels that has not handled `websocket.disconnect`.
 
-    Channels (4.3) ends a consumer with whatever a handler raises.
+    The consumer is found in the traceback of the exception that a handler has raised: Channels
+    (4.3) ends a consumer with it. Return `None` if there is no such consumer.
     """
     while traceback is not None:
         if traceback.tb_frame.f_code is await_many_dispatch.__code__:

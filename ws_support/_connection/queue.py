@@ -1,4 +1,4 @@
-"""What was read and is not handled yet."""
+"""The queue of messages that were received and are not handled yet."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import sys
 from typing import Any, Final
 
 MAX_MESSAGES: Final = 64
+"""Messages with which the queue is full."""
+
 MAX_SIZE: Final = 2**20
-"""With so many messages, or bytes that they take in memory, it is full."""
+"""Bytes of memory, for all messages together, with which the queue is full."""
 
 _WIDE: Final = 2**12
-"""Bytes that a text may take more than it has characters, and is kept as it is."""
+"""Bytes. A text that takes this much more memory than it has characters is kept as UTF-8."""
 
 
 class MessageQueue:
-    """The messages of several sources, in the order in which they came, for one reader.
+    """A queue of messages from several sources, in the order in which they came, for one reader.
 
-    It never refuses a message: sources that find it full wait for `room()`.
+    `put()` never refuses a message. A source that finds the queue full waits for `room()`.
     """
 
     __slots__ = ("_messages", "_room", "_size", "_wanted")
 
     def __init__(self) -> None:
-        # No deque: that takes 600 bytes to begin with, and there is one for each connection.
-        # With each, the bytes that it takes, and its text where that is kept as UTF-8.
+        # A list, since an empty deque takes 600 bytes and each connection may have a queue. Each
+        # entry: the message, the bytes that it takes, and its text if that is kept as UTF-8.
         self._messages: list[tuple[dict[str, Any], int, bytes | None]] = []
         self._size = 0
         self._wanted: asyncio.Future[None] | None = None
@@ -35,11 +37,13 @@ class MessageQueue:
 
     @property
     def is_full(self) -> bool:
+        """True if sources have to wait."""
         return len(self._messages) >= MAX_MESSAGES or self._size >= MAX_SIZE
 
     def put(self, message: dict[str, Any]) -> None:
+        """Add a message, also if the queue is full."""
         text, encoded = message.get("text"), None
-        # What comes from a channel layer may have anything under these names.
+        # A message from a channel layer may have values of any type under these names.
         if not isinstance(text, str):
             data = message.get("bytes")
             size = len(data) if isinstance(data, bytes) else 0
@@ -47,30 +51,30 @@ class MessageQueue:
             size = len(text)
         else:
             size = sys.getsizeof(text)
-            # One character takes as much as each of the others does.
+            # Python stores all characters of a text with the width of its widest one.
             if size > len(text) + _WIDE:
                 encoded = text.encode("utf-8", "surrogatepass")
                 message, size = {**message, "text": None}, len(encoded)
         self._messages.append((message, size, encoded))
         self._size += size
-        # Whoever has waited may have been cancelled, and not have run since.
+        # The task that waits may be cancelled already, and just not have run since.
         if self._wanted is not None and not self._wanted.done():
             self._wanted.set_result(None)
 
     async def room(self) -> None:
-        """Wait until it is not full any more."""
+        """Wait until the queue is no longer full."""
         if self._room is None:
             self._room = asyncio.Event()
         await self._room.wait()
 
     async def filled(self) -> None:
-        """Wait until there is a message. Takes none, so that none is lost by a cancellation."""
+        """Wait for a message, but do not take it, so that a cancellation loses none."""
         while not self._messages:
             self._wanted = asyncio.get_running_loop().create_future()
             await self._wanted
 
     def take(self) -> dict[str, Any]:
-        """The oldest message. Raises `IndexError` when there is none."""
+        """Remove and return the oldest message. Raises `IndexError` if there is none."""
         message, size, encoded = self._messages.pop(0)
         self._size -= size
         if encoded is not None:
@@ -81,7 +85,7 @@ class MessageQueue:
         return message
 
     async def get(self) -> dict[str, Any]:
-        """The oldest message, when there is one."""
+        """Wait for a message, and remove and return the oldest one."""
         if not self._messages:
             await self.filled()
         return self.take()

@@ -8,19 +8,19 @@ from typing import Final, Protocol
 from ws_support.close_codes import CloseCode
 
 CODE: Final = CloseCode.SERVICE_RESTART
-"""The close code that tells clients to come back. HTMX does so after 1012, and not after 1001, with
-which a browser leaves a page."""
+"""The close code of the drain, which tells clients to reconnect. HTMX reconnects after 1012, but
+not after 1001, which browsers send when they leave a page."""
 
 REASON: Final = "The server is stopping"
 
 
 class OpenConnection(Protocol):
-    """A connection, from its handshake to its end."""
+    """An entry of the registry: a connection, from its handshake to its end."""
 
     async def drain(self, code: int, reason: str) -> None:
-        """Close an accepted connection; its application hears of it as of a client that has left.
+        """Close an accepted connection. For its application, the client has left.
 
-        Does nothing during the handshake: the registry asks again when it is accepted.
+        Do nothing during the handshake: the registry calls this again after the accept.
         """
 
     def cancel(self) -> None:
@@ -28,10 +28,10 @@ class OpenConnection(Protocol):
 
 
 class ConnectionRegistry:
-    """The connections of one process, in one event loop.
+    """The open connections of one process, which has one event loop.
 
-    A connection is added before its application runs, and removed after. From `drain()` on,
-    connections are closed as soon as they are accepted: their handshakes were on their way when the
+    A connection is added before its application runs, and removed after that. After `drain()`, new
+    connections are closed as soon as they are accepted: their handshakes had begun before the
     server stopped listening.
     """
 
@@ -39,13 +39,14 @@ class ConnectionRegistry:
         self._connections: set[OpenConnection] = set()
         self._is_draining = False
         self._empty: asyncio.Future[None] | None = None
-        # asyncio itself refers to its tasks only weakly.
+        # asyncio itself keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._connections)
 
     def add(self, connection: OpenConnection) -> None:
+        """Add a connection, before its application runs."""
         self._connections.add(connection)
 
     def accepted(self, connection: OpenConnection) -> None:
@@ -54,13 +55,14 @@ class ConnectionRegistry:
             self._start_drain(connection)
 
     def remove(self, connection: OpenConnection) -> None:
+        """Remove a connection, after its application has run."""
         self._connections.discard(connection)
         if self._empty is not None and not self._connections:
             self._empty.set_result(None)
             self._empty = None
 
     def drain(self) -> None:
-        """Close all connections with 1012, and those that are accepted from now on."""
+        """Close all connections with 1012, also those that are accepted later."""
         self._is_draining = True
         for connection in self._connections:
             self._start_drain(connection)
@@ -85,4 +87,4 @@ class ConnectionRegistry:
 
 
 open_connections: Final = ConnectionRegistry()
-"""The connections of this process."""
+"""The registry of this process."""

@@ -1,4 +1,4 @@
-"""The timer of the heartbeat: how long a client may be silent."""
+"""The timer of the heartbeat, for silent clients."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from time import monotonic
 from typing import Final, Protocol
 
 _GRACE: Final = 0.1
-"""Seconds from the end of the silence to the verdict. When something blocked the event loop, the
-messages that came meanwhile are read in that time."""
+"""Seconds from the end of the allowed silence to the close. If the event loop was blocked, messages
+that came meanwhile are read in this time."""
 
 
 class Client(Protocol):
-    """The client of a connection, as its server hears it."""
+    """The client of a connection, as the server sees it."""
 
     heard_at: float
-    """When its last message came, on the clock `time.monotonic()`."""
+    """The time of its last message, on the clock of `time.monotonic()`."""
 
     @property
     def is_reading(self) -> bool:
-        """Whether messages are received now. If not, unread ones may be waiting."""
+        """True while messages are received. If not, unread messages may be waiting."""
 
     def expire(self, silence: float) -> None:
-        """End the connection: the client was silent for `silence` seconds."""
+        """End the connection of the client, which was silent for `silence` seconds."""
 
 
 class SilenceTimer:
     """Ends the connection of a client that was silent for `silence` seconds.
 
-    The timer is set for the end of the silence that is allowed. When it fires and there was a
-    message meanwhile, it is set again, counting from that message: messages do not touch it.
+    Messages do not touch the timer, which keeps them cheap. When the timer fires and a message came
+    meanwhile, the timer is set again, for `silence` seconds after that message.
     """
 
     __slots__ = ("_client", "_handle", "_in_grace", "_silence")
@@ -49,7 +49,7 @@ class SilenceTimer:
     def _check(self) -> None:
         now = monotonic()
         if not self._client.is_reading:
-            # The application is busy. What came meanwhile is unread, so the count starts again.
+            # The application is busy, so messages may be unread: the count starts again.
             self._client.heard_at = now
         left = self._client.heard_at + self._silence - now
         if left > 0:

@@ -1,4 +1,4 @@
-"""Who has been busy for a while, without a timer or a task for each message."""
+"""The watchdog: finds handlers that take long, without a timer or a task for each message."""
 
 from __future__ import annotations
 
@@ -7,29 +7,33 @@ from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
 LOOK_EVERY: Final = 0.3
-"""Seconds between two looks at those who are busy. Who is seen twice takes long."""
+"""Seconds between two looks at the busy connections. One that is found busy twice takes long."""
 
 
 class Busy(Protocol):
+    """A connection whose handler runs."""
+
     def takes_long(self) -> None:
-        """Called from the second look on, with each look."""
+        """React to a handler that takes long. Called with each look from the second one on."""
 
 
 class Watchdog:
-    """Looks at the connections of one event loop whose handlers run.
+    """Finds the connections of one event loop whose handlers take long.
 
-    A message costs an entry in a dictionary, and all connections together have one timer, which
-    runs only while there are messages.
+    Each message costs one entry in a dictionary. All connections share one timer, which runs only
+    while handlers run.
     """
 
     def __init__(self) -> None:
         self.busy: dict[Busy, bool] = {}
-        """Who is busy now, and whether that was seen already. Entries come and go with messages,
-        and are written here instead of by a method, which would cost more than the entry."""
+        """The busy connections; the value is True for those that were seen in an earlier look.
+        Connections write this dictionary themselves for each message: a method would cost more than
+        the entry."""
         self.is_armed = False
 
     @classmethod
     def of_this_loop(cls) -> Watchdog:
+        """Return the watchdog of the running event loop."""
         loop = asyncio.get_running_loop()
         try:
             return _watchdogs[loop]
@@ -37,7 +41,7 @@ class Watchdog:
             return _watchdogs.setdefault(loop, cls())
 
     def arm(self) -> None:
-        """Look soon. Needed with an entry when `is_armed` is false."""
+        """Start the timer. Has to be called with a new entry if `is_armed` is false."""
         self.is_armed = True
         asyncio.get_running_loop().call_later(LOOK_EVERY, self._look)
 

@@ -1,1 +1,1 @@
-"""What RFC 6454, 6455 and 7692 say, as functions of bytes: no Django, no I/O."""
+"""Origins, handshakes and frames by RFC 6454, 6455 and 7692: no Django, no I/O."""

@@ -1,10 +1,10 @@
-"""Frames to clients (RFC 6455, section 5)."""
+"""Frames for clients (RFC 6455, section 5), as bytes."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-# Frames to a client are not masked (section 5.1), so they are a head and the payload (section 5.2).
+# Frames to a client are not masked (section 5.1): each is a head and the payload (section 5.2).
 
 _FIN: Final = 0x80
 
@@ -14,12 +14,13 @@ def _short_heads(opcode: int) -> list[bytes]:
 
 
 TEXT_HEADS: Final = _short_heads(0x1)
-"""The heads of messages of less than 126 bytes, by their size."""
+"""The heads of text messages with fewer than 126 bytes; the index is the size."""
 BINARY_HEADS: Final = _short_heads(0x2)
+"""The same for binary messages."""
 
 
 def message_frame(message: Any) -> bytes:
-    """The frame of a whole `websocket.send`, which has text or bytes."""
+    """Return the frame for `message`, a `websocket.send` with text or bytes."""
     text: str | None = message.get("text")
     if text is None:
         data: bytes = message["bytes"]
@@ -46,7 +47,7 @@ def _long_head(opcode: int, size: int) -> bytes:
     return bytes((_FIN | opcode, 127)) + size.to_bytes(8, "big")
 
 
-# Control frames have 125 bytes at the most (section 5.5).
+# The payload of a control frame has at most 125 bytes (section 5.5).
 
 
 def ping_frame(payload: bytes) -> bytes:
@@ -58,7 +59,7 @@ def pong_frame(payload: bytes) -> bytes:
 
 
 def close_frame(code: int | None, reason: str = "") -> bytes:
-    """A reason that is too long is cut (section 5.5.1)."""
+    """Return a close frame. A reason of more than 123 bytes is cut (section 5.5.1)."""
     payload = b""
     if code is not None:
         words = reason.encode("utf-8", "replace")[:123].decode("utf-8", "ignore")

@@ -1,4 +1,4 @@
-"""The opening handshake (RFC 6455, section 4), as bytes in and bytes out."""
+"""The opening handshake (RFC 6455, section 4): a request parsed from bytes, responses as bytes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSION: Final = b"13"
 
 _NO_NAME: Final = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]|\A\Z")
-"""What a header's name or a sub-protocol must not have (RFC 9110, section 5.6.2)."""
+"""Matches text that is not a token, as header names and sub-protocols are (RFC 9110, 5.6.2)."""
 
 _NO_VALUE: Final = re.compile(rb"[\0\r\n]")
-"""What would end a header's value (RFC 9110, section 5.5)."""
+"""Matches a character that would end the value of a header (RFC 9110, section 5.5)."""
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 
@@ -27,16 +27,19 @@ _EXTENSION: Final = re.compile(
     rb"%(t)b+(?:[ \t]*;[ \t]*%(t)b+(?:[ \t]*=[ \t]*(?:%(t)b+|\"(?:\\?%(t)b)+\"))?)*"
     % {b"t": _TOKEN}
 )
-"""One of Sec-WebSocket-Extensions, with its parameters (section 9.1)."""
+"""Matches one extension of Sec-WebSocket-Extensions, with its parameters (section 9.1)."""
 
 _URL: Final = re.compile(rb"(?:http|ws)s?://([^/?#@]+)((?:[/?][^#]*)?)", re.IGNORECASE)
-"""A target in absolute form (RFC 9112, section 3.2.2)."""
+"""Matches a request target in absolute form (RFC 9112, section 3.2.2)."""
 
 Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Refused(Exception):
-    """A request that is no opening handshake that can be accepted."""
+    """The request is not an opening handshake that can be accepted.
+
+    `status`, `reason` and `headers` are those of the HTTP response.
+    """
 
     def __init__(self, status: HTTPStatus, reason: str, headers: Headers = ()) -> None:
         super().__init__(reason)
@@ -47,16 +50,22 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Request:
+    """The head of an HTTP request."""
+
     method: bytes
     target: bytes
-    """The path and the query, as they were sent. Of a URL, its host has become the Host header."""
+    """The path and the query, as they were sent. When the client sent a whole URL, the host of that
+    URL is in `headers` as the Host header."""
 
     headers: list[tuple[bytes, bytes]]
-    """With names in lower case, in the order in which they were sent."""
+    """The headers, names in lower case, in the order in which they were sent."""
 
     @classmethod
     def parse(cls, head: bytes) -> Request:
-        """A head whose syntax somebody has looked at already, without the empty line at its end."""
+        """Parse `head`, which comes without the empty line at its end.
+
+        The caller has checked the syntax before.
+        """
         first, *lines = head.split(b"\r\n")
         method, target, _ = first.split(b" ", 2)
         headers = [
@@ -64,13 +73,13 @@ class Request:
             for name, _, value in (line.partition(b":") for line in lines)
         ]
         if url := _URL.fullmatch(target):
-            # Who sends a URL means its host, whatever the header says.
+            # The host of a URL counts, whatever the Host header says (RFC 9112, section 3.2.2).
             target = url[2] if url[2].startswith(b"/") else b"/" + url[2]
             headers = [(name, url[1] if name == b"host" else value) for name, value in headers]
         return cls(method, target, headers)
 
     def scope(self, root_path: str) -> dict[str, Any]:
-        """The part of the ASGI scope that the head says."""
+        """Return the keys of the ASGI scope that follow from the head."""
         return {
             "type": "websocket",
             "http_version": "1.1",
@@ -85,7 +94,7 @@ class Request:
 
     @property
     def path(self) -> str:
-        """Percent-decoded, which is UTF-8; what is none becomes U+FFFD, as Django does it."""
+        """The path, percent-decoded as UTF-8. As in Django, invalid bytes become U+FFFD."""
         return unquote_to_bytes(self.raw_path).decode("utf-8", "replace")
 
     @property
@@ -98,7 +107,7 @@ class Request:
 
     @property
     def subprotocols(self) -> list[str]:
-        """What the client offers, of several headers one after the other (section 11.3.4)."""
+        """The sub-protocols that the client offers; several headers are joined (section 11.3.4)."""
         offers = (
             token.strip(b" \t")
             for value in self.values(b"sec-websocket-protocol")
@@ -108,7 +117,7 @@ class Request:
 
     @property
     def extensions(self) -> list[bytes]:
-        """What the client offers, each with its parameters."""
+        """The extensions that the client offers, each with its parameters."""
         offers = (
             offer.strip(b" \t")
             for value in self.values(b"sec-websocket-extensions")
@@ -120,9 +129,10 @@ class Request:
         return [value for each, value in self.headers if each == name]
 
     def key(self) -> bytes:
-        """The key, when all is as section 4.2.1 asks for.
+        """Return the `Sec-WebSocket-Key` of a handshake that follows section 4.2.1.
 
-        That it asks for an upgrade to a WebSocket was looked at before. Raises `Refused`.
+        The caller has checked before that the request asks for an upgrade to a WebSocket. Raises
+        `Refused` if the handshake breaks one of the other rules.
         """
         if self.method != b"GET":
             raise Refused(
@@ -162,7 +172,7 @@ class Request:
         return keys[0]
 
     def check_extensions(self) -> None:
-        """Raise `Refused` unless all that is offered could be an extension."""
+        """Raise `Refused` unless each offered extension has the syntax of section 9.1."""
         if not all(map(_EXTENSION.fullmatch, self.extensions)):
             raise Refused(
                 HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Extensions has to be a list of extensions."
@@ -177,7 +187,10 @@ def _is_key(value: bytes) -> bool:
 
 
 def accept(key: bytes, subprotocol: str | None, headers: Headers) -> bytes:
-    """The response that accepts. Raises `ValueError` for what cannot be sent."""
+    """Return the response that accepts the handshake.
+
+    Raises `ValueError` for a sub-protocol or a header that cannot be sent.
+    """
     proof = b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
     lines = [
         b"HTTP/1.1 101 Switching Protocols",
@@ -194,9 +207,9 @@ def accept(key: bytes, subprotocol: str | None, headers: Headers) -> bytes:
 
 
 def response(status: int, headers: Headers) -> bytes:
-    """The head of a response after which the connection is closed.
+    """Return the head of a response that ends with the close of the connection.
 
-    Raises `ValueError` for what cannot be sent.
+    Raises `ValueError` for a header that cannot be sent.
     """
     try:
         phrase = HTTPStatus(status).phrase
@@ -207,7 +220,7 @@ def response(status: int, headers: Headers) -> bytes:
 
 
 def refusal(status: int, reason: str, headers: Headers) -> bytes:
-    """A response with a line of text, after which the connection is closed."""
+    """Return a response with `reason` as a line of text, after which the connection is closed."""
     content = f"{reason}\n".encode()
     all_headers = [
         *headers,

@@ -1,4 +1,4 @@
-"""What an origin is (RFC 6454), and which origins a list of patterns admits."""
+"""Origins (RFC 6454), and rules that say which origins may connect."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _WEB_SCHEMES = frozenset(_DEFAULT_PORTS)
 _SCHEMES_WITH_HOST = _WEB_SCHEMES | {"ws", "wss"}
 
-# RFC 6454, section 6.2, and nothing else: no userinfo, path, query, fragment, backslash or space.
-# Underscores are no letters of a host name, but browsers resolve and send them.
+# The syntax of RFC 6454, section 6.2: no userinfo, path, query, fragment, backslash or space.
+# A host name should not have underscores, but browsers resolve and send such names.
 _SCHEME = r"[a-z][a-z0-9+.-]*"
 _HOST = r"\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?"
 _PORT = r"[1-9][0-9]{0,4}"
 _ORIGIN = re.compile(rf"(?P<scheme>{_SCHEME})://(?:(?P<host>{_HOST})(?::(?P<port>{_PORT}))?|\.?)")
 _BARE_HOST = re.compile(rf"(?P<dot>\.?)(?P<host>{_HOST})")
 _WILDCARD = re.compile(rf"(?P<scheme>{_SCHEME}://)(?P<wildcard>\*?\.)(?P<rest>.+)")
-_MAX_HOST_LENGTH = 254  # RFC 1035, section 2.3.4, with the dot of the root
+_MAX_HOST_LENGTH = 254  # RFC 1035, section 2.3.4, and one dot for the root.
 
 
 class Origin(NamedTuple):
-    """A scheme, host and port, lower-cased; a port that the scheme implies is `None`.
+    """A scheme, a host and a port. Letters are in lower case; the scheme's default port is `None`.
 
-    Two origins are the same when these three are (RFC 6454, section 5). The host is empty for
-    schemes that have none: pages from the disk send `file://`, and those of some apps `app://`
-    (RFC 3986, section 3.2.2, allows that, and RFC 9110, section 4.2.1, forbids it for http).
+    Two origins are the same when these three are equal (RFC 6454, section 5). The host is empty for
+    schemes without hosts: pages from the disk send `file://`, pages of some apps send `app://`
+    (RFC 3986, section 3.2.2, allows an empty host; RFC 9110, section 4.2.1, forbids it for http).
     """
 
     scheme: str
@@ -40,10 +40,10 @@ class Origin(NamedTuple):
 
 
 def parse_origin(serialized: str) -> Origin | None:
-    """The origin that `serialized` (`scheme://host[:port]`, or `file://`) stands for.
+    """Return the origin that `serialized` (`scheme://host[:port]`, or `file://`) stands for.
 
-    `None` for everything else, also for `"null"`, which stands for no origin that could be
-    compared (RFC 6454, section 6.1). Never raises.
+    Return `None` for all other text, also for `"null"`: that is an origin that equals no other one
+    (RFC 6454, section 6.1). Never raises.
     """
     if not serialized.isascii():
         return None
@@ -52,7 +52,8 @@ def parse_origin(serialized: str) -> Origin | None:
         return None
     scheme = match["scheme"]
     if match["host"] is None:
-        # Chromium's file pages (Electron, WebView, Cordova), and Electron's own scheme, "app://.".
+        # "file://" comes from Chromium for pages from the disk (Electron, WebView, Cordova), and
+        # "app://." from Electron for its own scheme.
         empty = serialized.partition("://")[2]
         return None if scheme in _SCHEMES_WITH_HOST else Origin(scheme, empty, None)
     host = _canonical_host(match["host"])
@@ -74,7 +75,7 @@ def _canonical_host(host: str) -> str | None:
 
 
 class PatternError(ValueError):
-    """A pattern that is no origin; `hint` says what to write instead."""
+    """A pattern does not describe an origin; `hint` says what to write instead."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -82,23 +83,22 @@ class PatternError(ValueError):
 
 
 class WildcardError(PatternError):
-    """A wildcard without a scheme, which could mean two things."""
+    """A wildcard has no scheme, so its meaning is ambiguous."""
 
 
 class OriginRules:
-    """Patterns, compiled once, so that a connection costs a few set look-ups.
+    """The origins that may connect: patterns, compiled once into sets.
 
     `patterns`: `"https://client.com"`, `"https://client.com:8443"`, `"file://"` (pages from the
     disk), `"https://*.client.com"` (subdomains only), `"https://.client.com"` (the domain and its
     subdomains), `"client.com"` and `".client.com"` (under http or https, on any port), `"null"`,
-    and `"*"` (everybody).
-    `regexes` are matched in full against the serialized origin, in lower case and without a
-    default port.
+    and `"*"` (every origin).
+    `regexes` have to match the whole serialized origin, in lower case and without a default port.
 
-    The cost of `allows` grows with the number of labels in the origin's host and with the number
+    The cost of `allows()` grows with the number of labels in the origin's host and with the number
     of regexes, never with the number of patterns.
 
-    Raises `PatternError` for a pattern that is none of these, `re.error` for a bad regex.
+    Raises `PatternError` for any other pattern, and `re.error` for an invalid regex.
     """
 
     def __init__(
@@ -115,7 +115,10 @@ class OriginRules:
             self._add(pattern)
 
     def allows(self, serialized: str) -> bool:
-        """Whether a page of this origin, serialized as RFC 6454 says or `"null"`, may connect."""
+        """Return True if a page of this origin may connect.
+
+        `serialized` is the origin as RFC 6454 writes it, or `"null"`.
+        """
         if self.everybody:
             return True
         origin = parse_origin(serialized)
@@ -168,7 +171,7 @@ class OriginRules:
 
 
 def _parents(host: str) -> Iterator[str]:
-    """`a.b.c` -> `b.c`, `c`: the domains that `host` is a subdomain of."""
+    """Yield the domains that `host` is a subdomain of: `b.c` and `c` for `a.b.c`."""
     _, dot, parent = host.partition(".")
     while dot:
         yield parent
@@ -217,7 +220,7 @@ def _hint(pattern: str) -> str:
     if not pattern.isascii():
         return "Write the host in its ASCII form (xn--...), as browsers send it."
     scheme, _, rest = pattern.strip().lower().removeprefix("//").rpartition("://")
-    # What stands before the first character that no origin holds.
+    # The part before the first character that an origin cannot have.
     authority = re.split(r"[/\\?#\s]", rest.rpartition("@")[2], maxsplit=1)[0]
     scheme = {"ws": "http", "wss": "https"}.get(scheme, scheme)
     suggestion = f"{scheme or _usual_scheme(authority)}://{authority}"
@@ -232,5 +235,8 @@ def _hint(pattern: str) -> str:
 
 
 def _usual_scheme(host: str) -> str:
-    """What a host most likely serves: nobody has a certificate for a machine of their own."""
+    """Return the scheme that `host` most likely serves.
+
+    That is http for `localhost` and for IP addresses, which rarely have a certificate.
+    """
     return "http" if re.match(r"localhost\b|[0-9\[]", host) else "https"

@@ -1,40 +1,42 @@
-"""Messages that were published and did not come."""
+"""Gaps in the numbers of messages: published, but not received here."""
 
 from __future__ import annotations
 
 from typing import Final
 
 _PUBLISHERS: Final = 64
-"""Publishers that are remembered for each topic."""
+"""The most publishers that are remembered for each topic."""
 
 
 class Gaps:
-    """The number of the last message of each publisher under each topic that was joined."""
+    """The number of the last message of each publisher, for each topic with subscribers."""
 
     def __init__(self) -> None:
         self._last: dict[str, dict[str, int]] = {}
 
     def lost_before(self, topic: str, publisher: str, number: int) -> int:
-        """Return how many messages are missing between this one and the last that came.
+        """Return how many messages of `publisher` are missing before the message `number`.
 
-        A publisher that is new here, or that starts again with 1, misses none.
+        Nothing is missing before the first message of a publisher that is new here, nor before a
+        message with the number 1: its publisher has started again.
         """
         publishers = self._last.setdefault(topic, {})
-        # Taken out and put in again, so that the one that was silent for the longest is the first.
+        # Removed and added again, so that the publisher that was silent for the longest is first.
         last = publishers.pop(publisher, None)
         if last is None or number == 1:
             publishers[publisher] = number
             if len(publishers) > _PUBLISHERS:
                 del publishers[next(iter(publishers))]
             return 0
-        # One that the layer has taken, and said that it had not, has the number of the next.
+        # max(): when the layer has taken a message but reported a failure, the next message of the
+        # publisher has the same number.
         publishers[publisher] = max(last, number)
         return max(number - last - 1, 0)
 
     def forget(self, topic: str) -> None:
-        """Messages under `topic` do not come here any more."""
+        """Forget the numbers of `topic`, whose messages do not come here any more."""
         self._last.pop(topic, None)
 
     def forget_all(self) -> None:
-        """What comes next may follow anything: the layer is away."""
+        """Forget all numbers: after an outage of the layer they say nothing."""
         self._last.clear()

@@ -1,4 +1,4 @@
-"""What may be published, and where."""
+"""Checks for topics and messages, and their ASGI form."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Any, Final
 from django.core.serializers.json import DjangoJSONEncoder
 
 MAX_LENGTH: Final = 10_000
-"""Characters of a topic."""
+"""The most characters that a topic may have."""
 
 MAX_SUBSCRIBED: Final = 2**18
-"""Characters of all topics that one connection has subscribed to."""
+"""The most characters that all topics of one connection may have together."""
 
 
 def checked_topic(topic: object) -> str:
-    """Return `topic`, which may be any string up to `MAX_LENGTH`. Raises `TypeError` for anything
-    else, and `ValueError` for one that is longer or cannot be encoded."""
+    """Return `topic`, a string of at most `MAX_LENGTH` characters.
+
+    Raises `TypeError` if it is not a string, and `ValueError` if it is longer or cannot be encoded.
+    """
     if not isinstance(topic, str):
         raise TypeError(f"A topic is a string: got {topic!r:.100}.")
     if len(topic) > MAX_LENGTH:
@@ -28,7 +30,7 @@ def checked_topic(topic: object) -> str:
 
 
 def check_subscriptions(topics: set[str], topic: str, limit: int) -> None:
-    """Raise `ValueError` when a connection that has `topics` may not subscribe to one more."""
+    """Raise `ValueError` if a connection that has `topics` may not subscribe to `topic` as well."""
     if topic in topics:
         return
     if len(topics) >= limit:
@@ -44,7 +46,10 @@ def check_subscriptions(topics: set[str], topic: str, limit: int) -> None:
 
 
 def message_of(data: object) -> dict[str, Any]:
-    """The `websocket.send` for text or bytes. Raises the same errors."""
+    """Return the `websocket.send` for `data`, which is text or bytes.
+
+    Raises `TypeError` for other values, and `ValueError` for text that cannot be encoded.
+    """
     if isinstance(data, str):
         _check(data, "The message")
         return {"type": "websocket.send", "text": data}
@@ -57,16 +62,20 @@ def message_of(data: object) -> dict[str, Any]:
 
 
 def json_of(value: object, encoder: type[json.JSONEncoder] = DjangoJSONEncoder) -> str:
-    """Return `value` as JSON, by default with what models hold: dates and times, `Decimal`, `UUID`
-    and lazy text. Raises `TypeError` for what `encoder` does not know, and `ValueError` for NaN and
-    infinity, which are no JSON."""
+    """Return `value` as JSON.
+
+    The default encoder also knows the values of models: dates and times, `Decimal`, `UUID` and lazy
+    text. Raises `TypeError` for a value that `encoder` does not know, and `ValueError` for NaN and
+    infinity, which JSON does not have.
+    """
     if encoder is DjangoJSONEncoder:
         return _ENCODER.encode(value)
     return json.dumps(value, cls=encoder, allow_nan=False)
 
 
 _ENCODER: Final = DjangoJSONEncoder(allow_nan=False)
-"""Kept, as the json module keeps its own: to make one takes as long as a short message."""
+"""One encoder for all messages, as in the json module: to create an encoder takes as long as to
+encode a short message."""
 
 
 def _check(text: str, what: str) -> None:

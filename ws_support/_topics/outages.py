@@ -1,4 +1,4 @@
-"""A channel layer that is away for a while: Redis is started anew, or the network is cut."""
+"""Outages of a channel layer: Redis restarts, or the network is cut."""
 
 from __future__ import annotations
 
@@ -11,33 +11,38 @@ from typing import Final
 logger = logging.getLogger("ws_support.channel_layer")
 
 _LOG_EVERY: Final = 60.0
-"""Seconds. Every connection finds out by itself; one line is enough."""
+"""Seconds between two log lines. Each connection notices an outage; one line for all is enough."""
 
 _MOMENT: Final = 0.001
+"""Seconds to wait after a message that was skipped."""
+
 _MANY: Final = 1000
-"""Messages in a row that cannot be read, after which one each second is tried."""
+"""Skipped messages in a row, after which the wait becomes one second."""
 
 _OUTAGES: Final = frozenset(
     {"OSError", "ConnectionError", "TimeoutError", "RedisError", "RedisClusterException"}
 )
-"""Names of exceptions, and of what they are derived from."""
+"""Names of exception classes. An exception whose class or base class is here reports an outage."""
 
 _logged_at: float | None = None
 
 
 def is_away(error: Exception) -> bool:
-    """Return True if `error` says that the channel layer cannot be used for now.
+    """Return True if `error` reports an outage of the channel layer.
 
-    redis-py has exceptions of its own, with the names of Python's. A Redis that answers with an
-    error is out of service as well: a replica after a failover (READONLY, UNBLOCKED), one that is
-    loading or full, or one whose password has changed.
+    Names are compared, since redis-py has its own exceptions with the names of Python's. A Redis
+    that answers with an error is out of service as well: a replica after a failover (READONLY,
+    UNBLOCKED), a server that is loading or full, or one whose password has changed.
     """
     return not _names(error).isdisjoint(_OUTAGES)
 
 
 def is_idle(error: Exception, seconds: float) -> bool:
-    """Whether `error`, after so many seconds, says no more than that nothing came: redis-py 8 waits
-    5 s for an answer by default, as long as channels_redis 4.3 lets Redis wait for a message."""
+    """Return True if `error`, after `seconds`, only says that no message came.
+
+    redis-py 8 waits 5 s for an answer by default, and channels_redis 4.3 lets Redis wait for a
+    message for the same 5 s: both end at the same time.
+    """
     return "TimeoutError" in _names(error) and seconds > 1
 
 
@@ -46,6 +51,7 @@ def _names(error: Exception) -> set[str]:
 
 
 def log_away(error: Exception) -> None:
+    """Log an outage of the channel layer, at most once a minute."""
     global _logged_at
     now = monotonic()
     if _logged_at is None or now - _logged_at >= _LOG_EVERY:
@@ -59,7 +65,7 @@ def log_away(error: Exception) -> None:
 
 
 def is_malformed(error: Exception) -> bool:
-    """Return True if `error` says that a message cannot be read, and the next one may be."""
+    """Return True if `error` concerns one message that cannot be read, and not those after it."""
     # channels_redis 4.3 may raise KeyError when it is cancelled.
     if is_away(error) or isinstance(error.__context__, asyncio.CancelledError):
         return False
@@ -69,7 +75,7 @@ def is_malformed(error: Exception) -> bool:
 
 
 class Strangers:
-    """Messages in the channel layer that are not ours, or broken: skipped, counted and logged."""
+    """Skips messages in the channel layer that are foreign or damaged: counts and logs them."""
 
     total = 0
     _logged_at: float | None = None
@@ -78,10 +84,14 @@ class Strangers:
         self._in_a_row = 0
 
     def over(self) -> None:
+        """Note that a message could be read."""
         self._in_a_row = 0
 
     async def skip(self, what: str) -> None:
-        """Go on with the next message. A layer that has nothing else gets no more than its turn."""
+        """Count and log a message, and wait a moment.
+
+        Without the wait, a layer full of such messages would keep the event loop busy.
+        """
         Strangers.total += 1
         self._in_a_row += 1
         now = monotonic()
@@ -97,7 +107,7 @@ class Strangers:
 
 
 class Pauses:
-    """Between attempts: 1 s at first, 10 s in the end, and not for all at the same moment."""
+    """The backoff between attempts: from 1 s to 10 s, with jitter."""
 
     __slots__ = ("_next",)
 
@@ -105,5 +115,6 @@ class Pauses:
         self._next = 1.0
 
     def next(self) -> float:
+        """Return the seconds to wait before the next attempt."""
         pause, self._next = self._next, min(2 * self._next, 10)
         return uniform(0.5, 1) * pause  # noqa: S311  # Not for secrets.

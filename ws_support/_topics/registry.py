@@ -1,4 +1,4 @@
-"""Topics and who hears them, in this process and in all others."""
+"""The registry of topics: their subscribers in this process, and the way to other processes."""
 
 from __future__ import annotations
 
@@ -33,37 +33,37 @@ from ws_support.conf import get_options
 logger = logging.getLogger("ws_support.broadcast")
 
 CAPACITY: Final = 10_000
-"""Messages that a channel layer keeps for a process that is busy. Its own default, 100, are those
-of an instant."""
+"""Messages that the channel layer keeps for a process that is busy. The layer's own default of 100
+is reached within an instant."""
 
 _LOG_EVERY: Final = 10.0
-"""Seconds. Messages of many topics are lost at the same time."""
+"""Seconds between two log lines about lost messages: many topics lose some at the same time."""
 
 
 @dataclass
 class Statistics:
-    """What has happened in this process since it started, and what is so now."""
+    """Figures of this process: two of the present, and two since it started."""
 
     topics: int = 0
-    """Topics that somebody here has subscribed to."""
+    """Topics that have subscribers in this process now."""
 
     subscriptions: int = 0
-    """Of connections to topics."""
+    """Subscriptions of connections to topics, now."""
 
     dropped: int = 0
-    """Connections that were closed with 1013, for a queue that was full or messages that were lost
-    on the way to this process."""
+    """Connections that were closed with 1013, because their queue was full or because messages were
+    lost on the way to this process."""
 
     lost: int = 0
-    """Those messages: the channel layer had taken them, and did not keep them."""
+    """Messages that were lost on the way: the channel layer took them, and did not keep them."""
 
 
 class TopicRegistry:
     """The topics of one event loop.
 
-    With a channel layer between processes, messages go through it, also those for subscribers of
-    this process: all of them see the same order. Without one, and with the layer that is in memory,
-    they go from hub to hub.
+    With a channel layer between processes, all messages go through the layer, also those for
+    subscribers of this process: all subscribers see the same order. Without a layer, or with the
+    in-memory layer, messages go from registry to registry within the process.
     """
 
     dropped = 0
@@ -78,11 +78,12 @@ class TopicRegistry:
             self._layer = _own_layer()
             self._publisher = Publisher(self._layer)
         self._link: ChannelLayerBroker | None = None
-        # asyncio itself refers to its tasks only weakly.
+        # asyncio itself keeps only weak references to tasks.
         self._leaving: set[asyncio.Task[None]] = set()
 
     @classmethod
     def of_this_loop(cls) -> TopicRegistry:
+        """Return the registry of the running event loop."""
         loop = asyncio.get_running_loop()
         try:
             return _hubs[loop]
@@ -90,10 +91,10 @@ class TopicRegistry:
             return _hubs.setdefault(loop, cls())
 
     async def subscribe(self, topic: str, subscriber: Subscriber) -> None:
-        """From the return on, `subscriber` gets what is published.
+        """Add a subscriber to `topic`, who gets each message that is published after the return.
 
-        While the layer is away, it returns all the same: that will be so once the layer is back.
-        Raises `ValueError` when the connection has subscribed to as much as it may.
+        During an outage of the layer, this returns as well, and the subscription holds once the
+        layer is back. Raises `ValueError` when the connection may not subscribe to more.
         """
         check_subscriptions(subscriber.topics, topic, get_options().max_subscriptions)
         _Listeners.are_here = True
@@ -106,7 +107,10 @@ class TopicRegistry:
             await self._link.join(topic)
 
     async def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
-        """At once; the layer is told before this returns, unless it is away."""
+        """Remove a subscriber from `topic` at once.
+
+        When it was the last one, the layer is told before this returns, except during an outage.
+        """
         subscriber.topics.discard(topic)
         subscribers = self._topics.get(topic)
         if subscribers is None:
@@ -123,14 +127,15 @@ class TopicRegistry:
         else:
             self._link = None
             leaving = link.close()
-        # A task, since who waits for it may be cancelled.
+        # A task of its own, since the task that waits for it may be cancelled.
         task = asyncio.create_task(leaving)
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
         await asyncio.wait([task])
 
     async def leave_all(self, subscriber: Subscriber) -> None:
-        # A task, since who waits for it may be cancelled.
+        """Remove a subscriber from all its topics."""
+        # A task of its own, since the task that waits for it may be cancelled.
         task = asyncio.create_task(self._leave_all(subscriber))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
@@ -141,11 +146,11 @@ class TopicRegistry:
             await self.unsubscribe(topic, subscriber)
 
     def deliver(self, topic: str, message: Any) -> bool:
-        """Send `message`, a `websocket.send`, to all who have subscribed here.
+        """Send `message`, a `websocket.send`, to all subscribers of `topic` in this process.
 
-        Whether the next one should wait for a moment: what is published in one go could fill queues
-        of clients that are not slow, before the event loop, or a server that sends in threads of
-        its own, has had its turn.
+        Return True if the next message should wait for a moment. Many messages at once could fill
+        the queues of clients that are not slow, before the event loop, or a server that sends from
+        its own threads, gets to run.
         """
         is_filling = False
         published = Published(message)
@@ -159,7 +164,10 @@ class TopicRegistry:
         return is_filling
 
     def miss(self, topic: str, count: int) -> None:
-        """Close the connections of all subscribers: `count` messages were lost on the way here."""
+        """Close the connections of all subscribers of `topic`, which have missed `count` messages.
+
+        The messages were lost on the way to this process.
+        """
         TopicRegistry.lost += count
         subscribers = [each for each in self._topics.get(topic, ()) if each.is_open]
         for subscriber in subscribers:
@@ -180,9 +188,9 @@ class TopicRegistry:
             )
 
     async def publish(self, topic: str, message: Any) -> None:
-        """Deliver `message` wherever somebody has subscribed.
+        """Deliver `message` to the subscribers of `topic` in all processes.
 
-        Raises `LayerError` when the layer does not take it.
+        Raises `LayerError` when the layer does not take the message.
         """
         if self._publisher is not None:
             await self._publisher.publish(topic, message)
@@ -197,25 +205,27 @@ class TopicRegistry:
             else:
                 with suppress(RuntimeError):  # That loop has been closed.
                     loop.call_soon_threadsafe(hub.deliver, topic, message)
-        # Who publishes without end gives the others their turn.
+        # Code that publishes in an endless loop must let other tasks run.
         await asyncio.sleep(MOMENT if is_filling else 0)
 
     async def count_takers(self, topic: str, message: Any, wait: float) -> int:
-        """`publish()` through the layer, which there has to be; how many processes say within
-        `wait` seconds that they have taken it."""
+        """Publish a message, and return how many processes have received it.
+
+        Answers are counted for `wait` seconds. There has to be a layer between processes.
+        """
         return await self._publisher.count_takers(  # type: ignore[union-attr]
             topic, message, wait
         )
 
 
 class _Listeners:
-    """Whether somebody may listen in this process, which then is that of a server."""
+    """Notes if this process may have subscribers: only the process of a server can."""
 
     are_here = False
 
     @classmethod
     def warn(cls, topic: str) -> None:
-        """Say once that a shell or a worker of a task queue talks to itself."""
+        """Warn, once, that a broadcast from a shell or a task worker reaches no other process."""
         cls.are_here = True
         logger.warning(
             "Nobody has heard the broadcast under %.100a: in this process nobody has subscribed to"
@@ -226,7 +236,7 @@ class _Listeners:
 
     @classmethod
     def note_request(cls, **details: Any) -> None:
-        """A request that has a scope is one to an ASGI server."""
+        """Note a request: one with a scope has come to an ASGI server."""
         if "scope" in details:
             cls.are_here = True
             request_started.disconnect(cls.note_request)
@@ -236,8 +246,11 @@ request_started.connect(_Listeners.note_request)
 
 
 def _own_layer() -> Any:
-    """Return a layer like that of the consumers. In channels_redis 4.3, what waits for them takes
-    up room in the queue of their process."""
+    """Return a second layer with the configuration of the one that consumers use.
+
+    In channels_redis 4.3, the messages that wait for consumers take up room in the queue of their
+    process.
+    """
     layer: Any = channel_layers.make_backend(DEFAULT_CHANNEL_LAYER)
     # RedisPubSubChannelLayer keeps nothing, and has no capacity.
     if issubclass(type(layer), BaseChannelLayer):
@@ -247,13 +260,13 @@ def _own_layer() -> Any:
 
 
 def is_between_processes() -> bool:
-    """Whether there is a channel layer that goes to other processes."""
+    """Return True if the default channel layer reaches other processes."""
     layer = get_channel_layer()
     return layer is not None and type(layer) is not InMemoryChannelLayer
 
 
 def statistics() -> Statistics:
-    """Of this process."""
+    """Return the figures of this process."""
     hubs = list(_hubs.values())
     return Statistics(
         topics=sum(len(hub._topics) for hub in hubs),

@@ -1,4 +1,4 @@
-"""One connection as topics see it: what is published goes to it, and nobody waits for that."""
+"""The subscriber: sends published messages to one connection, and never delays the publisher."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ from ws_support.close_codes import CloseCode
 logger = logging.getLogger("ws_support.broadcast")
 
 _SERVERS: Final = frozenset({"daphne", "granian", "hypercorn", "uvicorn", "ws_support"})
-"""Packages whose `send()` does not ask in which task it runs."""
+"""Packages of servers whose `send()` may run in any task."""
 
 
 FILLING: Final = 1
+"""At least half of the queue is used."""
+
 FULL: Final = 2
+"""The queue had no room for the message."""
 
 
 class Connection(Protocol):
-    """Where it goes."""
+    """The connection that a subscriber sends to."""
 
     @property
     def is_open(self) -> bool:
-        """Whether this side has not closed it."""
+        """True until this side closes the connection."""
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing can be run in the background any more."""
+        """True once background tasks can no longer be started."""
 
     @property
     def server(self) -> Any:
-        """The server's side of it, when `send_data()` is the server's own, else `None`."""
+        """The server's object for the connection, or `None` if `send_data()` is not its method."""
 
     def send_data(self, message: Any) -> Awaitable[None]:
         """Send a `websocket.send`."""
@@ -45,17 +48,17 @@ class Connection(Protocol):
     def start_background(
         self, coroutine: Coroutine[Any, Any, Any], name: str | None
     ) -> asyncio.Task[Any]:
-        """Run something until the connection ends."""
+        """Run `coroutine` as a task, until the connection ends."""
 
     def fail(self, error: Exception) -> None:
-        """End it for an error of the server's."""
+        """End the connection because of an error that the server has raised."""
 
     def give_up(self, code: int, reason: str) -> None:
-        """End it, whether the client reads that or not."""
+        """End the connection, whether or not the client reads the close frame."""
 
 
 class Published:
-    """A `websocket.send` that goes to many, and its frame, which is put together once."""
+    """A `websocket.send` for many subscribers, and its frame, which is built only once."""
 
     __slots__ = ("_frame", "message")
 
@@ -71,13 +74,13 @@ class Published:
 
 
 class Subscriber:
-    """Sends what it is given in order, at once where that is possible, and keeps what is not.
+    """Sends published messages to one connection, in order.
 
-    A message to a client that keeps up takes no task and no queue. Our protocols for Uvicorn write
-    a frame that is ready; of other servers' `send()`, the first step, which is the only one then,
-    is taken right here. When there is a second step, the client is behind: a task takes it, and
-    what comes meanwhile waits, up to `limit` messages. With one more, the connection is closed with
-    1013.
+    A message to a client that keeps up needs no task and no queue. Our protocols for Uvicorn write
+    the finished frame. For other servers, the coroutine of `send()` is started right here; if the
+    client keeps up, it ends without waiting. If it waits, the client is behind: a task finishes it,
+    and later messages wait in a queue of up to `limit` messages. With one more, the connection is
+    closed with 1013.
     """
 
     __slots__ = (
@@ -94,23 +97,27 @@ class Subscriber:
         self._connection = connection
         self._limit = limit
         server = connection.server
-        # A step of `send()` may be taken in a task of somebody else's.
+        # The coroutine of a server's own `send()` may be started in any task, here the publisher's.
         self._takes_steps = server is not None
         self._write_frame: Callable[[bytes], bool] | None = getattr(server, "write_frame", None)
         self._is_dropped = False
-        # What waits, while something is in front of it: at first, the handshake.
+        # The messages that wait, or None when nothing is in front of the next one. At first, they
+        # wait for the end of the handshake.
         self._queue: deque[Any] | None = deque()
         self.topics: set[str] = set()
 
     def begin(self) -> None:
-        """From now on, send: the connection is accepted."""
+        """Start to send: the connection is accepted."""
         waiting, self._queue = self._queue, None
         if waiting:
             self._send_later(waiting.popleft(), waiting)
 
     def push(self, published: Published) -> int:
-        """Send it. `FILLING` when half of what may wait does, and `FULL` when this was one
-        too many, once; otherwise 0."""
+        """Send a message, or put it into the queue.
+
+        Return `FILLING` if half of the queue is used, `FULL` if it had no room for this message
+        (not again after `drop()`), and otherwise 0.
+        """
         waiting = self._queue
         if waiting is not None:
             if len(waiting) >= self._limit:
@@ -136,11 +143,11 @@ class Subscriber:
 
     @property
     def is_open(self) -> bool:
-        """Whether this side has not closed the connection."""
+        """True until this side closes the connection."""
         return self._connection.is_open
 
     def miss(self) -> None:
-        """Close the connection of a client that was not sent everything."""
+        """Close the connection, since messages for it were lost before they came here."""
         self._is_dropped = True
         self._connection.give_up(CloseCode.TRY_AGAIN_LATER, "Messages were lost")
 
@@ -160,12 +167,12 @@ class Subscriber:
         except StopIteration:
             return
         except OSError:
-            return  # The client has gone, as its connection is about to hear.
+            return  # The client has gone. The server is about to tell its connection.
         except Exception as error:
             self._connection.fail(error)
             return
         if self._connection.is_over:
-            steps.close()  # It drops the message, and no task may be started for that.
+            steps.close()  # The message is dropped: no task may be started to finish it.
             return
         self._pump(_awaited(_rest_of(steps, waits_for)), deque())
 
@@ -183,17 +190,19 @@ class Subscriber:
             while waiting:
                 await self._connection.send_data(waiting.popleft())
         except OSError:
-            waiting.clear()  # The client has gone, as its connection is about to hear.
+            waiting.clear()  # The client has gone. The server is about to tell its connection.
         except Exception:
-            # Servers differ in what they raise when it was closed while this was waiting.
+            # Servers raise different errors when the connection was closed during the wait.
             if self._connection.is_open:
                 raise
         self._queue = None
 
 
 def server_of(send: Callable[[Any], Awaitable[None]]) -> Any:
-    """The server's side of a connection, when `send` is its own, else `None`. What a middleware has
-    put around may, for example, set a timeout for the task in which it runs."""
+    """Return the server's object for a connection if `send` is its own method, else `None`.
+
+    A `send` that a middleware has wrapped may depend on its task, for example for a timeout.
+    """
     while isinstance(send, partial):
         send = send.func
     owner = getattr(send, "__self__", None)
@@ -206,7 +215,7 @@ async def _awaited(awaitable: Awaitable[None]) -> None:
 
 @coroutine
 def _rest_of(steps: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
-    """What is left to await of a coroutine that has taken its first step, and waits."""
+    """Await the rest of a coroutine that was started by hand and now waits for `waits_for`."""
     while True:
         try:
             yield waits_for

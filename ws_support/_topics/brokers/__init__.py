@@ -1,1 +1,1 @@
-"""What carries messages between processes."""
+"""Brokers: they carry messages between processes."""

@@ -1,4 +1,4 @@
-"""What comes from other processes: through a channel layer that may go away and come back."""
+"""The broker on a channel layer: receives what other processes publish, and survives outages."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ logger = logging.getLogger("ws_support.broadcast")
 Result = TypeVar("Result")
 
 TIMEOUT: Final = 5.0
-"""Seconds that one call of the channel layer may take: Redis may be there and not answer."""
+"""Seconds that one call of the channel layer may take: Redis may accept it and never answer."""
 
 _PROBE_EVERY: Final = 3.0
-"""Seconds between two looks at whether messages still come round."""
+"""Seconds between two probes: messages that this process sends to itself through the layer."""
 
 _RETRY_EVERY: Final = 1.0
-"""The same while they do not."""
+"""Seconds between two probes during an outage."""
 
 _CANCEL_EVERY: Final = 1.0
 """Seconds between two cancellations of a task that has to end."""
 
 _RENEW_EVERY: Final = 300.0
-"""Seconds between two renewals of all memberships, at the most."""
+"""The most seconds between two renewals of all memberships."""
 
 MOMENT: Final = 0.001
-"""Seconds between two messages while queues are filling. A client that stalls delays the others by
-32 of them, once: then its queue is full."""
+"""Seconds between two messages while queues fill up. A stalled client delays the others by 32 of
+these, and only once: then its queue is full."""
 
 _REMEMBERED: Final = 256
-"""Messages that are remembered, since Redis may hand one out twice."""
+"""Message identifiers that are remembered, since Redis may deliver a message twice."""
 
 PUBLISHED: Final = "ws_support.published"
 _TAKEN: Final = "ws_support.taken"
@@ -47,35 +47,36 @@ _PROBE: Final = "ws_support.probe"
 
 
 class LayerError(Exception):
-    """The channel layer does not do what it was asked for."""
+    """A call of the channel layer has failed."""
 
 
 class LayerOutage(LayerError):
-    """The channel layer does nothing for now, whoever asks."""
+    """The channel layer cannot be used at present."""
 
 
 class Receiver(Protocol):
-    """Whom messages are for."""
+    """The receiver of the messages that a broker gets."""
 
     def deliver(self, topic: str, message: Any) -> bool:
-        """Take a `websocket.send`; return True if the next one should wait for a moment."""
+        """Take a `websocket.send`. Return True if the next one should wait for a moment."""
 
     def miss(self, topic: str, count: int) -> None:
-        """Hear that so many messages were lost."""
+        """Note that `count` messages under `topic` were lost."""
 
 
 class ChannelLayerBroker:
-    """A channel in `layer`, which is in one group for each topic that was joined.
+    """Receives messages on one channel of `layer`, which is in one group for each topic.
 
-    `_memberships` is what the layer ought to know. It is told with each `join()` and `leave()`,
-    again when it was away (a Redis that is started anew has forgotten all), and every few minutes,
-    since memberships expire. Whether it is there is found out by a message that goes round, to this
-    process alone: redis-py may connect again without a word.
+    `_memberships` holds what the layer ought to know. The layer is told with each `join()` and
+    `leave()`, again after an outage (a Redis that restarts has forgotten everything), and every few
+    minutes, since memberships expire. A probe, a message from this process to itself, shows if the
+    layer works: redis-py may reconnect without any report.
 
-    Messages that the layer has taken and does not hand out, since more of them were waiting than it
-    keeps, are noticed by the numbers that they have. What is lost while it is away, it has said.
+    When more messages wait than the layer keeps, the layer takes messages and loses them. The gaps
+    in their numbers show that. Messages that are lost during an outage are not counted: the log
+    tells of the outage.
 
-    It exists while there are topics. What is published needs none of it.
+    A broker exists while there are topics with subscribers. Publishing does not need one.
     """
 
     def __init__(self, layer: Any, receiver: Receiver) -> None:
@@ -95,16 +96,22 @@ class ChannelLayerBroker:
         self._tender = asyncio.create_task(self._tend())
 
     async def join(self, topic: str) -> None:
-        """Returns when what is published comes here, or will once the layer is back."""
+        """Join the group of `topic`.
+
+        Returns when messages under the topic arrive here. During an outage of the layer, returns at
+        once; the messages arrive once the layer is back.
+        """
         membership = self._memberships.get(topic)
         if membership is None:
             membership = self._memberships[topic] = _Membership(group_of(topic))
         membership.is_wanted = True
-        # First, since whatever Redis has forgotten of this process, the probe has to be among it.
+        # The probe joins first: when Redis forgets any membership of this process, it has to forget
+        # that of the probe as well, or nobody notices.
         await self._try_to_settle(self._probe)
         await self._try_to_settle(membership)
 
     async def leave(self, topic: str) -> None:
+        """Leave the group of `topic`."""
         membership = self._memberships[topic]
         membership.is_wanted = False
         await self._try_to_settle(membership)
@@ -113,7 +120,7 @@ class ChannelLayerBroker:
             self._gaps.forget(topic)
 
     async def close(self) -> None:
-        """Leave all, and end."""
+        """Leave all groups, and end the tasks of the broker."""
         await cancelled(self._tender)
         for membership in (self._probe, *self._memberships.values()):
             membership.is_wanted = False
@@ -128,7 +135,7 @@ class ChannelLayerBroker:
                 self._lose(error)
 
     async def _settle(self, membership: _Membership, *, again: bool = False) -> None:
-        """Tell the layer what is so of one group, if it does not know, or `again`."""
+        """Tell the layer about `membership`, if the layer does not know, or `again`."""
         async with membership.lock:
             await self._tell(membership, again=again)
 
@@ -150,13 +157,13 @@ class ChannelLayerBroker:
             self._channel = channel
             return channel
 
-    # What comes.
+    # Messages from the layer.
 
     async def _read(self) -> None:
         while True:
             try:
                 await self._read_until_error()
-            except Exception as error:  # noqa: PERF203  # Not for each message.
+            except Exception as error:  # noqa: PERF203  # Not once a message.
                 self._lose(error)
                 await asyncio.sleep(_RETRY_EVERY)
 
@@ -203,7 +210,7 @@ class ChannelLayerBroker:
         except LayerError as error:
             logger.debug("Nobody waits for an answer any more: %s", error)
 
-    # Whether it comes.
+    # The probe, renewals and outages.
 
     async def _tend(self) -> None:
         expiry = getattr(self._layer, "group_expiry", None) or _RENEW_EVERY
@@ -232,7 +239,8 @@ class ChannelLayerBroker:
         try:
             await within(self._came_round.wait())
         except LayerError:
-            # It takes messages and gives none: forgotten memberships, or a connection that hangs.
+            # The layer takes messages and delivers none: it has forgotten the memberships, or a
+            # connection hangs.
             await cancelled(self._reader)
             self._channel = None
             self._reader = asyncio.create_task(self._read())
@@ -259,7 +267,7 @@ class ChannelLayerBroker:
 
 
 def _is_ours(message: Any) -> bool:
-    """Return True for a probe, and for a broadcast that has what belongs to one."""
+    """Return True if `message` is a probe, or a broadcast with all its fields."""
     kind = message.get("type") if isinstance(message, dict) else None
     if kind != PUBLISHED:
         return bool(kind == _PROBE)
@@ -279,7 +287,7 @@ def _is_ours(message: Any) -> bool:
 
 
 class _Membership:
-    """In one group: whether that is wanted, and the channel that the layer knows."""
+    """The membership in one group: if it is wanted, and the channel that the layer has for it."""
 
     __slots__ = ("channel", "group", "is_wanted", "lock")
 
@@ -290,15 +298,20 @@ class _Membership:
         self.lock = asyncio.Lock()
 
 
-# What the layer is asked.
+# Calls of the layer.
 
 
 async def send_to_group(layer: Any, group: str, message: dict[str, Any]) -> None:
+    """Send `message` to `group`. Raises `LayerError`."""
     await within(layer.group_send(group, message))
 
 
 def group_of(topic: str) -> str:
-    """The name of the group: layers take letters, digits and three signs, up to 99 of them."""
+    """Return the name of the group for `topic`.
+
+    Layers accept names of letters, digits and three signs, up to 99 characters. For a topic that
+    does not fit, the name holds its digest.
+    """
     if _PLAIN.fullmatch(topic):
         return f"ws_support.{topic}"
     digest = hashlib.sha256(topic.encode("utf-8", "surrogatepass")).hexdigest()
@@ -306,8 +319,11 @@ def group_of(topic: str) -> str:
 
 
 async def within(awaitable: Awaitable[Result]) -> Result:
-    """Wait for the layer. Raises `LayerError` for whatever it raises, and `LayerOutage` when it is
-    away or takes longer than `TIMEOUT`."""
+    """Wait for a call of the layer, and return its result.
+
+    Raises `LayerOutage` when the error reports an outage or the call takes longer than `TIMEOUT`,
+    and `LayerError` for any other error.
+    """
     try:
         return await asyncio.wait_for(awaitable, TIMEOUT)
     except asyncio.TimeoutError:
@@ -318,10 +334,10 @@ async def within(awaitable: Awaitable[Result]) -> Result:
 
 
 async def cancelled(task: asyncio.Task[None]) -> None:
-    """Cancel it, and wait until it has ended: for a while, since Redis may not answer.
+    """Cancel `task`, and wait until it has ended, for at most `TIMEOUT`: Redis may not answer.
 
-    More than once: `asyncio.wait_for()` of Python 3.11 and older swallows a cancellation that comes
-    together with what it waits for.
+    The task is cancelled more than once: `asyncio.wait_for()` of Python 3.11 and older loses a
+    cancellation that comes together with the result of what it waits for.
     """
     end = monotonic() + TIMEOUT
     while not task.done() and monotonic() < end:

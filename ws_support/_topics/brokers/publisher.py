@@ -1,4 +1,4 @@
-"""What is published through a channel layer: in order, numbered, and not all at once."""
+"""The publisher: hands messages to a channel layer, in order and with numbers."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from ws_support._topics.brokers.channel_layer import (
 )
 
 _LANES: Final = 8
-"""Messages that are handed to the layer at the same time: each takes a connection to Redis."""
+"""The most messages that go to the layer at the same time: each takes a connection to Redis."""
 
 _NUMBERED: Final = 10_000
-"""Topics whose last numbers are remembered. One that is forgotten starts again with 1."""
+"""The most topics whose last numbers are remembered. A forgotten topic starts again with 1."""
 
 
 class Publisher:
-    """Hands messages to `layer`, those under one topic one after the other.
+    """Hands messages to `layer`; those of one topic one after the other.
 
-    Each message has a number, which counts those of its event loop under its topic: who misses one
-    finds out with the next. A number is used again when the layer has not taken its message.
+    Each message has a number, which counts the messages of its event loop under its topic. A
+    process that misses one notices the gap with the next message. When the layer does not take a
+    message, its number is used again.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -45,8 +46,8 @@ class Publisher:
     async def publish(self, topic: str, message: dict[str, Any], **more: Any) -> None:
         """Hand `message`, a `websocket.send`, to every process that has joined `topic`.
 
-        Raises `LayerError` when the layer has not taken it within 5 s, and when it has failed for a
-        message that this one was waiting for.
+        Raises `LayerError` when the layer does not take the message within 5 s, and when there was
+        an outage while it waited for the message in front of it.
         """
         began_at = monotonic()
         async with self._lanes[hash(topic) % _LANES]:
@@ -70,7 +71,7 @@ class Publisher:
             self._numbers.taken(topic, number)
 
     async def count_takers(self, topic: str, message: dict[str, Any], wait: float) -> int:
-        """`publish()`; how many processes say within `wait` seconds that they have taken it."""
+        """Publish a message, and return how many processes confirm it within `wait` seconds."""
         channel = await within(self._layer.new_channel())
         takers = 0
 
@@ -90,10 +91,10 @@ class Publisher:
 
 
 class _Numbers:
-    """Of the last message under each topic, of one event loop at a time.
+    """The number of the last message under each topic; used by one event loop at a time.
 
-    When that is closed, the next one goes on with them: `async_to_sync(broadcast)` makes a thread
-    and a loop for each call, and whoever had numbers of its own would always be at 1.
+    When a loop is closed, the next one continues its numbers. `async_to_sync(broadcast)` makes a
+    thread and a loop for each call: with new numbers, each message would have the number 1.
     """
 
     _all: ClassVar[list[_Numbers]] = []
@@ -106,6 +107,7 @@ class _Numbers:
 
     @classmethod
     def of_this_loop(cls) -> _Numbers:
+        """Return numbers that no other open event loop uses."""
         with cls._lock:
             numbers = next((each for each in cls._all if not each._are_in_use()), None)
             if numbers is None:
@@ -127,4 +129,5 @@ class _Numbers:
 
 _ids: Final = count()
 _PROCESS: Final = uuid.uuid4().hex
-"""With the process identifier, since processes that were forked have the same."""
+"""The first part of each message's identifier. The process identifier follows it, since forked
+processes have the same value here."""
