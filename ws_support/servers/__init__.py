@@ -1,4 +1,4 @@
-"""The ASGI servers that `manage.py runasgi` knows, one a module."""
+"""The ASGI servers that `manage.py runasgi` can start, one package for each."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ws_support.servers.base import ASGIServer
 __all__ = ["SERVERS", "get_server"]
 
 SERVERS: Final = {
-    # From the best to the one that is always there: `docs/servers.md` has the figures.
+    # From the best to the one that is always installed: `docs/servers.md` has the figures.
     "uvicorn": "Uvicorn",
     "granian": "Granian",
     "hypercorn": "Hypercorn",
     "daphne": "Daphne",
 }
-"""The module of each, in here, and the class in there."""
+"""Names of servers: each is a package in this one, with the class that the value names."""
 
 
 def get_server(name: str) -> ASGIServer:
-    """The server of this name, which need not be installed."""
+    """Return the server called `name`, which need not be installed."""
     server: ASGIServer = getattr(import_module(f"{__name__}.{name}"), SERVERS[name])()
     return server

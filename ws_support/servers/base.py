@@ -1,4 +1,4 @@
-"""What `manage.py runasgi` asks of a server, and tells it."""
+"""The interface of a server for `manage.py runasgi`, and the configuration that a server gets."""
 
 from __future__ import annotations
 
@@ -17,32 +17,35 @@ __all__ = ["ASGIServer", "Plan"]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is served, where and how. It goes to workers, so all of it can be pickled."""
+    """Configuration of a server: the address, the workers, TLS and the options.
+
+    Workers get a copy, so every value can be pickled.
+    """
 
     options: Options
-    """What `WS_SUPPORT` says."""
+    """The options of `WS_SUPPORT`."""
 
     host: str = "127.0.0.1"
     port: int = 8000
     uds: str | None = None
-    """The path of a Unix socket, instead of host and port."""
+    """The path of a Unix socket, which replaces host and port."""
 
     workers: int = 1
     certfile: str | None = None
     """The path of a PEM file with the certificate chain; `None`: no TLS."""
 
     keyfile: str | None = None
-    """The path of a PEM file with its private key."""
+    """The path of a PEM file with the private key of the certificate."""
 
     protocol: str | None = None
-    """What takes WebSocket frames apart, where a server leaves the choice; `None`: the best."""
+    """The parser of WebSocket frames, on a server that has several; `None`: the best one."""
 
     trusted_proxies: tuple[str, ...] = ()
-    """Whose `X-Forwarded-*` headers are believed, as `ProxyHeaders` takes them."""
+    """Proxies whose `X-Forwarded-*` headers are trusted, in the notation of `ProxyHeaders`."""
 
     @property
     def address(self) -> str:
-        """For people: `http://127.0.0.1:8000`, `unix:/run/mysite/asgi.sock`."""
+        """Return the address as text: `http://127.0.0.1:8000`, `unix:/run/mysite/asgi.sock`."""
         if self.uds:
             return f"unix:{self.uds}"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -50,63 +53,66 @@ class Plan:
 
 
 class ASGIServer(ABC):
-    """One server. It is imported only when it runs, and so may be missing."""
+    """One server, whose package is imported only when the server runs, and so may be missing."""
 
     name: ClassVar[str]
-    """As `--server` takes it."""
+    """The name that `--server` takes."""
 
     title: ClassVar[str]
-    """As its makers write it."""
+    """The name as the makers of the server write it."""
 
     requirements: ClassVar[Mapping[str, str]]
-    """The distributions that have to be installed, the server's first, with the least versions."""
+    """Required distributions, the server's own first, with the lowest version of each."""
 
     extra: ClassVar[str | None]
-    """The extra of this package that brings them along; `None`: this package does itself."""
+    """The extra of this package that installs the requirements; `None`: no extra is needed."""
 
     merit: ClassVar[str]
-    """Why it is chosen when it is the best one that is there."""
+    """The reason that is printed when the command has chosen this server as the best one."""
 
     protocols: ClassVar[tuple[str, ...]] = ()
-    """What takes WebSocket frames apart, as `--ws` names it, where there is a choice."""
+    """The parsers of WebSocket frames that `--ws` can choose from; empty: there is no choice."""
 
     @property
     def version(self) -> str:
         return metadata.version(next(iter(self.requirements)))
 
     def missing(self) -> str | None:
-        """What has to be installed first, in a sentence."""
+        """Return a sentence that says what has to be installed first, or `None`."""
         return lack(self.title, self.requirements, self.advice)
 
     @property
     def advice(self) -> str:
-        """How to install it."""
+        """Return a sentence that says how to install the server."""
         return how_to_install(self.extra)
 
     def refusals(self, plan: Plan) -> Iterator[str]:
-        """What was asked for and cannot be had with this server, a sentence each."""
+        """Yield a sentence for each part of `plan` that this server cannot do."""
         if plan.protocol is not None and plan.protocol not in self.protocols:
             yield f"--ws {plan.protocol} is for Uvicorn, and {self.title} has no such choice."
 
     def differences(self, plan: Plan) -> dict[str, str]:
-        """Lines of the summary that read otherwise with this server (`servers.summary`)."""
+        """Return the lines of the summary that differ on this server (`banner.summary`)."""
         return {}
 
     @abstractmethod
     def websocket_options(self, options: Options) -> dict[str, Any]:
-        """`WS_SUPPORT` in the server's own words."""
+        """Return the options of `WS_SUPPORT` under the server's own names."""
 
     @abstractmethod
     def run(self, plan: Plan) -> None:
         """Serve until a signal says to stop.
 
-        Raises `AddressError` when the address cannot be had. May exit the process, with 0 after a
-        signal and otherwise with 1.
+        Raises `AddressError` when the server cannot listen at the address. May exit the process,
+        with 0 after a signal and otherwise with 1.
         """
 
 
 def lack(who: str, requirements: Mapping[str, str], advice: str) -> str | None:
-    """The first distribution that is not installed, or too old, in a sentence with `advice`."""
+    """Return a sentence about the first requirement that is missing or too old, or `None`.
+
+    `requirements` are distributions and their lowest versions. The sentence ends with `advice`.
+    """
     for distribution, least in requirements.items():
         try:
             found = metadata.version(distribution)

@@ -1,1 +1,1 @@
-"""What all servers share when `manage.py runasgi` runs them."""
+"""Modules that all servers of `manage.py runasgi` share."""

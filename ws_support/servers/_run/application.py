@@ -1,4 +1,4 @@
-"""The project's application, as the servers get it."""
+"""The project's ASGI application, wrapped for the servers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ logger = logging.getLogger("ws_support.servers")
 
 
 def load(plan: Plan) -> Application:
-    """What `ASGI_APPLICATION` names, behind what `plan` asks for.
+    """Return the application that `ASGI_APPLICATION` names, wrapped as `plan` says.
 
-    Raises `ImproperlyConfigured` when there is no such thing.
+    Raises `ImproperlyConfigured` when that application does not exist.
     """
     django.setup()
     application = guarantee_single_callable(get_default_application())  # type: ignore[no-untyped-call]
@@ -31,10 +31,10 @@ def load(plan: Plan) -> Application:
 
 
 class Application:
-    """An ASGI application that servers need not ask whether it knows of lifespans."""
+    """An ASGI application that always answers lifespan events."""
 
     is_starting: ClassVar[bool] = False
-    """The lifespan has not answered yet."""
+    """True while the application has not answered `lifespan.startup` yet."""
 
     def __init__(self, application: Any, trusted_proxies: tuple[str, ...]) -> None:
         self._application = application
@@ -47,7 +47,7 @@ class Application:
         receive: Callable[[], Awaitable[Any]],
         send: Callable[[Any], Awaitable[None]],
     ) -> Awaitable[None]:
-        # No coroutine of its own: it would be gone through with each message.
+        # Not a coroutine: every receive() and send() would have to pass through that, too.
         if scope["type"] == "lifespan":
             return self._lifespan(scope, receive, send)
         if self._forwarded is not None:
@@ -64,10 +64,10 @@ class Application:
         receive: Callable[[], Awaitable[Any]],
         send: Callable[[Any], Awaitable[None]],
     ) -> None:
-        """Answer for an application that has no lifespan, and tell of one that fails.
+        """Answer for an application without a lifespan, and report a lifespan that fails.
 
-        Routers raise for a scope of a type that they do not know, of which servers warn at each
-        start. Uvicorn 0.54 and Granian 2.8 take whatever else is raised for the same, and serve.
+        Routers raise for a scope of an unknown type, and servers log a warning about that at each
+        start. Uvicorn 0.54 and Granian 2.8 treat every other exception in the same way, and serve.
         """
         received: list[str] = []
         answered: list[str] = []
@@ -87,7 +87,7 @@ class Application:
             await self._application(scope, listen, answer)
         except Exception as error:
             if answered and answered[-1].endswith(".failed"):
-                raise  # It has said so itself.
+                raise  # The application has reported the failure itself.
             is_unknown = not answered and _is_for_an_unknown_scope(error, bool(received))
             if not is_unknown:
                 logger.exception(
@@ -107,9 +107,10 @@ class Application:
 
 
 def apply_prefix(scope: Any, prefix: str) -> None:
-    """Have `URLRouter` find what stands below `prefix`, whether or not a proxy has taken it off.
+    """Set `root_path` and `path` so that `URLRouter` finds its routes below `prefix`.
 
-    As Django does for requests, which looks at the setting and not at `root_path`.
+    The proxy may have removed the prefix from the path or not. Django does the same for requests:
+    `FORCE_SCRIPT_NAME` decides there, and not `root_path`.
     """
     scope["root_path"] = prefix
     path = scope["path"]
@@ -120,13 +121,13 @@ def apply_prefix(scope: Any, prefix: str) -> None:
 
 
 _HTTP_KEYS: Final = ("client", "headers", "method", "path", "query_string", "scheme")
-"""What scopes of HTTP and WebSockets have, and middleware takes for granted."""
+"""Keys of HTTP and WebSocket scopes, which middleware reads without a check."""
 
 
 def _is_for_an_unknown_scope(error: Exception, has_listened: bool) -> bool:
-    """Return True if this is what a router or a middleware raises for the type "lifespan".
+    """Return True if a router or a middleware raised `error` for the scope type "lifespan".
 
-    They do before they listen, except for who looks the type up in a dictionary.
+    They raise before the first `receive()`, except for one that looks the type up in a dictionary.
     """
     if isinstance(error, KeyError):
         key = error.args[0] if error.args else None
@@ -134,7 +135,7 @@ def _is_for_an_unknown_scope(error: Exception, has_listened: bool) -> bool:
     if has_listened:
         return False
     if isinstance(error, ValueError):
-        # Of Django, Channels' routers, its middleware, and its validator of origins.
+        # From Django, and from the routers, the middleware and the origin validator of Channels.
         return re.search(r"lifespan|scope|non-WebSocket", str(error)) is not None
     return isinstance(error, NotImplementedError) or (
         isinstance(error, AssertionError) and not error.args  # assert scope["type"] == "http"

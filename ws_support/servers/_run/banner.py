@@ -1,4 +1,4 @@
-"""What `runserver` and `runasgi` print of the settings."""
+"""The summary of the settings that `runserver` and `runasgi` print."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ws_support.conf import Options
 
 
 def summary(options: Options, differences: Mapping[str, str]) -> str:
-    """The settings in lines for people. `differences` replaces lines, or adds some."""
+    """Return the settings as lines of text. `differences` replaces or adds lines."""
     lines = {
         "origins": _origins(options),
         "keep-alive": _keep_alive(options),
@@ -29,7 +29,7 @@ def summary(options: Options, differences: Mapping[str, str]) -> str:
 
 
 def unguarded() -> dict[str, str]:
-    """Lines in place of those of the settings that nothing enforces."""
+    """Return lines that replace those of settings that are not enforced on every route."""
     if not has_unguarded_routes():
         return {}
     line = (
@@ -45,7 +45,7 @@ def ping_interval(options: Options) -> str:
 
 
 def broadcasts(workers: int) -> str:
-    """Where `broadcast()` goes."""
+    """Return a phrase that says which processes `broadcast()` reaches."""
     if is_between_processes():
         return f"through {type(get_channel_layer()).__qualname__} to every process that uses it"
     where = "this process" if workers == 1 else f"each of the {workers} processes by itself"

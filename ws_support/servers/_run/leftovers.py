@@ -1,4 +1,4 @@
-"""What an application sends when its client has gone."""
+"""Messages that an application sends after its client has gone."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Final
 from ws_support.exceptions import ClientGone
 
 MAX_DROPPED: Final = 1000
-"""Messages that an application may send when its client has gone."""
+"""Messages that an application may send after its client has gone."""
 
 
 class Leftovers:
-    """What an application sends when its client has gone.
+    """Drops what an application sends after its client has gone.
 
-    It is dropped, as by Daphne, and others have their turn. Who goes on for long does nothing else,
-    and gets an `OSError` (ASGI 2.4).
+    Daphne drops such messages, too. Each drop also gives other tasks a turn of the event loop. An
+    application that goes on after `MAX_DROPPED` messages gets an `OSError` (ASGI 2.4).
     """
 
     def __init__(self) -> None:
@@ -25,5 +25,5 @@ class Leftovers:
         self._count += 1
         if self._count > MAX_DROPPED:
             raise ClientGone("The client has gone.")
-        # Otherwise a loop that only sends would have the event loop for itself.
+        # Without this, an application that only sends in a loop would block the event loop.
         await asyncio.sleep(0)

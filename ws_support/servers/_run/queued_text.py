@@ -1,4 +1,4 @@
-"""Messages that wait for the application: text as it was sent, where it takes less so."""
+"""Queued messages for the application, with text as UTF-8 where that takes less memory."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import sys
 from typing import Any, Final
 
 _WIDE: Final = 2**16
-"""Bytes that a text may take more than it has characters, and waits as it is."""
+"""Bytes of memory that a `str` may take beyond one for each character, to be queued as it is."""
 
 _UTF_8: Final = "utf-8"
 
 
 def packed(message: dict[str, Any]) -> dict[str, Any]:
-    """Return `message`, or what `unpacked()` makes it of."""
+    """Return `message`, or a smaller form that `unpacked()` turns back into `message`."""
     text = message.get("text")
     if text and not text.isascii() and sys.getsizeof(text) > len(text) + _WIDE:
-        # One character takes as much as each of the others does.
+        # Python stores every character of a str in as many bytes as the widest one needs.
         return {_UTF_8: text.encode()}
     return message
 
@@ -27,5 +27,5 @@ def unpacked(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def size(message: dict[str, Any]) -> int:
-    """Characters or bytes of what is `packed()`."""
+    """Return the size of a `packed()` message, in characters or bytes."""
     return len(message.get("bytes") or message.get("text") or message.get(_UTF_8) or "")

@@ -1,4 +1,4 @@
-"""The HTTP requests of this process, and ending those that would hold up its stop."""
+"""The registry of this process's HTTP requests, and their end at a shutdown."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from ws_support.servers._run.leftovers import Leftovers
 logger = logging.getLogger("ws_support.servers")
 
 _UNTIL_CANCELLED: Final = 1.0
-"""Seconds in which an application may end that was told that its client has left."""
+"""Seconds between `http.disconnect` and the cancellation of an application that goes on."""
 
 _ENDLESS: Final = (b"text/event-stream", b"multipart/x-mixed-replace")
-"""Media types of responses that go on until somebody ends them."""
+"""Media types of responses that have no end of their own."""
 
 _TURN: Final = 64
-"""Messages that are sent in a row, before others have their turn: a client that reads as fast as it
-is sent to never blocks whoever sends, and one that is gone or has asked for the head only (HEAD) is
-sent nothing (Uvicorn 0.54, Hypercorn 0.18, Granian 2.8)."""
+"""Messages that are sent in a row, before other tasks get a turn of the event loop.
+
+`send()` never waits for a client that reads fast enough. Nor does it for a client that has gone or
+has sent HEAD: nothing is sent to those (Uvicorn 0.54, Hypercorn 0.18, Granian 2.8)."""
 
 _UNAVAILABLE: Final = b"The server is stopping.\n"
 
@@ -31,11 +32,11 @@ _Receive = Callable[[], Awaitable[Any]]
 
 
 class Requests:
-    """The requests that are answered in this process, in one event loop.
+    """Registry of the requests that are being answered in this process, in one event loop.
 
     An endless response (an event stream) is ended as soon as the server stops: its application gets
-    `http.disconnect`, as if the client had left, and is cancelled when it goes on. Others have
-    until `give_up()`.
+    `http.disconnect`, as if the client had left, and is cancelled when it goes on. Other requests
+    have until `give_up()`.
     """
 
     def __init__(self) -> None:
@@ -43,7 +44,7 @@ class Requests:
         self.is_stopping = False
 
     async def serve(self, application: Any, scope: Any, receive: _Receive, send: _Send) -> None:
-        """Have `application` answer a request."""
+        """Let `application` answer a request, and keep the request in the registry meanwhile."""
         request = _Request(self, receive, send)
         self._requests.add(request)
         try:
@@ -52,14 +53,14 @@ class Requests:
             self._requests.discard(request)
 
     def stop(self) -> None:
-        """End endless responses, from now on."""
+        """End endless responses: those that have begun, and those that begin from now on."""
         self.is_stopping = True
         for request in self._requests:
             if request.is_endless and not request.is_ended:
                 request.end()
 
     def give_up(self, within: float = _UNTIL_CANCELLED) -> None:
-        """End all others, too, and cancel those that go on for `within` seconds."""
+        """End all other requests, and cancel those that are not done after `within` seconds."""
         late = [request for request in self._requests if not request.is_ended]
         if late:
             logger.error(
@@ -106,7 +107,7 @@ class _Request:
             if self._timer is not None:
                 self._timer.cancel()
         if self.is_ended and not self._is_complete:
-            # Servers log an error of their own for a response that is not.
+            # Servers log an error for a response that is not complete.
             with suppress(Exception):
                 await self._complete()
 
@@ -115,7 +116,7 @@ class _Request:
         return self._ended.done()
 
     def end(self, within: float = _UNTIL_CANCELLED) -> None:
-        """Tell the application that its client has left, and cancel it when it goes on."""
+        """Send the application `http.disconnect`, and cancel it after `within` seconds."""
         self._ended.set_result(None)
         self._timer = self._loop.call_later(within, self._cancel)
 
@@ -129,7 +130,7 @@ class _Request:
                 return self._received(await self._receive())
             finally:
                 self._is_receiving = False
-        # Once all has come, this is the end, for which Django waits while its view runs.
+        # After the whole body, this waits for `http.disconnect`, as Django does during a view.
         ahead = self._ahead = self._ahead or asyncio.ensure_future(self._receive())
         await asyncio.wait([ahead, self._ended], return_when=asyncio.FIRST_COMPLETED)
         if not ahead.done():
@@ -144,8 +145,10 @@ class _Request:
         return message
 
     def _read_ahead(self) -> None:
-        """Receive in place of an application that does nothing but send: nobody else says that its
-        client has gone. What has come of the body waits for it, and no more than one message."""
+        """Receive in place of an application that only sends, to learn that its client has gone.
+
+        One message of the body is kept at most, until the application receives it.
+        """
         if self._ahead is not None and self._ahead.done() and self._unread is None:
             self._unread = self._received(self._ahead.result())
             self._ahead = None
@@ -171,7 +174,7 @@ class _Request:
             self._read_ahead()
         await asyncio.sleep(0)
         await self._send(message)
-        # Once it has left, all that follows comes this way.
+        # After the client has left, every message takes this way.
         self._sent = _TURN if self._is_left else 0
 
     @property
@@ -203,4 +206,4 @@ def _is_endless(start: Any) -> bool:
 
 
 here: Final = Requests()
-"""Those of this process."""
+"""The registry of this process."""

@@ -1,4 +1,4 @@
-"""Stopping a server's process: in good order at the first signal, at once at the second."""
+"""The shutdown of a server's process: in good order at the first signal, at once at the second."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ logger = logging.getLogger("ws_support.servers")
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 _HANGUP: Final = getattr(signal, "SIGHUP", None)
-"""What a terminal sends when it is closed, and many an operator to reload. Windows has none."""
+"""The signal of a terminal that is closed, and of operators who want a reload. Windows has none."""
 
 _FOR_GOODBYES: Final = 0.8
 _FOR_THE_SERVER: Final = 0.9
-"""How much of the time has passed when WebSockets that have not ended by themselves are given up,
-and when the server cancels whatever it still waits for. They have the rest to clean up."""
+"""Parts of the shutdown time: after the first, WebSockets that have not ended are cancelled; after
+the second, the server cancels everything that it still waits for. The rest is for the cleanup."""
 
 
 def stop_at_once_until_it_serves() -> None:
-    """Have a signal to stop end the process with 0 while there is nobody to say goodbye to."""
+    """End the process with exit code 0 at a signal that comes before the server serves."""
     for number in stop_signals():
         signal.signal(number, _exit_at_once)
 
 
 unix_sockets: Final[set[str]] = set()
-"""Paths that go when the process ends while it starts."""
+"""Paths of Unix sockets that are removed when the process ends during its start."""
 
 
 def _exit_at_once(*_: object) -> None:
-    # Not by raising SystemExit, which gets lost when it comes while something is finalized.
+    # SystemExit would be lost when the signal comes while a finalizer runs.
     for path in unix_sockets:
         remove_path(path)
     os._exit(0)
 
 
 def leave_signals_to_main_process() -> None:
-    """In a worker, until it has handlers of its own.
+    """Ignore SIGINT and SIGHUP in a worker, until the worker has handlers of its own.
 
-    A terminal sends Ctrl-C, and that it is closed, to each of its processes. What that means, the
-    main process decides.
+    A terminal sends these signals to each of its processes, at Ctrl-C and when it is closed. The
+    main process alone decides what to do then.
     """
     for number in stop_signals():
         if number != signal.SIGTERM:
@@ -58,19 +58,20 @@ def leave_signals_to_main_process() -> None:
 
 
 def stop_signals() -> Iterator[int]:
-    """Return the signals that mean a stop. SIGHUP is none when it is ignored, as by nohup."""
+    """Yield the signals that stop the server. SIGHUP is left out when nohup has it ignored."""
     yield from SIGNALS
     if _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN:
         yield _HANGUP
 
 
 class Stop:
-    """The one stop of this process, `timeout` seconds long from the first signal on.
+    """The shutdown of this process, which may take `timeout` seconds from the first signal on.
 
-    When it takes longer, the process is ended as it is. A second signal ends it at once, unless
-    `is_worker`: a terminal and systemd send a signal to each process, and the main process sends
-    another; it is the main process that decides then. SIGHUP is no second one: systemd and shells
-    send it besides. `uds` is the path of a Unix socket, which goes with the process.
+    When the shutdown takes longer, the process is killed. A second signal ends the process at once,
+    unless `is_worker` is true: a terminal and systemd send a signal to each process, the main
+    process sends a worker another, and the main process alone decides when to kill. SIGHUP does not
+    count as a second signal: systemd and shells send it in addition to the first. `uds` is the path
+    of a Unix socket, which is removed when the process ends.
     """
 
     def __init__(self, timeout: float, *, is_worker: bool = False, uds: str | None = None) -> None:
@@ -82,14 +83,16 @@ class Stop:
         self._begin: Callable[[], object] = lambda: None
 
     def on_signal(self, begin: Callable[[], object]) -> None:
-        """Call `begin` at the first SIGINT, SIGTERM or SIGHUP, in the main thread, between two
-        steps of whatever runs there."""
+        """Call `begin` at the first SIGINT, SIGTERM or SIGHUP.
+
+        The call is made in a signal handler of Python: in the main thread, between two bytecodes.
+        """
         self._begin = begin
         for number in stop_signals():
             signal.signal(number, self._handle)
 
     def begin(self) -> None:
-        """Stop, as at the first signal."""
+        """Begin the shutdown, as the first signal does."""
         self._begun_at = monotonic()
         watchdog = threading.Timer(self._timeout, self._end)
         watchdog.daemon = True
@@ -98,18 +101,18 @@ class Stop:
 
     @property
     def left_for_the_server(self) -> float:
-        """Seconds that the server may wait for what is still running, before it cancels it."""
+        """Return the seconds that the server may still wait before it cancels what runs."""
         return self._left_until(_FOR_THE_SERVER)
 
     async def say_goodbye(self) -> None:
         """Close every WebSocket and wait until its `disconnect()` has run.
 
-        Those that take most of the time are cancelled then. Event streams are ended meanwhile, and
-        requests that take most of the time are cancelled, too.
+        Consumers that have not ended after `_FOR_GOODBYES` of the time are cancelled. Event streams
+        are ended meanwhile, and requests that are not answered by then are cancelled, too.
         """
         requests.here.stop()
         loop = asyncio.get_running_loop()
-        # The answer that says so is sent before the server cancels, which would send none.
+        # The client of a request gets its 503 before the server cancels, which would send nothing.
         within = (_FOR_THE_SERVER - _FOR_GOODBYES) / 2 * self._timeout
         loop.call_later(self._left_until(_FOR_GOODBYES), requests.here.give_up, within)
         open_connections.drain()
@@ -136,7 +139,7 @@ class Stop:
         if self._begun_at is None:
             self.begin()
 
-    def _end(self) -> None:  # pragma: no cover  # Nothing is saved of a process that it ends.
+    def _end(self) -> None:  # pragma: no cover  # It ends the process before coverage is saved.
         logger.error(
             "The server has not ended within %g s and is killed, with %d WebSocket consumers. To"
             ' give it more time, raise WS_SUPPORT["SHUTDOWN_TIMEOUT"].',

@@ -1,4 +1,4 @@
-"""Sockets to listen at, which the servers take over."""
+"""Listening sockets, which the servers take over."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ from ws_support.servers.base import Plan
 logger = logging.getLogger("ws_support.servers")
 
 BACKLOG: Final = 2048
-"""Connections that may wait to be accepted: as many as come at once after a restart."""
+"""Connections that may wait to be accepted, since all clients reconnect after a restart."""
 
 UDS_MODE: Final = 0o666
-"""Proxies run as other users. Whom the folder of the socket lets through may connect."""
+"""The mode of a Unix socket: a proxy runs as another user. The permissions of the socket's folder
+decide who may connect."""
 
 _LOOKING_INTERVAL: Final = 0.5
-"""Seconds between two looks at whether a file could be opened."""
+"""Seconds between two attempts to open a file."""
 
 _LOGGING_INTERVAL: Final = 60.0
-"""Seconds between two lines that say that none could."""
+"""Seconds between two log lines about failed attempts."""
 
 
 class AddressError(Exception):
-    """Nobody can listen there; why."""
+    """Error of an address at which the server cannot listen, with the reason."""
 
 
 def listen(plan: Plan) -> list[socket.socket]:
-    """A listening socket for each worker, or one for all where that is not possible.
+    """Return a listening socket for each worker, or the same one for all.
 
-    With one of its own (Linux's SO_REUSEPORT), each gets the same share of the connections. With
-    a common one, those who wait for the longest time get most of them, and keep WebSockets for
-    hours. Raises `AddressError` when the address cannot be had.
+    With sockets of their own (Linux's SO_REUSEPORT), all workers get the same share of the
+    connections. With a common socket, the workers that have waited for the longest time get most
+    connections, and keep their WebSockets for hours. Raises `AddressError` when the server cannot
+    listen at the address.
     """
     with _saying_why():
         bound = _bind(plan)
@@ -50,7 +52,7 @@ def listen(plan: Plan) -> list[socket.socket]:
 
 
 def check(plan: Plan) -> None:
-    """For servers that listen by themselves: raises `AddressError` when that cannot work."""
+    """Raise `AddressError` if a server that makes its own sockets could not listen."""
     with _saying_why():
         for each in set(_bind(plan)):
             each.close()
@@ -59,10 +61,10 @@ def check(plan: Plan) -> None:
 
 
 def watch_open_files() -> None:
-    """Log a line when this process cannot open any more files, and so accepts nobody.
+    """Log a line while this process can open no more files, and so accepts no connections.
 
-    Each server has its own words: asyncio a traceback for each attempt, 20,000 in a burst; uvloop
-    and Twisted none.
+    The event loops differ: asyncio logs a traceback for each attempt, 20,000 in a burst; uvloop and
+    Twisted log nothing.
     """
     logging.getLogger("asyncio").addFilter(_is_no_accept)
     threading.Thread(target=_look_at_open_files, daemon=True).start()
@@ -76,7 +78,7 @@ def _look_at_open_files() -> None:
     while True:
         time.sleep(_LOOKING_INTERVAL)
         try:
-            for end in os.pipe():  # It fails for no other reason.
+            for end in os.pipe():  # Fails only when no more files can be opened.
                 os.close(end)
         except OSError as error:
             logger.error(
@@ -88,7 +90,7 @@ def _look_at_open_files() -> None:
 
 
 def remove_path(path: str) -> None:
-    """What is left of a Unix socket."""
+    """Remove the file of a Unix socket, if it exists."""
     with suppress(FileNotFoundError):
         Path(path).unlink()
 
@@ -102,12 +104,12 @@ def _saying_why() -> Iterator[None]:
 
 
 def _bind(plan: Plan) -> list[socket.socket]:
-    """Sockets that do not listen yet: nobody gets into one that is closed again."""
+    """Return bound sockets that do not listen yet, so none is closed with a client in it."""
     if plan.uds:
         return [_bind_to_path(plan.uds)] * plan.workers
     if plan.workers == 1 or sys.platform != "linux":
         return [_bind_to_port(plan.host, plan.port)] * plan.workers
-    # This one fails when somebody listens there, also when they are ready to share.
+    # A socket without SO_REUSEPORT: binding fails when another server listens, even one with it.
     _bind_to_port(plan.host, plan.port).close()
     return [_bind_to_port(plan.host, plan.port, share=True) for _ in range(plan.workers)]
 
@@ -118,18 +120,19 @@ def _bind_to_port(host: str, port: int, *, share: bool = False) -> socket.socket
     )[0]
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
-        # Connections of a server that was there before do not count. (Windows means more by this.)
+        # Old connections of a server that has stopped must not prevent a restart. (On Windows,
+        # SO_REUSEADDR would let two servers have the same port.)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, sys.platform != "win32")
         if share:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            # On Granian, which listens by itself, "::" is 0.0.0.0 as well, and so it is on all.
+            # Granian makes its own sockets, on which "::" includes IPv4, so all servers do that.
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
         bound.bind(address)
     except OSError:
         bound.close()
         raise
-    # Twisted does not do this itself, and waits in accept() for ever.
+    # Twisted does not set this itself, and would wait in accept() for ever.
     bound.setblocking(False)
     return bound
 
@@ -142,7 +145,7 @@ def _bind_to_path(path: str) -> socket.socket:
             try:
                 probe.connect(path)
             except ConnectionRefusedError:
-                remove_path(path)  # Of a server that was killed.
+                remove_path(path)  # Left behind by a server that was killed.
             else:
                 raise OSError("another server listens there")
     bound = socket.socket(socket.AF_UNIX)

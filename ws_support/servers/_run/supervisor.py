@@ -1,4 +1,4 @@
-"""Several processes that serve one address: started, replaced when they die, and stopped."""
+"""The supervisor of several processes that serve one address: start, replacement, shutdown."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ from ws_support.servers.base import ASGIServer, Plan
 logger = logging.getLogger("ws_support.servers")
 
 CANNOT_START: Final = 3
-"""The exit code of a worker that another one in its place would end with, too. Uvicorn's own."""
+"""The exit code of a worker whose replacement would fail, too. Uvicorn uses the same code."""
 
 _LEAST_LIFE: Final = 1.0
-"""Seconds between two starts of the same worker, so that one that dies at once does no harm."""
+"""Seconds between two starts of the same worker: a backoff for one that dies at once."""
 
 _GRACE: Final = 1.0
-"""Seconds for workers to end after the time they were given."""
+"""Seconds between the end of a worker's shutdown time and its kill."""
 
 
 class SocketServer(ASGIServer):
-    """A server that takes a listening socket, and so runs in as many processes as are wanted."""
+    """A server that takes a listening socket, and so can run in several processes."""
 
     @abstractmethod
     def serve(self, application: Any, plan: Plan, listener: socket.socket, stop: Stop) -> None:
-        """Serve `application` at `listener` in this process, until `stop` begins."""
+        """Serve `application` at `listener` in this process until `stop` has ended."""
 
     def run(self, plan: Plan) -> None:
         listeners = listen(plan)
@@ -76,10 +76,10 @@ class _Worker:
 
 
 class Workers:
-    """The main process, which serves nothing itself.
+    """The main process, which supervises the workers and serves nothing itself.
 
-    It holds the listening sockets: who connects while a worker is being replaced waits for the new
-    one.
+    The main process keeps the listening sockets open: a client that connects while a worker is
+    being replaced waits for the new one.
     """
 
     def __init__(self, server: str, plan: Plan, listeners: Sequence[socket.socket]) -> None:
@@ -91,7 +91,7 @@ class Workers:
         self._workers: list[_Worker] = []
 
     def run(self) -> int:
-        """Until a signal says to stop. The exit code: 1 when a worker cannot start."""
+        """Supervise the workers until a signal. Return the exit code: 1 if one cannot start."""
         wake, waker = socket.socketpair()
         with closing(wake), closing(waker):
             waker.setblocking(False)
@@ -131,7 +131,7 @@ class Workers:
         return _Worker(number, listener, process, time.monotonic())
 
     def _replace_dead(self) -> bool:
-        """Whether all run again."""
+        """Replace workers that have ended. Return False if one of them could not start."""
         for index, worker in enumerate(self._workers):
             code = worker.process.exitcode
             if code is None:
@@ -167,7 +167,7 @@ class Workers:
 
 
 def _work(server: str, plan: Plan, listener: socket.socket) -> None:
-    """A worker, from its start to its end."""
+    """Run a worker, from its start to its end."""
     leave_signals_to_main_process()
     end_with_main_process(plan.options.shutdown_timeout)
     try:
@@ -181,9 +181,9 @@ def _work(server: str, plan: Plan, listener: socket.socket) -> None:
 
 
 def end_with_main_process(timeout: float) -> None:
-    """In a worker: stop it in good order when its main process has ended, however that was.
+    """Stop this worker in good order when its main process ends, even by SIGKILL.
 
-    When it takes longer than `timeout` seconds it is killed.
+    A worker that takes longer than `timeout` seconds is killed.
     """
     _be_killed_after_main_process(timeout + _GRACE)
     threading.Thread(target=_stop_after_main_process, args=(timeout,), daemon=True).start()
@@ -193,9 +193,9 @@ def _stop_after_main_process(timeout: float) -> None:
     main: Any = parent_process()
     main.join()
     os.kill(os.getpid(), signal.SIGTERM)
-    # No handler of Python's runs while the main thread hangs in C.
+    # Python runs no signal handler while the main thread hangs in C code, so SIGTERM has no effect.
     time.sleep(timeout + _GRACE)
-    os.kill(os.getpid(), signal.SIGKILL)  # pragma: no cover  # Nothing is saved of it.
+    os.kill(os.getpid(), signal.SIGKILL)  # pragma: no cover  # Ends before coverage is saved.
 
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -204,11 +204,12 @@ _UNUSED_SIGNAL: Final = 16
 
 
 def _be_killed_after_main_process(timeout: float) -> None:
-    """On Linux, also while something in C keeps the lock of Python's interpreter.
+    """Have the Linux kernel kill this worker after its main process, even without the GIL.
 
-    No thread runs then that is written in Python, and no handler of a signal. The kernel sends a
-    signal when the main process ends (prctl(2)), and its handler is alarm() of the C library: it
-    gets the number of the signal, and that many seconds later the process ends with SIGALRM.
+    While C code holds the GIL, no thread and no signal handler written in Python runs. So the
+    kernel sends a signal when the main process ends (prctl(2)), and the handler of that signal is
+    alarm() of the C library. alarm() gets the number of the signal as its argument: so many seconds
+    later the process ends with SIGALRM.
     """
     if sys.platform != "linux":
         return
