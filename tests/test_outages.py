@@ -46,7 +46,7 @@ class FailingLayer(InMemoryChannelLayer):
 
 @pytest.fixture
 def failing(monkeypatch):
-    monkeypatch.setattr("ws_support._topics.outages.Pauses.next", lambda self: 0)
+    monkeypatch.setattr("ws_support._asyncio.Backoff.next", lambda self: 0)
     backend = {"BACKEND": f"{__name__}.FailingLayer"}
     with override_settings(CHANNEL_LAYERS={"default": backend}):
         yield get_channel_layer()

@@ -1,14 +1,52 @@
-"""Cancelling a task to wake it up, and telling that from somebody else's cancellation."""
+"""What asyncio lacks: a value for each event loop, a backoff, and whose cancellation it was."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from random import uniform
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+Value = TypeVar("Value")
+
+
+class PerLoop(Generic[Value]):
+    """One value for each event loop, made by `make` when it is asked for first."""
+
+    def __init__(self, make: Callable[[], Value]) -> None:
+        self._make = make
+        self._values: WeakKeyDictionary[asyncio.AbstractEventLoop, Value] = WeakKeyDictionary()
+
+    def get(self) -> Value:
+        """Return the value of the running event loop."""
+        loop = asyncio.get_running_loop()
+        try:
+            return self._values[loop]
+        except KeyError:
+            return self._values.setdefault(loop, self._make())
+
+    def items(self) -> list[tuple[asyncio.AbstractEventLoop, Value]]:
+        """Return the values of all loops that there are."""
+        return list(self._values.items())
+
+
+class Backoff:
+    """The pauses between attempts: from 1 s to 10 s, with jitter."""
+
+    __slots__ = ("_next",)
+
+    def __init__(self) -> None:
+        self._next = 1.0
+
+    def next(self) -> float:
+        """Return the seconds until the next attempt."""
+        pause, self._next = self._next, min(2 * self._next, 10)
+        return uniform(0.5, 1) * pause  # noqa: S311  # Not for secrets.
 
 
 def cancelled_by_others(task: asyncio.Task[Any]) -> bool:
-    """Take our own cancellation of `task` back; whether somebody else cancelled it too."""
+    """Take our own cancellation of `task` back. Return True if somebody else cancelled it, too."""
     # Python 3.10 keeps no count: nothing to take back, and no way to tell.
     uncancel: Callable[[], int] = getattr(task, "uncancel", lambda: 0)
     return uncancel() > 0

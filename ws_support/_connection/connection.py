@@ -14,13 +14,12 @@ from channels.exceptions import StopConsumer
 
 from ws_support import _logging
 from ws_support._asgi import check_close, is_served
-from ws_support._asyncio import cancelled_by_others
+from ws_support._asyncio import Backoff, cancelled_by_others
 from ws_support._connection.lifecycle import TURN, Lifecycle
 from ws_support._connection.queue import MessageQueue
 from ws_support._connection.watchdog import Watchdog
 from ws_support._logging import mark_as_logged
 from ws_support._topics.outages import (
-    Pauses,
     is_away,
     is_idle,
     log_away,
@@ -339,7 +338,7 @@ class Connection:
 
     @staticmethod
     async def _listen(source: Callable[[], Awaitable[Any]], queue: MessageQueue) -> None:
-        pauses = Pauses()
+        backoff = Backoff()
         while True:
             began_at = monotonic()
             try:
@@ -349,7 +348,7 @@ class Connection:
                     raise
                 if not is_idle(error, monotonic() - began_at):
                     log_away(error)
-                    await asyncio.sleep(pauses.next())
+                    await asyncio.sleep(backoff.next())
                 continue
             queue.put(message)
             if queue.is_full:

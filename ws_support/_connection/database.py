@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from typing import Any, Final
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 from asgiref.sync import AsyncToSync, SyncToAsync, sync_to_async
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
+
+from ws_support._asyncio import PerLoop
 
 _References = tuple[ref[BaseDatabaseWrapper], ...]
 
@@ -44,11 +45,7 @@ class OldConnections:
             AsyncToSync.executors, "current", None
         ):
             return cls()  # This WebSocket has a thread of its own, or the thread of its caller.
-        loop = asyncio.get_running_loop()
-        try:
-            return _of_loops[loop]
-        except KeyError:
-            return _of_loops.setdefault(loop, cls())
+        return _of_loops.get()
 
     def are_due(self) -> bool:
         """Return True if `close()` has something to do."""
@@ -67,7 +64,7 @@ class OldConnections:
         self._thread = await sync_to_async(_close_those_of_this_thread)()
 
 
-_of_loops: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, OldConnections]] = WeakKeyDictionary()
+_of_loops: Final = PerLoop(OldConnections)
 
 
 def _is_due(connection: Any) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from typing import Final, Protocol
-from weakref import WeakKeyDictionary
+
+from ws_support._asyncio import PerLoop
 
 LOOK_EVERY: Final = 0.3
 """Seconds between two looks at the busy connections. One that is found busy twice takes long."""
@@ -34,11 +35,7 @@ class Watchdog:
     @classmethod
     def of_this_loop(cls) -> Watchdog:
         """Return the watchdog of the running event loop."""
-        loop = asyncio.get_running_loop()
-        try:
-            return _watchdogs[loop]
-        except KeyError:
-            return _watchdogs.setdefault(loop, cls())
+        return _watchdogs.get()
 
     def arm(self) -> None:
         """Start the timer. Has to be called with a new entry if `is_armed` is false."""
@@ -56,4 +53,4 @@ class Watchdog:
             self.arm()
 
 
-_watchdogs: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Watchdog]] = WeakKeyDictionary()
+_watchdogs: Final = PerLoop(Watchdog)

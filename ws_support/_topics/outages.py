@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from random import uniform
 from time import monotonic
 from typing import Final
 
@@ -104,17 +103,3 @@ class Strangers:
                 Strangers.total,
             )
         await asyncio.sleep(_MOMENT if self._in_a_row < _MANY else 1)
-
-
-class Pauses:
-    """The backoff between attempts: from 1 s to 10 s, with jitter."""
-
-    __slots__ = ("_next",)
-
-    def __init__(self) -> None:
-        self._next = 1.0
-
-    def next(self) -> float:
-        """Return the seconds to wait before the next attempt."""
-        pause, self._next = self._next, min(2 * self._next, 10)
-        return uniform(0.5, 1) * pause  # noqa: S311  # Not for secrets.

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 from channels import DEFAULT_CHANNEL_LAYER
 from channels.layers import (
@@ -19,6 +18,7 @@ from channels.layers import (
 )
 from django.core.signals import request_started
 
+from ws_support._asyncio import PerLoop
 from ws_support._topics.brokers.channel_layer import MOMENT, ChannelLayerBroker
 from ws_support._topics.brokers.publisher import Publisher
 from ws_support._topics.messages import check_subscriptions
@@ -84,11 +84,7 @@ class TopicRegistry:
     @classmethod
     def of_this_loop(cls) -> TopicRegistry:
         """Return the registry of the running event loop."""
-        loop = asyncio.get_running_loop()
-        try:
-            return _hubs[loop]
-        except KeyError:
-            return _hubs.setdefault(loop, cls())
+        return _registries.get()
 
     async def subscribe(self, topic: str, subscriber: Subscriber) -> None:
         """Add a subscriber to `topic`, who gets each message that is published after the return.
@@ -199,12 +195,12 @@ class TopicRegistry:
             _Listeners.warn(topic)
         here = asyncio.get_running_loop()
         is_filling = False
-        for loop, hub in list(_hubs.items()):
+        for loop, registry in _registries.items():
             if loop is here:
-                is_filling = hub.deliver(topic, message)
+                is_filling = registry.deliver(topic, message)
             else:
                 with suppress(RuntimeError):  # That loop has been closed.
-                    loop.call_soon_threadsafe(hub.deliver, topic, message)
+                    loop.call_soon_threadsafe(registry.deliver, topic, message)
         # Code that publishes in an endless loop must let other tasks run.
         await asyncio.sleep(MOMENT if is_filling else 0)
 
@@ -267,13 +263,15 @@ def is_between_processes() -> bool:
 
 def statistics() -> Statistics:
     """Return the figures of this process."""
-    hubs = list(_hubs.values())
+    registries = [registry for _, registry in _registries.items()]
     return Statistics(
-        topics=sum(len(hub._topics) for hub in hubs),
-        subscriptions=sum(len(each) for hub in hubs for each in list(hub._topics.values())),
+        topics=sum(len(each._topics) for each in registries),
+        subscriptions=sum(
+            len(subscribers) for each in registries for subscribers in list(each._topics.values())
+        ),
         dropped=TopicRegistry.dropped,
         lost=TopicRegistry.lost,
     )
 
 
-_hubs: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, TopicRegistry]] = WeakKeyDictionary()
+_registries: Final = PerLoop(TopicRegistry)
