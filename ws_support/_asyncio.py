@@ -1,4 +1,4 @@
-"""Cancelling a task to wake it up, and telling that from somebody else's cancellation."""
+"""The difference between our own cancellation of a task and one by other code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def cancelled_by_others(task: asyncio.Task[Any]) -> bool:
-    """Take our own cancellation of `task` back; whether somebody else cancelled it too."""
-    # Python 3.10 keeps no count: nothing to take back, and no way to tell.
+    """Undo our own cancellation of `task`. Return True if other code has cancelled it as well."""
+    # Python 3.10 does not count cancellations: there is nothing to undo, and no way to tell.
     uncancel: Callable[[], int] = getattr(task, "uncancel", lambda: 0)
     return uncancel() > 0

@@ -1,3 +1,5 @@
+"""The configuration of the Django application."""
+
 from __future__ import annotations
 
 from django.apps import AppConfig
@@ -5,6 +7,8 @@ from django.core import checks
 
 
 class WsSupportConfig(AppConfig):
+    """Registers the system checks, and lets Granian close its connections when it stops."""
+
     name = "ws_support"
     verbose_name = "WebSocket support"
 
