@@ -7,7 +7,10 @@ from django.core import checks
 
 
 class WsSupportConfig(AppConfig):
-    """Registers the system checks, and lets Granian close its connections when it stops."""
+    """Registers the system checks, and makes Granian, if it runs, close WebSockets when it stops.
+
+    For that, `granian._signals.set_loop_signals` is replaced.
+    """
 
     name = "ws_support"
     verbose_name = "WebSocket support"
