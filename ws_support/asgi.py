@@ -64,7 +64,7 @@ class WebSocketSupport:
 
     async def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> Any:  # path() takes nothing that returns None for sure.
+    ) -> Any:  # The types of path() forbid None as the result.
         # The middlewares are not nested: each level would add a coroutine, which costs memory for
         # the whole connection, and time for each message.
         if scope["type"] != "websocket":

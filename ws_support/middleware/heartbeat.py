@@ -54,7 +54,7 @@ class Heartbeat:
 
     async def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> Any:  # path() takes nothing that returns None for sure.
+    ) -> Any:  # The types of path() forbid None as the result.
         await self.watched(scope, receive, send)
 
     def watched(

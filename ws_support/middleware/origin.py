@@ -76,7 +76,7 @@ class OriginValidator(ChannelsOriginValidator):
 
     async def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> Any:  # path() takes nothing that returns None for sure.
+    ) -> Any:  # The types of path() forbid None as the result.
         if scope["type"] != "websocket" or await self.admits(scope, receive, send):
             await self.application(scope, receive, send)
 
