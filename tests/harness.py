@@ -289,7 +289,8 @@ for _ in range(SystemRandom().randrange(1_500)):
 
 
 # Two runs on one machine have the same ports. What one has found free is the other's no more until
-# a server listens there: the port of the same number for UDP, which nobody uses, is taken.
+# a server listens there: a port for UDP that belongs to it, and that nobody uses, is taken.
+_LEASE_OFFSET = 12_000
 _LEASES: deque[int] = deque()
 _MOST_LEASES = 64
 
@@ -303,7 +304,7 @@ def free_port(host: str = "127.0.0.1") -> int:
             socket.socket(family, socket.SOCK_DGRAM) as lease,
             suppress(OSError),
         ):
-            lease.bind((host, port))
+            lease.bind((host, port - _LEASE_OFFSET))
             probe.bind((host, port))
             _LEASES.append(lease.detach())
             if len(_LEASES) > _MOST_LEASES:

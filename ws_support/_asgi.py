@@ -1,4 +1,4 @@
-"""What an application may send, and which scopes are of a server (ASGI 2.5)."""
+"""Checks for ASGI messages of an application, and for the scopes of servers (ASGI 2.5)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any, Final
 from ws_support.close_codes import MAX_REASON, may_be_sent
 
 UNANSWERED: Final = "ws_support.unanswered"
-"""In the scope of a handshake whose application has raised before it answered."""
+"""The key in the scope of a handshake whose application has raised before it answered."""
 
 
 def check_accept(scope: Mapping[str, Any], message: Mapping[str, Any]) -> None:
-    """Check a `websocket.accept`: servers would send it, cut the client off, or hang.
+    """Check a `websocket.accept`.
 
-    Raises `ValueError` for a sub-protocol that the client did not offer, with which it has to fail
-    the connection (RFC 6455, section 4.1).
+    Raises `ValueError` for a sub-protocol that the client did not offer. The client would have to
+    fail such a connection (RFC 6455, section 4.1), and servers would send it, cut the client off,
+    or hang.
     """
     subprotocol = message.get("subprotocol")
     if subprotocol is None:
@@ -29,9 +30,10 @@ def check_accept(scope: Mapping[str, Any], message: Mapping[str, Any]) -> None:
 
 
 def check_close(message: Mapping[str, Any]) -> None:
-    """Check a `websocket.close`: servers would send something else, and tell nobody.
+    """Check a `websocket.close`.
 
-    Raises `ValueError` for a code that may not be sent, or a reason of more than 123 bytes.
+    Raises `ValueError` for a code that may not be sent, or a reason of more than 123 bytes. Servers
+    would send something else, without an error.
     """
     code = message.get("code")
     if code is not None and not (isinstance(code, int) and may_be_sent(code)):
@@ -48,9 +50,9 @@ def check_close(message: Mapping[str, Any]) -> None:
 
 
 def is_served(scope: Mapping[str, Any]) -> bool:
-    """Return True if a server has made `scope`.
+    """Return True if `scope` comes from a server, and not from a test.
 
-    Servers say which ASGI they speak. The communicators of Channels and asgiref, with which
-    projects test, do not.
+    Servers put the version of ASGI into the scope. The communicators of Channels and asgiref, with
+    which projects test, do not.
     """
     return "asgi" in scope

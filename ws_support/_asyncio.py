@@ -1,4 +1,4 @@
-"""What asyncio lacks: a value for each event loop, a backoff, and whose cancellation it was."""
+"""Helpers for asyncio: a value for each event loop, a backoff, and whose cancellation it was."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Backoff:
 
 
 def cancelled_by_others(task: asyncio.Task[Any]) -> bool:
-    """Take our own cancellation of `task` back. Return True if somebody else cancelled it, too."""
-    # Python 3.10 keeps no count: nothing to take back, and no way to tell.
+    """Undo our own cancellation of `task`. Return True if other code has cancelled it as well."""
+    # Python 3.10 does not count cancellations: there is nothing to undo, and no way to tell.
     uncancel: Callable[[], int] = getattr(task, "uncancel", lambda: 0)
     return uncancel() > 0

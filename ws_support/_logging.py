@@ -1,4 +1,4 @@
-"""The fields of log records: never a message, a cookie or a query string."""
+"""The fields of log records, which never hold a message, a cookie or a query string."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def client(scope: Mapping[str, Any]) -> str | None:
 
 
 def origins(scope: Mapping[str, Any]) -> list[str]:
-    """Return the values of all `Origin` headers; a handshake should hold one at most."""
+    """Return the values of all `Origin` headers; a handshake should have at most one."""
     return [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
 
 
 def mark_as_logged(error: BaseException) -> None:
     """Note that `error` is in the log, with its traceback."""
-    with suppress(AttributeError):  # It may have no room for more.
+    with suppress(AttributeError):  # A class with `__slots__` may not allow it.
         setattr(error, _IS_LOGGED, True)
 
 

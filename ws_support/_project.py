@@ -1,4 +1,4 @@
-"""The project's ASGI application, loaded and looked at before anybody connects."""
+"""The project's ASGI application: its import, and the search of its routes for the checks."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from django.core.exceptions import ImproperlyConfigured
 from ws_support import conf
 
 _MAX_NODES: Final = 10_000
-"""Objects that are looked at: an application may refer to anything."""
+"""The most objects that are searched: an application may refer to any number of them."""
 
 
 def load_application() -> Any:
-    """Import what `ASGI_APPLICATION` names.
+    """Import and return the application that `ASGI_APPLICATION` names.
 
-    Raises `ImproperlyConfigured`, with the reason in one line, when that fails in any way.
+    Raises `ImproperlyConfigured`, with the reason in one line, if that fails in any way.
     """
     name = conf.asgi_application() or ""
     module, _, attribute = name.rpartition(".")
     try:
         application = getattr(import_module(module), attribute, None)
-    except Exception as error:  # Whatever the modules of a project may raise.
+    except Exception as error:  # The modules of a project may raise anything.
         reason = " ".join(str(error).split())
         raise ImproperlyConfigured(
             f"ASGI_APPLICATION is {name!r}, which cannot be imported:"
@@ -49,24 +49,24 @@ class Node(NamedTuple):
     """The `path()` that leads to it; None in front of the first `URLRouter`."""
 
     is_guarded: bool = False
-    """True if the origin has been checked by a middleware of ours before it."""
+    """True if a middleware of ours in front of it has checked the origin."""
 
     is_last: bool = False
-    """True if nothing can be seen behind it: a consumer, or a function that hides what it calls."""
+    """True if no part is visible behind it: a consumer, or a function that hides what it calls."""
 
 
 def websocket_parts(application: Any) -> Iterator[Node]:
-    """Yield the parts of `application` that a WebSocket can get to, as far as can be seen.
+    """Yield the parts of `application` that a WebSocket can reach, as far as they are visible.
 
-    Middleware is looked through when it keeps what is behind it in an attribute or, as a function,
-    in its closure. What it finds by another way stays unseen.
+    The application behind a middleware is visible if it is in an attribute of the middleware, or,
+    when the middleware is a function, in its closure.
     """
     waiting = [Node(application)]
     seen: set[tuple[int, int, bool]] = set()
     while waiting and len(seen) < _MAX_NODES:
         node = waiting.pop()
         guarded = node.is_guarded or getattr(node.application, "checks_origins", False) is True
-        # One consumer may be at several paths.
+        # One consumer may be at several paths, each with its own problems.
         key = (id(node.application), id(node.route), guarded)
         if key in seen:
             continue
@@ -77,7 +77,7 @@ def websocket_parts(application: Any) -> Iterator[Node]:
 
 
 def is_unguarded(node: Node) -> bool:
-    """Return True if a route leads to `node` past every origin check of ours."""
+    """Return True if a route leads to `node` without an origin check of ours."""
     return node.is_last and node.route is not None and not node.is_guarded
 
 
@@ -108,12 +108,12 @@ def _attributes(application: Any) -> list[Any]:
 
 def _closure(function: Any) -> list[Any]:
     cells = function.__closure__ or ()
-    # A cell that is empty, as before its variable is set, raises for its contents.
+    # An empty cell, whose variable is not set yet, raises when its contents are read.
     return [cell.cell_contents for cell in cells if cell != CellType()]
 
 
 def _may_be_asgi(value: Any) -> bool:
-    """Return True if `value` takes `scope`, `receive` and `send`, as far as its signature says."""
+    """Return True if the signature of `value` accepts `scope`, `receive` and `send`."""
     try:
         inspect.signature(value).bind(None, None, None)
     except (TypeError, ValueError):
@@ -122,9 +122,9 @@ def _may_be_asgi(value: Any) -> bool:
 
 
 def has_unguarded_routes() -> bool:
-    """Return True if a route of the project's application has no origin check of ours before it."""
+    """Return True if a route of the project has no origin check of ours in front of it."""
     try:
         application = load_application()
     except ImproperlyConfigured:
-        return False  # No server starts, and `manage.py check` says why.
+        return False  # No server can start then, and `manage.py check` says why.
     return any(map(is_unguarded, websocket_parts(application)))

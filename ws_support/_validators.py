@@ -1,7 +1,7 @@
 """Validators for the values of `WS_SUPPORT`.
 
-A validator yields a `Problem` for each thing that is wrong with a value. Its message goes on after
-the name of the setting or argument, which a validator does not know.
+A validator yields a `Problem` for each thing that is wrong with a value. Its message continues a
+sentence that begins with the name of the setting or argument: a validator does not know that name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LISTS: Final = (list, tuple, set, frozenset)
 
 
 class Problem(NamedTuple):
-    """Say which value cannot be used and why (`message`), and what to write instead (`hint`)."""
+    """A problem of a value: why it cannot be used (`message`), and what to write (`hint`)."""
 
     id: str
     message: str
@@ -31,8 +31,8 @@ class Problem(NamedTuple):
 def number(kind: str, *, integer: bool = False, zero: bool = False, none: str = "") -> Validator:
     """Return a validator for `kind`, for example "a number of seconds above 0".
 
-    `none` says what `None` stands for, for example "to wait forever". Without it, `None` is
-    refused.
+    `none` says what the value `None` stands for, for example "to wait forever". Without `none`, the
+    value `None` is refused.
     """
     types = (int,) if integer else (int, float)
     hint = f"Write {kind}, or None {none}." if none else f"Write {kind}."

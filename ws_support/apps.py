@@ -1,3 +1,5 @@
+"""The configuration of the Django application."""
+
 from __future__ import annotations
 
 from django.apps import AppConfig
@@ -5,6 +7,11 @@ from django.core import checks
 
 
 class WsSupportConfig(AppConfig):
+    """Registers the system checks, and makes Granian, if it runs, close WebSockets when it stops.
+
+    For that, `granian._signals.set_loop_signals` is replaced.
+    """
+
     name = "ws_support"
     verbose_name = "WebSocket support"
 

@@ -1,4 +1,4 @@
-"""`WebSocketSupport`: everything of ours that stands in front of a consumer, in order."""
+"""The middleware of this package in one class, `WebSocketSupport`, for `asgi.py`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ __all__ = ["WebSocketSupport"]
 
 
 class WebSocketSupport:
-    """Put this around the WebSocket part of your ASGI application.
+    """The middleware that goes around the WebSocket part of your ASGI application.
 
         application = ProtocolTypeRouter({
             "http": get_asgi_application(),
             "websocket": WebSocketSupport(AuthMiddlewareStack(URLRouter(websocket_urlpatterns))),
         })
 
-    A handshake passes the origin check and gets to `application`; an unknown path is
-    refused; from the accept on the heartbeat watches. Whatever is no WebSocket passes untouched.
+    A handshake that passes the origin check gets to `application`; one for an unknown path is
+    refused. From the accept on, the heartbeat watches the connection. Scopes of other types, such
+    as HTTP requests, pass unchanged.
 
-    The keyword arguments replace the keys of `WS_SUPPORT` of the same names, for this application.
-    `origin_validator` is the class that decides about origins: give a subclass to decide by
-    connection. Raises `ImproperlyConfigured` for an argument or a setting that cannot be used, so
-    that no server starts with it.
+    The keyword arguments replace the keys of `WS_SUPPORT` with the same names, for this
+    application. `origin_validator` is the class that decides about origins: give a subclass to
+    decide for each connection. Raises `ImproperlyConfigured` for an argument or a setting that
+    cannot be used, so that no server starts with it.
     """
 
     checks_origins = True  # For `manage.py check`, which looks for routes without it.
@@ -63,9 +64,9 @@ class WebSocketSupport:
 
     async def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> Any:  # path() takes nothing that returns None for sure.
-        # Not one application around the other: each coroutine is gone through whenever a message
-        # arrives, and is kept for as long as the connection lasts.
+    ) -> Any:  # The types of path() forbid None as the result.
+        # The middlewares are not nested: each level would add a coroutine, which costs memory for
+        # the whole connection, and time for each message.
         if scope["type"] != "websocket":
             await self.application(scope, receive, send)
         elif await self._origins.admits(scope, receive, send):

@@ -1,15 +1,15 @@
-"""One message to every subscriber, on every machine.
+"""Broadcasts: one message to all subscribers of a topic, on every machine.
 
     await broadcast("prices", "EUR 1.08")
     await broadcast_json("prices", {"EUR": 1.08})
 
-From an async view, a consumer, a task or a management command; from synchronous code with
-`async_to_sync(broadcast)(...)`. Subscribers are consumers with `subscriptions`, or after
-`subscribe()`, and `WebSocket` objects.
+Any async code can call these functions: a view, a consumer, a task or a management command.
+Synchronous code uses `async_to_sync(broadcast)(...)`. Subscribers are consumers with
+`subscriptions`, or after `subscribe()`, and `WebSocket` objects.
 
-It goes through the channel layer `default`: to all processes that use the same, or, with the one
-that is in memory and without any, to this process. Delivery is at most once: what is broadcast
-while the layer is away is lost, as is what goes to a client that is not connected.
+A message goes through the channel layer `default` to all processes that use the same layer. With
+the in-memory layer, or without a layer, it goes to this process only. Delivery is at most once: a
+message is lost for a client that is not connected, and during an outage of the layer.
 """
 
 from __future__ import annotations
@@ -27,19 +27,21 @@ __all__ = ["BroadcastError", "Statistics", "broadcast", "broadcast_json", "stati
 
 
 class BroadcastError(Exception):
-    """The channel layer could not be reached, or did not take a message: nobody, or not everybody,
-    gets it."""
+    """The channel layer could not be reached, or did not take a message.
+
+    Some subscribers, or all, do not get the message.
+    """
 
 
 async def broadcast(topic: str, message: str | bytes) -> None:
-    """Send `message` to all who have subscribed to `topic`.
+    """Send `message` to all subscribers of `topic`.
 
-    Returns when the channel layer has taken it, or, without one between processes, when it was
-    handed to the subscribers of this process. No client is waited for. Messages of one task, one
-    after the other under the same topic, arrive in that order.
+    Returns when the channel layer has taken the message, or, without a layer between processes,
+    when the subscribers of this process have it. Does not wait for any client. Messages that one
+    task broadcasts under the same topic, one after the other, arrive in that order.
 
-    Raises `BroadcastError` when the layer does not take it within 5 s, `TypeError` and `ValueError`
-    for what is no topic or no message.
+    Raises `BroadcastError` when the layer does not take the message within 5 s, and `TypeError` or
+    `ValueError` for an invalid topic or message.
     """
     topic, content = checked_topic(topic), message_of(message)
     try:
@@ -51,17 +53,19 @@ async def broadcast(topic: str, message: str | bytes) -> None:
 async def broadcast_json(
     topic: str, value: Any, *, encoder: type[JSONEncoder] = DjangoJSONEncoder
 ) -> None:
-    """Send `value` as JSON to all who have subscribed to `topic`: encoded once, and as text.
+    """Send `value` as JSON text to all subscribers of `topic`. The value is encoded only once.
 
-    Raises what `broadcast()` raises, `TypeError` for what `encoder` does not know, and `ValueError`
-    for NaN and infinity, which no browser can read.
+    Raises the same errors as `broadcast()`, `TypeError` for a value that `encoder` does not know,
+    and `ValueError` for NaN and infinity, which no browser can read.
     """
     await broadcast(topic, json_of(value, encoder))
 
 
 async def count_takers(topic: str, message: str | bytes, wait: float) -> int:
-    """`broadcast()` through a channel layer between processes; how many processes with subscribers
-    say within `wait` seconds that they have taken it."""
+    """Broadcast a message, and return how many processes with subscribers have received it.
+
+    Answers are counted for `wait` seconds. There has to be a channel layer between processes.
+    """
     topic, content = checked_topic(topic), message_of(message)
     try:
         return await TopicRegistry.of_this_loop().count_takers(topic, content, wait)

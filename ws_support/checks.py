@@ -1,4 +1,4 @@
-"""`manage.py check`: every wrong setting, named before the first connection."""
+"""System checks for `manage.py check`, which find wrong settings before the first connection."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["check_application", "check_deployment", "check_project", "check_sett
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """An error for each thing that is wrong with `WS_SUPPORT`."""
+    """Return an error for each problem of `WS_SUPPORT`."""
     return [
         Error(problem.message, hint=problem.hint, id=f"ws_support.{problem.id}")
         for problem in conf.settings_problems()
@@ -32,10 +32,10 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
 
 
 def check_project(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """Warnings for a project in which something of ours cannot work."""
+    """Return warnings for a project in which a part of this package cannot work."""
     found: list[CheckMessage] = []
     names = [config.name for config in apps.get_app_configs()]
-    # Django takes a command from the first application that has it.
+    # Django runs a command from the first application that has it.
     for other in ("daphne", "django.contrib.staticfiles"):
         if other in names and names.index(other) < names.index("ws_support"):
             found.append(
@@ -67,15 +67,19 @@ def check_project(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
 
 
 def check_application(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """Errors and warnings for what `ASGI_APPLICATION` names, which is imported for that."""
-    # Other checks name what is missing or wrong there, which asgi.py raises as well.
+    """Return errors and warnings for the application that `ASGI_APPLICATION` names.
+
+    The application is imported for that.
+    """
+    # Other checks report a missing ASGI_APPLICATION and wrong settings. With wrong settings, the
+    # import of asgi.py would fail and report the same again.
     if conf.asgi_application() is None or any(conf.settings_problems()):
         return []
     try:
         application = load_application()
     except ImproperlyConfigured as error:
         name = conf.asgi_application() or ""
-        # As servers have it on their command lines.
+        # A colon stands there on the command lines of servers.
         hint = (
             f'Write "{name.replace(":", ".")}", with a dot.'
             if ":" in name
@@ -128,7 +132,7 @@ def _route_problems(part: Node) -> Iterator[CheckMessage]:
 
 
 def _missing_applications(parts: list[Node]) -> Iterator[CheckMessage]:
-    # Not at the start: they are there when asgi.py uses them.
+    # Imported here, not when Django starts: if asgi.py uses them, they are imported by now.
     from channels.auth import AuthMiddleware
     from channels.sessions import SessionMiddleware
 
@@ -152,7 +156,7 @@ def _name() -> str:
 
 
 def check_deployment(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """Warnings for what is fine on your own machine and is not in production."""
+    """Return warnings for settings that are fine for development, but not in production."""
     try:
         options = conf.get_options()
     except ImproperlyConfigured:

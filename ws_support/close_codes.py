@@ -1,4 +1,4 @@
-"""Close codes: why a connection has ended."""
+"""The close codes, which say why a connection has ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["CloseCode"]
 
 
 class CloseCode(IntEnum):
-    """The codes of RFC 6455, section 7.4.1, and of IANA's registry.
+    """The close codes of RFC 6455, section 7.4.1, and of IANA's registry.
 
     https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number
     """
@@ -43,12 +43,12 @@ _NEVER_SENT = frozenset(
 _REGISTERED = frozenset(CloseCode) - _NEVER_SENT
 
 MAX_REASON: Final = 123
-"""Bytes of a close frame that are left for the reason (RFC 6455, section 5.5)."""
+"""The most bytes that the reason in a close frame can have (RFC 6455, section 5.5)."""
 
 
 def may_be_sent(code: int) -> bool:
     """Return True if a close frame may carry `code` (RFC 6455, sections 7.4.1 and 7.4.2).
 
-    Every code from 3000 to 4999 may; below that, those that are registered.
+    All codes from 3000 to 4999 may be sent; below 3000, only registered ones.
     """
     return 3000 <= code <= 4999 or code in _REGISTERED

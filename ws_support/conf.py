@@ -1,6 +1,6 @@
 """The setting `WS_SUPPORT`, read once into a frozen `Options`.
 
-Nothing else in the package reads Django's settings.
+No other module of the package reads Django's settings.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class FromSettings(Enum):
 
 
 FROM_SETTINGS: Final = FromSettings.FROM_SETTINGS
-"""The default of a middleware's keyword argument: what `WS_SUPPORT` says."""
+"""The default of a middleware's keyword argument: the value in `WS_SUPPORT` is used."""
 
 
 class Setting(NamedTuple):
@@ -63,7 +63,7 @@ def _setting(default: Any, validate: Validator, description: str) -> Any:
 class Options:
     """The values of `WS_SUPPORT`: each key in lower case, with its default and its validator.
 
-    A row here is all that a new key takes; docs/settings.md lists them.
+    A new key needs only a row here, and its line in docs/settings.md.
     """
 
     allowed_origins: tuple[str, ...] | None = _setting(
@@ -123,10 +123,10 @@ class Options:
     )
 
     allowed_hosts: tuple[str, ...] = ()
-    """The hosts of `ALLOWED_HOSTS`. No key of `WS_SUPPORT`."""
+    """The hosts of `ALLOWED_HOSTS`. This is not a key of `WS_SUPPORT`."""
 
     def origin_rules(self) -> OriginRules:
-        """The origins that these options admit, compiled."""
+        """Return the compiled rules for the origins that these options admit."""
         if self.allowed_origins is None:
             return OriginRules(filter(_is_host, self.allowed_hosts), self.allowed_origin_regexes)
         return OriginRules(self.allowed_origins, self.allowed_origin_regexes)
@@ -141,9 +141,9 @@ SETTINGS: Final = {
 
 
 def get_options() -> Options:
-    """The options that the settings ask for; read again when a test overrides them.
+    """Return the options of the settings, which are read again when a test overrides them.
 
-    Raises `ImproperlyConfigured` with a line for each problem that `problems` finds.
+    Raises `ImproperlyConfigured` with a line for each problem that `settings_problems()` finds.
     """
     return _read_settings()
 
@@ -158,7 +158,7 @@ def _read_settings() -> Options:
 
 
 def settings_problems() -> Iterator[Problem]:
-    """What is wrong with `WS_SUPPORT`: nothing when it can be used."""
+    """Yield the problems of `WS_SUPPORT`; none if it can be used."""
     given = _settings_dict()
     if not isinstance(given, dict):
         message = f"WS_SUPPORT is {short(given)}, which is not a dictionary."
@@ -173,11 +173,11 @@ def settings_problems() -> Iterator[Problem]:
 
 
 class MiddlewareOptions:
-    """`get_options()` with some values replaced by a middleware's keyword arguments.
+    """The options of a middleware: those of the settings, some replaced by its keyword arguments.
 
-    `owner` is the middleware's name and `names` maps each key of `WS_SUPPORT` to the argument that
-    replaces it, for the error. Raises `ImproperlyConfigured` at once for a value that cannot be
-    used, and for settings that cannot.
+    `owner` is the name of the middleware, for error messages. `names` maps each key of `WS_SUPPORT`
+    to the argument that replaces it. Raises `ImproperlyConfigured` at once for an argument or a
+    setting that cannot be used.
     """
 
     def __init__(self, owner: str, names: Mapping[str, str], **arguments: Any) -> None:
@@ -196,7 +196,7 @@ class MiddlewareOptions:
         self._options = self()
 
     def __call__(self) -> Options:
-        """The options now. Cheap: compares one reference unless the settings were overridden."""
+        """Return the options. The cost is one comparison, unless the settings were overridden."""
         base = get_options()
         if base is not self._base:
             self._base = base
@@ -204,12 +204,12 @@ class MiddlewareOptions:
         return self._options
 
     def over(self, options: Options) -> Options:
-        """`options` with what this middleware was given."""
+        """Return `options` with the arguments of this middleware in place of some values."""
         return replace(options, **self._replaced)
 
 
 def asgi_application() -> str | None:
-    """The ASGI application that the project says to serve, as a dotted path."""
+    """Return the setting `ASGI_APPLICATION`, the dotted path of an application, or `None`."""
     return getattr(settings, "ASGI_APPLICATION", None) or None
 
 
@@ -222,7 +222,7 @@ def needs_the_sessions_application() -> bool:
 
 
 def misspelt_setting() -> str | None:
-    """Return the setting whose name is nearly `WS_SUPPORT`, if `WS_SUPPORT` itself is missing."""
+    """Return the name of a setting that is nearly `WS_SUPPORT`, if `WS_SUPPORT` is missing."""
     if hasattr(settings, "WS_SUPPORT"):
         return None
     close = difflib.get_close_matches("WS_SUPPORT", dir(settings), n=1, cutoff=0.85)
@@ -235,7 +235,7 @@ def _settings_dict() -> Any:
 
 def _allowed_hosts() -> tuple[str, ...]:
     if settings.DEBUG and not settings.ALLOWED_HOSTS:
-        # The same as Django's HttpRequest.get_host().
+        # The same hosts as in Django's HttpRequest.get_host().
         return (".localhost", "127.0.0.1", "[::1]")
     return tuple(settings.ALLOWED_HOSTS)
 
@@ -260,7 +260,7 @@ def _known_keys(key: object) -> str:
 
 
 def _is_host(host: object) -> bool:
-    """Return True if Django could match this entry of `ALLOWED_HOSTS`."""
+    """Return True if Django could match a host with this entry of `ALLOWED_HOSTS`."""
     return (
         isinstance(host, str)
         and "://" not in host

@@ -1,4 +1,4 @@
-"""Channels' consumers, without a task or a thread for each message, and with an end for certain."""
+"""Consumers with the API of Channels: no task or thread a message, and a sure `disconnect()`."""
 
 from __future__ import annotations
 
@@ -35,30 +35,31 @@ __all__ = ["AsyncJsonWebsocketConsumer", "AsyncWebsocketConsumer", "EchoConsumer
 
 
 class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
-    """Channels' consumer of the same name, to be used in its place.
+    """A consumer that replaces the one of the same name in Channels.
 
-    Messages are handled one at a time, in the order in which they came, by one task for the whole
-    connection: none for each message, and no thread. What middleware stands in front costs a
-    message nothing.
+    One task handles all messages of the connection, one at a time, in the order in which they came.
+    There is no task and no thread for each message, and middleware in front of the consumer adds no
+    cost for a message.
 
-    `disconnect(code)` is called exactly once when `connect()` has started, however the connection
-    ends: with the code of whoever closed first, 1006 for a lost connection or a refused handshake,
-    1011 after an exception, 1012 when the server cancelled the connection (it then has 10 s).
-    Groups are left and background tasks have ended before. What it sends is dropped.
+    `disconnect(code)` is called exactly once if `connect()` has started, however the connection
+    ends. The code is that of the side that closed first, 1006 for a lost connection or a refused
+    handshake, 1011 after an exception, 1012 when the server cancelled the connection (the method
+    then has 10 s). Groups are left and background tasks have ended before the call. Messages that
+    the method sends are dropped.
 
-    When the client leaves while a handler takes long, that is noticed within a second, and the
-    handler is cancelled. What it handed to a thread ends first, since threads cannot be cancelled.
+    When the client leaves while a handler takes long, the handler is cancelled within a second.
+    Work that the handler gave to a thread ends first, since threads cannot be cancelled.
 
-    A `channel_layer_alias` of `None` does without a channel layer, and without what it costs.
+    With a `channel_layer_alias` of `None`, the consumer uses no channel layer and saves its cost.
     """
 
     cancel_on_disconnect = True
-    """Whether the client's leaving cancels handlers. `False`: whatever it sent before is handled
-    first, and `disconnect()` comes after that."""
+    """True to cancel a handler when the client leaves. With `False`, all messages that the client
+    has sent are handled first, and `disconnect()` is called after that."""
 
     subscriptions: Sequence[str] = ()
-    """Topics to subscribe to before `connect()` is called. What is broadcast meanwhile follows the
-    accept."""
+    """Topics to subscribe to before `connect()` is called. Messages that are broadcast before the
+    accept are sent after it."""
 
     if TYPE_CHECKING:
         channel_layer_alias: ClassVar[str | None]  # type: ignore[assignment]
@@ -78,13 +79,13 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
 
     @classmethod
     def as_asgi(cls, **initkwargs: Any) -> Any:
-        """As in Channels: an ASGI application that makes a consumer for each connection."""
+        """Return an ASGI application with a consumer for each connection, as in Channels."""
 
         application = super().as_asgi(**initkwargs)
         if cls.__call__ is not AsyncWebsocketConsumer.__call__:
             return application
 
-        # One coroutine instead of two, which would be kept for as long as the connection lasts.
+        # Without this, each connection would keep two coroutines for as long as it lasts.
         @wraps(application)
         async def with_one(scope: Any, receive: Any, send: Any) -> None:
             consumer = cls(**initkwargs)
@@ -107,8 +108,8 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
             self.__connection.adopt_context()  # type: ignore[union-attr]
 
     def __task(self, scope: Any, receive: Any, send: Any) -> asyncio.Task[None]:
-        # In the server's task, each message would go through the coroutines of all middleware in
-        # front of this.
+        # A task of its own: in the server's task, each message would wake up the coroutines of all
+        # middleware in front of the consumer.
         return asyncio.create_task(self.__run(scope, receive, send), name=scope["path"])
 
     def __run(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
@@ -138,7 +139,7 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
 
     @property
     def base_send(self) -> Callable[[Any], Awaitable[None]]:
-        """What messages are sent with, as in Channels. May be replaced by what does more."""
+        """The function that sends messages, as in Channels. It may be replaced by a wrapper."""
         return self.__replaced_send or self.__connection.send  # type: ignore[union-attr]
 
     @base_send.setter
@@ -146,8 +147,10 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
         self.__replaced_send = self.__send_data = send
 
     def __data_handler(self) -> Callable[[Any], Awaitable[None]]:
-        """`dispatch`, or what does the same with less when neither it nor what it calls for a
-        message of the client was overridden."""
+        """Return the handler for messages with data: `dispatch`, or a faster equivalent.
+
+        The faster one is used if neither `dispatch` nor `websocket_receive` was overridden.
+        """
         ours = AsyncWebsocketConsumer
         if (
             getattr(self.dispatch, "__func__", None) is ours.dispatch
@@ -163,7 +166,7 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
         return self.__call_receive(message)
 
     async def dispatch(self, message: dict[str, Any]) -> None:
-        """Call the method that the type of `message` names. Raises `ValueError` when none does."""
+        """Call the method for the type of `message`. Raises `ValueError` if there is none."""
         try:
             name = get_handler_name(message)
         except ValueError as error:
@@ -182,11 +185,12 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
     ) -> asyncio.Task[Any]:
         """Run `coroutine` beside the handlers, for as long as the connection lasts.
 
-        It is cancelled, and has ended, before `disconnect()` is called. If it raises, that is
-        logged with its name, by default its function's, and the connection closes with 1011.
+        The task is cancelled, and has ended, before `disconnect()` is called. If it raises, the
+        exception is logged with the name of the task (by default, that of its function), and the
+        connection is closed with 1011.
 
-        Raises `TypeError` for anything but a coroutine, and `RuntimeError` when the connection has
-        not begun or has ended.
+        Raises `TypeError` if `coroutine` is not a coroutine, and `RuntimeError` if the connection
+        has not begun or has ended.
         """
         if not asyncio.iscoroutine(coroutine):
             raise TypeError(
@@ -198,17 +202,19 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
         return self.__begun("start_background").start_background(coroutine, name)
 
     async def subscribe(self, topic: str) -> None:
-        """Get what is broadcast under `topic` from the return on, as it is and past `receive()`,
-        until `unsubscribe()` or the end of the connection, before `disconnect()` is called.
+        """Subscribe the client to `topic`: messages that are broadcast there go to the client.
 
-        Returns also when the channel layer is away: the subscription holds once it is back. Raises
-        `TypeError` for anything but a string, and `RuntimeError` when the connection has not begun
-        or has ended.
+        They are sent unchanged, and do not pass `receive()`. The subscription holds from the return
+        on until `unsubscribe()` or the end of the connection, before `disconnect()` is called.
+
+        Returns also during an outage of the channel layer: the subscription holds once the layer is
+        back. Raises `TypeError` if `topic` is not a string, and `RuntimeError` if the connection
+        has not begun or has ended.
         """
         await self.__begun("subscribe").subscribe(checked_topic(topic))
 
     async def unsubscribe(self, topic: str) -> None:
-        """The opposite; of no effect without a subscription."""
+        """Unsubscribe the client from `topic`. Without a subscription, do nothing."""
         await self.__begun("unsubscribe").unsubscribe(checked_topic(topic))
 
     def __begun(self, method: str) -> Connection:
@@ -219,7 +225,7 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
             )
         return self.__connection
 
-    # As in Channels, and with the name of the method when it is no coroutine function.
+    # The same as in Channels, but an error names the method that is not a coroutine function.
 
     async def websocket_connect(self, message: WebSocketConnectEvent) -> None:
         await self.__for_each_group("group_add")
@@ -260,7 +266,7 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
         try:
             await self.__send_data(message)
         except OSError as error:
-            # Who suppresses this and sends on would have the event loop for itself.
+            # In a loop that suppresses this error and sends again, no other task would run.
             await asyncio.sleep(0)
             raise ClientGone(*error.args) from error
         if close:
@@ -296,10 +302,10 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
 
 
 class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer, generic.AsyncJsonWebsocketConsumer):
-    """Channels' consumer of the same name, on the `AsyncWebsocketConsumer` of this module.
+    """A consumer that replaces the one of the same name in Channels, based on this module's.
 
-    What is no JSON closes the connection: with 1003 when it is binary, else with 1007. A
-    `ValueError` is raised, as in Channels; `WebSocketSupport` makes one line in the log of it.
+    A message that is not JSON closes the connection: with 1003 if it is binary, else with 1007. A
+    `ValueError` is raised, as in Channels; `WebSocketSupport` logs it in one line.
     """
 
     if TYPE_CHECKING:
@@ -330,7 +336,7 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer, generic.AsyncJsonWebsoc
         *,
         encoder: type[JSONEncoder] | None = None,
     ) -> None:
-        """Send `content` as JSON: as `encode_json()` makes it, or with `encoder`."""
+        """Send `content` as JSON, encoded by `encode_json()`, or by `encoder` if that is given."""
         if encoder is None:
             text = await self.__awaitable(self.encode_json(content), "encode_json")
         else:
@@ -339,7 +345,7 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer, generic.AsyncJsonWebsoc
 
     @classmethod
     async def encode_json(cls, content: Any) -> str:
-        """Return `content` as JSON: also dates, times, `Decimal` and `UUID`.
+        """Return `content` as JSON. It may hold dates, times, `Decimal` and `UUID`.
 
         Raises `ValueError` for NaN and infinity, which no browser can read.
         """
@@ -352,10 +358,10 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer, generic.AsyncJsonWebsoc
 
 
 class EchoConsumer(AsyncWebsocketConsumer):
-    """Sends each message back as it came: text as text, binary as binary, empty as empty.
+    """Sends each message back unchanged: text as text, binary as binary, empty as empty.
 
-    Agrees to the first sub-protocol that the client offers, since browsers fail a connection
-    whose server agrees to none.
+    The consumer accepts the first sub-protocol that the client offers, since browsers fail a
+    connection whose server accepts none.
     """
 
     channel_layer_alias = None

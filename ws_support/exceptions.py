@@ -1,4 +1,4 @@
-"""The exceptions that consumers and views raise and catch."""
+"""Exceptions that consumers and views raise and catch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ class ClientGone(OSError):
 
 
 class ConnectionClosed(ClientGone):
-    """The connection has ended: with `code` (int, 1006 for one that was lost) and `reason` (str)
-    of whoever closed first."""
+    """The connection has ended.
+
+    `code` (int) and `reason` (str) are those of the side that closed first. The code is 1006 for a
+    connection that was lost.
+    """
 
     def __init__(self, code: int, reason: str = "") -> None:
         super().__init__(
@@ -24,10 +27,10 @@ class ConnectionClosed(ClientGone):
 
 
 class InvalidMessage(ValueError):
-    """A client sent what the application cannot read.
+    """A client sent a message that the application cannot read.
 
-    A consumer that raises it closes with `code` and `reason`; `WebSocketSupport` logs that in one
-    line.
+    When a consumer raises this, the connection is closed with `code` and `reason`, and
+    `WebSocketSupport` logs one line.
     """
 
     def __init__(self, message: str, code: CloseCode, reason: str) -> None:
@@ -37,7 +40,7 @@ class InvalidMessage(ValueError):
 
 
 def is_client_gone(error: BaseException) -> bool:
-    """Return True if `error`, or all that it groups, says that the client has gone."""
+    """Return True if `error` says that the client has gone; in a group, if all its errors do."""
     grouped = getattr(error, "exceptions", None)
     if grouped:
         return all(map(is_client_gone, grouped))
@@ -45,7 +48,7 @@ def is_client_gone(error: BaseException) -> bool:
 
 
 def invalid_json(error: Exception) -> InvalidMessage:
-    """Return what a consumer raises for a text that is no JSON."""
+    """Return the exception that a consumer raises for text that is not valid JSON."""
     return InvalidMessage(
         f"The message is not valid JSON: {error}",
         CloseCode.INVALID_DATA,

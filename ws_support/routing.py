@@ -1,4 +1,4 @@
-"""The WebSocket routes: put `websocket_urlpatterns` into the `URLRouter` of your `asgi.py`."""
+"""The WebSocket routes of the demo page, for the `URLRouter` in your `asgi.py`."""
 
 from __future__ import annotations
 

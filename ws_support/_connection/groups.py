@@ -74,11 +74,11 @@ class Groups:
         self._marked: set[int] = set()
         self._tender: asyncio.Task[None] | None = None
         self._strangers = Strangers()
-        # The mark of channels_redis.core, which keeps groups in Redis and queues in the process.
+        # Only channels_redis.core has this method. It keeps groups in Redis, queues in the process.
         self._is_core = hasattr(type(layer), "_group_key")
         if self._is_core:
             layer.receive_buffer = _Buffers(layer.receive_buffer, self._live)
-        # The mark of channels_redis.pubsub, whose connections subscribe to names.
+        # Only channels_redis.pubsub has this method. Its connections subscribe to names.
         self._is_pubsub = hasattr(type(layer), "_get_layer")
         self._is_unsettled = False
         self._lanes: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
@@ -120,7 +120,7 @@ class Groups:
         while True:
             try:
                 message = await self._next(channel)
-            except Exception as error:  # noqa: PERF203  # Small beside the message's way here.
+            except Exception as error:  # noqa: PERF203  # Its cost is small here.
                 if not is_malformed(error):
                     raise
                 await self._strangers.skip(f"{type(error).__name__}: {error}")

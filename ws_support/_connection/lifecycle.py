@@ -388,7 +388,7 @@ class Lifecycle:
 
     async def _begin(self) -> None:
         if self._opened_at is not None:
-            return  # A second accept, on a server that lets it pass.
+            return  # A second accept, on a server that allows it.
         self._opened_at = self.heard_at = monotonic()
         open_connections.accepted(self)
         if self._options.heartbeat_interval is not None:

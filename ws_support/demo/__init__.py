@@ -1,5 +1,5 @@
 """The demo page: a consumer and two views.
 
-Its template and its scripts are where Django looks for them: `templates/ws_support/demo.html` and
+The template and the scripts are where Django looks for them: `templates/ws_support/demo.html` and
 `static/ws_support/demo_*`.
 """

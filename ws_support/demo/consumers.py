@@ -1,4 +1,4 @@
-"""The server's half of the demo page."""
+"""The consumer of the demo page."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import Final
 from ws_support.consumers import EchoConsumer
 
 _CUT: Final = "\x04"
-"""What the page sends to be cut off: EOT, the end of transmission."""
+"""The message with which the page asks to be disconnected: EOT, the end of transmission."""
 
 _CUT_CODE: Final = 4000
-"""One that every server can send; plain Daphne refuses 1012."""
+"""A close code that every server can send; plain Daphne refuses 1012."""
 
 
 class DemoConsumer(EchoConsumer):
-    """An echo that a client can ask to cut its connection, to see what happens then."""
+    """Echoes messages, and closes the connection when the page asks for that.
+
+    The page then shows how its client reconnects.
+    """
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         if text_data == _CUT:

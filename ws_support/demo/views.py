@@ -1,3 +1,5 @@
+"""The views of the demo page."""
+
 from __future__ import annotations
 
 import json
@@ -17,12 +19,12 @@ from django.views.decorators.http import require_safe
 logger = logging.getLogger("ws_support.views")
 
 _IMPORTED: Final = ("client.js", "demo_log.js", "demo_page.js", "demo_plot.js")
-"""The modules that the page's modules import, by names that are relative to their own."""
+"""The modules that other modules of the page import by relative names."""
 
 
 @require_safe
 def demo(request: HttpRequest) -> HttpResponse:
-    """A page to talk to `/ws` from."""
+    """Return the demo page, from which a user can send messages to `/ws`."""
     import_map = _import_map()
     response = render(request, "ws_support/demo.html", {"import_map": import_map})
     response["Content-Security-Policy"] = _content_security_policy(import_map)
@@ -30,7 +32,7 @@ def demo(request: HttpRequest) -> HttpResponse:
 
 
 def upgrade_required(request: HttpRequest) -> HttpResponse:
-    """426 (RFC 9110, section 15.5.22): this path speaks WebSocket only."""
+    """Return 426 (RFC 9110, section 15.5.22) for an HTTP request to the path of the WebSocket."""
     reason = _what_is_wrong(request) or "This is a WebSocket: open it with ws:// or wss://."
     response = HttpResponse(f"{reason}\n", status=426, content_type="text/plain; charset=utf-8")
     if isinstance(request, ASGIRequest):
@@ -41,9 +43,9 @@ def upgrade_required(request: HttpRequest) -> HttpResponse:
 
 
 def _what_is_wrong(request: HttpRequest) -> str | None:
-    """Return what has become of a handshake that came as plain HTTP, and log what to change.
+    """Return what is wrong with a handshake that came as plain HTTP, and log what to change.
 
-    None for a request that is no handshake.
+    Return None for a request that is no handshake.
     """
     if "websocket" in request.headers.get("Upgrade", "").lower():
         reason = "This is a WebSocket, and the server took its handshake for plain HTTP."
@@ -62,16 +64,16 @@ def _what_is_wrong(request: HttpRequest) -> str | None:
         )
     else:
         return None
-    # %a: whatever the client wrote stays on one line.
+    # %a escapes line breaks: text of the client cannot forge a log line.
     logger.warning("%s Path %.200a. %s", reason, request.path, advice)
     return reason
 
 
 def _import_map() -> SafeString:
-    """Return where the modules are that storages serve under other names; nothing without any.
+    """Return an import map for modules that the storage serves under other names, or no text.
 
-    `ManifestStaticFilesStorage` and its like put a hash into each name, and leave the imports in
-    modules as they are, unless `support_js_module_import_aggregation` is set.
+    `ManifestStaticFilesStorage` and similar storages put a hash into each file name, but do not
+    change the imports in modules, unless `support_js_module_import_aggregation` is set.
     """
     importer = static("ws_support/demo.js")
     imports = {urljoin(importer, name): static(f"ws_support/{name}") for name in _IMPORTED}
@@ -82,12 +84,15 @@ def _import_map() -> SafeString:
 
 
 def _content_security_policy(import_map: str) -> str:
-    """Our own files only. Sockets may go anywhere: the page has a field for the address."""
+    """Return a policy that allows our own files only, and WebSockets to any address.
+
+    The page has a field for the address of the WebSocket.
+    """
     files = urlsplit(static("ws_support/demo.js"))
     source = f"{files.scheme}://{files.netloc}" if files.netloc else "'self'"
     scripts = source
     if import_map:
-        # Browsers take import maps only inline.
+        # Browsers accept an import map only inline, so the policy needs its hash.
         scripts += f" 'sha256-{b64encode(sha256(import_map.encode()).digest()).decode()}'"
     return (
         f"default-src 'none'; script-src {scripts}; style-src {source}; img-src {source} data:;"

@@ -1,1 +1,1 @@
-"""ASGI middlewares, one a file. `ws_support.asgi.WebSocketSupport` puts them in order."""
+"""ASGI middlewares, one in each file. `ws_support.asgi.WebSocketSupport` puts them in order."""

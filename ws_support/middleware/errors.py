@@ -1,4 +1,4 @@
-"""Errors that a client causes are none of the application's."""
+"""The handling of exceptions: those that a client can cause, and those of the application."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ logger = logging.getLogger("ws_support.client_errors")
 async def handle_client_error(
     error: Exception, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
 ) -> bool:
-    """Deal with an exception that any client can cause; `False` for all others.
+    """Handle an exception that any client can cause. Return False for all others.
 
-    Servers log a traceback for what an application raises. Two things are not worth one:
+    Servers log a traceback for each exception of an application. Two exceptions do not deserve one:
 
-    - A path that no route leads to: Channels' `URLRouter` raises `ValueError` (Channels 4.3). The
-      handshake is refused with 404.
-    - A message that the consumer cannot read: `InvalidMessage`. One line in the log.
+    - No route matches the path: `URLRouter` raises `ValueError` (Channels 4.3). The handshake is
+      refused with 404.
+    - The consumer cannot read a message: `InvalidMessage`. The log gets one line.
     """
     if isinstance(error, InvalidMessage):
         logger.warning(
@@ -59,10 +59,10 @@ async def handle_client_error(
 
 
 async def handle_error(error: Exception, scope: Any, send: ASGISendCallable) -> None:
-    """Log what an application has raised, once, and answer the handshake if that is left to do.
+    """Log an exception of the application once, and answer the handshake if nothing has yet.
 
-    Servers log it in their own words, without the path and the client, and Granian (2.8) without
-    the exception: they do not hear of it. A test hears of it, since its exception is raised.
+    The exception is not raised to the server: servers would log it without the path and the client,
+    and Granian (2.8) without the exception. Without a server, in a test, it is raised.
     """
     if not is_logged(error):
         logger.error(
@@ -77,13 +77,13 @@ async def handle_error(error: Exception, scope: Any, send: ASGISendCallable) -> 
         raise error
     if not scope.pop(UNANSWERED, False):
         return
-    # Servers differ in what they raise when the client has gone meanwhile.
+    # Servers raise different errors when the client has gone meanwhile.
     with suppress(Exception):
         await answer(scope, send, HTTPStatus.INTERNAL_SERVER_ERROR, "The server has failed.")
 
 
 def _raised_by_router(traceback: TracebackType | None) -> bool:
-    """Whether the innermost frame is the router's: a consumer's own error is none of ours."""
+    """Return True if the router itself has raised, and not a consumer behind it."""
     code = None
     while traceback is not None:
         code = traceback.tb_frame.f_code

@@ -1,4 +1,4 @@
-"""The heartbeat: connections of silent clients are closed."""
+"""The heartbeat middleware, which closes the connections of silent clients."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _OPTIONS: Final = {
 class Heartbeat:
     """Closes connections whose client has been silent for too long, with 3008.
 
-    A network that goes away sends no close: without this, the server finds out when TCP gives up,
-    after minutes or never. So the client promises a message every `interval` seconds; after twice
-    that without one, the connection is closed and reported as one whose client said goodbye: the
-    application receives `websocket.disconnect`, and the signal `disconnected` follows.
+    A network that fails sends no close frame: without a heartbeat, the server notices only when TCP
+    gives up, after minutes or never. Therefore the client promises a message every `interval`
+    seconds. After twice that time without a message, the connection is closed. The application then
+    receives `websocket.disconnect`, and the signal `disconnected` follows, as after any other end.
 
-    A `message` is answered with `reply` and not handed on. Silence counts while messages are
-    received. The consumers of this package go on with that while they are busy; for others, which
-    do not, unread messages may be waiting then.
+    The text `message` is answered with `reply` and does not reach the application. Silence is only
+    counted while messages are received. The consumers of this package receive also while they are
+    busy; other consumers do not, so that unread messages may be waiting meanwhile.
 
     The arguments replace `HEARTBEAT_INTERVAL` (seconds), `HEARTBEAT_MESSAGE` and `HEARTBEAT_REPLY`
-    of `WS_SUPPORT`. On a route inside `WebSocketSupport` they replace what it said for this route.
-    Raises `ImproperlyConfigured` for one that cannot be used.
+    of `WS_SUPPORT`. On a route inside `WebSocketSupport` they replace its values for this route.
+    Raises `ImproperlyConfigured` for an argument that cannot be used.
 
-    Per connection this costs one timer, and per message one reading of the clock; in front of other
-    consumers than those of this package also one coroutine.
+    The cost is one timer for each connection, and one reading of the clock for each message; with
+    consumers of other packages also one coroutine for each message.
     """
 
     def __init__(
@@ -54,14 +54,16 @@ class Heartbeat:
 
     async def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> Any:  # path() takes nothing that returns None for sure.
+    ) -> Any:  # The types of path() forbid None as the result.
         await self.watched(scope, receive, send)
 
     def watched(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> Awaitable[None]:
-        """The same for other middleware, without a coroutine of its own, which would be gone
-        through whenever a message arrives."""
+        """Run the application with the heartbeat, as `__call__()` does, for use by a middleware.
+
+        This is not a coroutine function: a coroutine more would cost time for each message.
+        """
         if scope["type"] != "websocket":
             return self.application(scope, receive, send)  # type: ignore[no-any-return]
         lifecycle = Lifecycle.of(scope)

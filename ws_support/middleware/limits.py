@@ -1,4 +1,4 @@
-"""How much: the size of messages, on servers that do not limit it themselves."""
+"""The limit for the size of messages, on servers that have none of their own."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ __all__ = ["MessageSizeLimit"]
 logger = logging.getLogger("ws_support.limits")
 
 _CLOSE_TIMEOUT: Final = 0.5
-"""Seconds that sending the close frame may take: full buffers would block it for ever."""
+"""Seconds that sending the close frame may take: full buffers would block it forever."""
 
 
 class MessageSizeLimit:
-    """Closes with 1009 when a message has more than `max_size` bytes.
+    """Closes connections whose client sends a message of more than `max_size` bytes, with 1009.
 
-    The server has received all of it by then: this keeps the message from the application, and
-    does not keep the server from spending memory on it. Costs one coroutine a message.
+    The server has received the whole message by then. The limit keeps the message away from the
+    application, but does not save the memory of the server. The cost is one coroutine a message.
     """
 
     def __init__(self, application: Any, max_size: int) -> None:
         self.application = application
         self._max_size = max_size
-        # A character has four bytes at most: what is no longer than this need not be encoded.
+        # A character has at most four bytes: text of up to so many characters fits for sure, and
+        # does not have to be encoded.
         self._surely_fits = max_size // 4
 
     async def __call__(
@@ -42,8 +43,10 @@ class MessageSizeLimit:
     def limited(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> Awaitable[None]:
-        """The same without a coroutine of its own, which would be gone through whenever a message
-        arrives."""
+        """Run the application with the limit, as `__call__()` does, for use by a middleware.
+
+        This is not a coroutine function: a coroutine more would cost time for each message.
+        """
         if scope["type"] != "websocket":
             return self.application(scope, receive, send)  # type: ignore[no-any-return]
 
@@ -57,7 +60,7 @@ class MessageSizeLimit:
                     return message
                 is_over = True
                 self._log(scope)
-            # Again, when whoever has received was cancelled meanwhile.
+            # Runs again on the next call if the receiving task was cancelled during the close.
             return await self._close(send)
 
         return self.application(scope, receive_limited, send)  # type: ignore[no-any-return]
@@ -83,7 +86,7 @@ class MessageSizeLimit:
 
     async def _close(self, send: Any) -> Any:
         end = {"code": int(CloseCode.MESSAGE_TOO_BIG), "reason": self._reason}
-        # Who does not read does not read this either, and the application hears of the end.
+        # A client that does not read blocks the close frame. The application still gets the end.
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(send({"type": "websocket.close", **end}), _CLOSE_TIMEOUT)
         return {"type": "websocket.disconnect", **end}

@@ -1,4 +1,4 @@
-"""Who may connect."""
+"""The origin check: which pages may connect."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _ADVICE: Final = {
 class OriginValidator(ChannelsOriginValidator):
     """Refuses handshakes whose `Origin` is not allowed, with 403.
 
-    Browsers do no CORS preflight for WebSockets and let every page open a socket to every server,
-    with the user's cookies. They do say where the page came from (RFC 6455, section 4.1), which
-    is what this checks. A client that is not a browser can write any `Origin`, so this protects
-    your users from foreign pages and is no authentication.
+    Browsers do no CORS preflight for WebSockets: every page can open a socket to every server, with
+    the user's cookies. But browsers send the origin of the page (RFC 6455, section 4.1), and this
+    middleware checks it. A client that is not a browser can send any `Origin`, so the check
+    protects your users from foreign pages, and is no authentication.
 
-    The arguments replace the keys of `WS_SUPPORT` of the same names. Raises `ImproperlyConfigured`
-    for one that cannot be used.
+    The arguments replace the keys of `WS_SUPPORT` with the same names. Raises
+    `ImproperlyConfigured` for an argument that cannot be used.
     """
 
     application: Any
@@ -63,7 +63,7 @@ class OriginValidator(ChannelsOriginValidator):
         allowed_origin_regexes: Collection[str | Pattern[str]] | FromSettings = FROM_SETTINGS,
         allow_missing_origin: bool | FromSettings = FROM_SETTINGS,
     ) -> None:
-        # Not Channels' __init__: its list of origins would be a second one, fixed for ever.
+        # The __init__ of Channels is not called: it would keep a second, fixed list of origins.
         self.application = application
         self._options = MiddlewareOptions(
             type(self).__name__,
@@ -76,14 +76,14 @@ class OriginValidator(ChannelsOriginValidator):
 
     async def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> Any:  # path() takes nothing that returns None for sure.
+    ) -> Any:  # The types of path() forbid None as the result.
         if scope["type"] != "websocket" or await self.admits(scope, receive, send):
             await self.application(scope, receive, send)
 
     async def admits(
         self, scope: WebSocketScope, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> bool:
-        """Whether the client may connect. If not, it has been told."""
+        """Return True if the client may connect. Otherwise, answer the handshake with 403."""
         if rule := await self._failed_rule(scope):
             await refuse(
                 scope,
@@ -98,17 +98,17 @@ class OriginValidator(ChannelsOriginValidator):
         return rule is None
 
     async def is_allowed(self, origin: str, scope: WebSocketScope) -> bool:
-        """Whether a page of `origin` may connect: what the settings say.
+        """Return True if a page of `origin` may connect, by default according to the settings.
 
-        Override this to decide by connection, for example by a tenant's domains in a database.
-        `origin` is what the client sent: `scheme://host[:port]`, `file://` or `"null"`;
-        malformed, missing and duplicate headers never come here, nor does anything when
-        everybody is allowed.
+        Override this to decide for each connection, for example by the domains of a tenant in a
+        database. `origin` is what the client sent: `scheme://host[:port]`, `file://` or `"null"`.
+        The method is not called for malformed, missing and duplicate headers, nor when every origin
+        is allowed.
         """
         return self._rules().allows(origin)
 
     def valid_origin(self, parsed_origin: ParseResult | None) -> bool:
-        """Channels' synchronous hook, by the same rules."""
+        """Return True if the origin may connect. This is the hook of Channels, with our rules."""
         if parsed_origin is None:
             return self._rules().everybody or self._options().allow_missing_origin
         return self._rules().allows(parsed_origin.geturl())

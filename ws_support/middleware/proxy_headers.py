@@ -1,4 +1,4 @@
-"""Who is in front: the client's address and scheme, as a proxy reports them."""
+"""Proxy headers: the client's address and scheme, as trusted proxies report them."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from django.core.exceptions import ImproperlyConfigured
 __all__ = ["ProxyHeaders"]
 
 UNIX: Final = "unix"
-"""In a list of trusted proxies: whoever connects by a Unix socket."""
+"""The entry in a list of trusted proxies that stands for all peers on a Unix socket."""
 
 _SECURE: Final = {"http": False, "ws": False, "https": True, "wss": True}
 
 _MAX_HOPS: Final = 64
-"""Addresses that are read, the last ones. A client can write as many as a request's head holds."""
+"""The most addresses that are read, from the last one on. A client can write any number of them."""
 
 
 class ProxyHeaders:
-    """Puts what trusted proxies write into `X-Forwarded-For` and `X-Forwarded-Proto` into `scope`.
+    """Sets the client and the scheme in `scope` from the headers of trusted proxies.
 
-    `trusted` holds the addresses and networks of proxies (`"127.0.0.1"`, `"10.0.0.0/8"`, `"::1"`),
-    `"unix"` for whoever connects by a Unix socket, or `"*"` for everybody. Raises
-    `ImproperlyConfigured` for anything else.
+    The headers are `X-Forwarded-For` and `X-Forwarded-Proto`. `trusted` holds the addresses and
+    networks of proxies (`"127.0.0.1"`, `"10.0.0.0/8"`, `"::1"`), `"unix"` for all peers on a Unix
+    socket, or `"*"` for every peer. Raises `ImproperlyConfigured` for any other entry.
 
-    Whoever connects can write what they like into these headers, so a header counts only as far as
-    the trust goes: `scope["client"]` becomes the last address that is not a trusted proxy's, and
-    `scope["scheme"]` what the proxy that connected says. From others, and when malformed, headers
-    change nothing. The port is the client's where the proxy says it, else 0. Of more than 64
+    Any client can send these headers, so they count only as far as trusted proxies wrote them:
+    `scope["client"]` becomes the last address that is not a trusted proxy's, and `scope["scheme"]`
+    the scheme that the directly connected proxy reports. Headers from other peers, and malformed
+    ones, change nothing. The port is the one that the proxy reports, else 0. Of more than 64
     addresses, the last 64 are read.
 
-    The headers themselves stay as they are.
+    The headers themselves stay unchanged.
     """
 
     def __init__(self, application: Any, trusted: Iterable[str]) -> None:
@@ -51,9 +51,9 @@ class ProxyHeaders:
         await self.application(scope, receive, send)
 
     def apply(self, scope: Any) -> None:
-        """Change the scope of a request or a WebSocket."""
+        """Set the client and the scheme in the scope of a request or a WebSocket."""
         peer = scope.get("client")
-        # Servers differ in what they say of Unix sockets: None, or a pair without an address.
+        # For a Unix socket, some servers have None here, others a pair without an address.
         address = _address(peer[0]) if peer else None
         if not self._trusts(address):
             return
@@ -61,7 +61,7 @@ class ProxyHeaders:
         scheme = ""
         for name, value in scope["headers"]:
             if name == b"x-forwarded-for":
-                # What stands before the last ones is one string: nobody looks at it.
+                # rsplit() leaves everything before the last 64 in one string, which is not read.
                 hops = [*hops, *value.rsplit(b",", _MAX_HOPS)][-_MAX_HOPS:]
             elif name == b"x-forwarded-proto":
                 scheme = value.decode("latin-1").rpartition(",")[2].strip().lower()
@@ -73,7 +73,7 @@ class ProxyHeaders:
             scope["scheme"] = f"{plain}s" if _SECURE[scheme] else plain
 
     def _client(self, hops: Iterator[bytes]) -> tuple[str, int] | None:
-        """The first of these that is nobody we trust, or the last one that can be read."""
+        """Return the first address that is not trusted, or the last one that can be read."""
         client = None
         for hop in hops:
             found = _address_and_port(hop.decode("latin-1").strip())
@@ -104,25 +104,25 @@ def _network(entry: str) -> IPv4Network | IPv6Network:
 
 
 def _address(host: object) -> IPv4Address | IPv6Address | None:
-    """The address that `host` is; None for anything else.
+    """Return `host` as an address, or None if it is none.
 
-    A zone (RFC 4007, "fe80::1%eth0") is a name on the machine that wrote it, and `ipaddress` takes
-    any text for one.
+    An address with a zone (RFC 4007, "fe80::1%eth0") is refused: a zone means something only on the
+    machine that wrote it, and `ipaddress` accepts any text as a zone.
     """
     if isinstance(host, str) and "%" in host:
         return None
     try:
-        address = ip_address(host)  # type: ignore[arg-type]  # Raises for what is none.
+        address = ip_address(host)  # type: ignore[arg-type]  # Raises ValueError for other types.
     except ValueError:
         return None
-    # A socket for both families reports 127.0.0.1 as ::ffff:127.0.0.1.
+    # A socket for both IPv4 and IPv6 reports 127.0.0.1 as ::ffff:127.0.0.1.
     return getattr(address, "ipv4_mapped", None) or address
 
 
 def _address_and_port(hop: str) -> tuple[IPv4Address | IPv6Address, int] | None:
     """Read `1.2.3.4`, `1.2.3.4:5678`, `2001:db8::1` or `[2001:db8::1]:5678`.
 
-    A port that is none is 0. None for anything else.
+    An invalid or missing port becomes 0. Return None for any other text.
     """
     if hop.startswith("["):
         host, bracket, rest = hop[1:].partition("]")

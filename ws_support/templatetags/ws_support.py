@@ -1,4 +1,4 @@
-"""`{% load ws_support %}`: what a page has to know of the server."""
+"""Template tags (`{% load ws_support %}`) that give a page the settings of the server."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ws_support.conf import get_options
 register = template.Library()
 
 _LONGEST: Final = 2**31 - 1
-"""Milliseconds of a timer in a browser."""
+"""The most milliseconds that a timer in a browser can have."""
 
 
 @register.simple_tag
 def websocket_client(path: str | None = None) -> SafeString:
-    """The settings of the heartbeat, and the path of the WebSocket, for `client.js`.
+    """Return the settings of the heartbeat and the path of the WebSocket, for `client.js`.
 
-    Data and no script (a `<script type="application/json">`, which every Content Security Policy
-    admits), once a page and anywhere in it. `path` is where a `ReliableWebSocket` connects to that
-    is given no URL; one that begins with a slash gets the prefix that `{% url %}` writes, unless it
-    has it.
+    The result is data, not a script (a `<script type="application/json">`, which every Content
+    Security Policy allows). Use the tag once in a page, anywhere. A `ReliableWebSocket` without a
+    URL connects to `path`. A path that begins with a slash gets the prefix that `{% url %}` writes,
+    unless it has that prefix.
     """
     options = get_options()
     settings: dict[str, Any] = {
@@ -40,7 +40,7 @@ def websocket_client(path: str | None = None) -> SafeString:
 
 
 def _prefixed(path: str) -> str:
-    """Return `path` below `FORCE_SCRIPT_NAME`, or where else the project is mounted."""
+    """Return `path` with the prefix of the project, for example `FORCE_SCRIPT_NAME`."""
     prefix = get_script_prefix()
     is_absolute = path.startswith("/") and not path.startswith("//")
     if not is_absolute or path.startswith(prefix):
