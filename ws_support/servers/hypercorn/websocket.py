@@ -1,4 +1,4 @@
-"""WebSockets in Hypercorn (0.18), with limits so that no client can hold up the others."""
+"""WebSockets in Hypercorn (0.18), with limits that protect other clients."""
 
 from __future__ import annotations
 
