@@ -79,14 +79,15 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
 
     def _say(self, text: str) -> None:
-        # A disk that is full, or a pipe that nobody reads, keeps no server from serving.
+        # A full disk, or a pipe that nobody reads, must not keep the server from starting.
         with suppress(OSError):
             self.stdout.write(text)
-            # Else it stays in here while the server runs, when the output is no terminal.
+            # Otherwise the text stays in the buffer while the server runs, unless the output is a
+            # terminal.
             self.stdout.flush()
 
     def _best(self, plan: Plan) -> ASGIServer:
-        """The first that is installed and can do what is asked for."""
+        """Return the first installed server that can do everything that `plan` asks for."""
         installed = [server for server in map(get_server, SERVERS) if server.missing() is None]
         reasons: list[str] = []
         for server in installed:
@@ -136,7 +137,7 @@ def _plan(given: dict[str, Any]) -> Plan:
 
 
 def _address(given: dict[str, Any]) -> tuple[str, int]:
-    """Where to listen: what `--host` and `--port` say, or the argument that `runserver` has."""
+    """Return the host and the port, from `--host` and `--port` or from the argument."""
     text = given["addrport"]
     if text is None:
         return given["host"] or _HOST, given["port"] or _PORT
@@ -152,7 +153,7 @@ def _address(given: dict[str, Any]) -> tuple[str, int]:
 
 
 def _server_with(protocol: str | None) -> str | None:
-    """The one that `--ws` speaks of."""
+    """Return the name of the server that has the `--ws` choice `protocol`, or `None`."""
     return next((name for name in SERVERS if protocol in get_server(name).protocols), None)
 
 
@@ -180,9 +181,12 @@ def _lines(server: ASGIServer, plan: Plan) -> dict[str, str]:
 
 
 def _check_certificate(certfile: str, keyfile: str) -> None:
-    """Raises `CommandError` for what every server would refuse, each in its own way."""
+    """Raise `CommandError` if the files cannot be used.
+
+    Every server would refuse them, too, each with its own error.
+    """
     try:
-        # A password would be asked for at the terminal.
+        # Without a password, OpenSSL would ask for one at the terminal.
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
             certfile, keyfile, password=lambda: ""
         )
@@ -193,18 +197,21 @@ def _check_certificate(certfile: str, keyfile: str) -> None:
 
 
 def _allow_many_connections() -> None:
-    """Each connection is an open file, of which many systems allow 1,024 unless asked for more."""
+    """Raise the limit of open files, since each connection is one.
+
+    Many systems allow 1,024 until a process asks for more.
+    """
     with suppress(ImportError):  # Windows
         import resource
 
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # macOS allows less than it says.
+        # macOS allows less than the hard limit that it reports.
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Once(argparse.Action):
-    """An option that is given once: argparse drops the first of two without a word."""
+    """An option that may be given only once: argparse ignores the first of two silently."""
 
     _is_given = False
 

@@ -19,17 +19,17 @@ from ws_support.servers._run.banner import summary, unguarded
 from ws_support.servers.daphne.server import Server, configuration
 
 _GOODBYE_TIMEOUT: Final = 2
-"""Seconds that applications may take to end: somebody waits for the reload."""
+"""Seconds that applications may take to end, since a developer waits for the reload."""
 
 
 class DevelopmentServer(Server):
-    """The server in the thread that Django's autoreloader gives it, or in the main thread."""
+    """Daphne in the thread of Django's autoreloader, or in the main thread without a reloader."""
 
     def run(self) -> None:
         self._done = threading.Event()
-        # The autoreloader ends its process, at Ctrl-C and to start a new one, without a word to
-        # this thread. The clients would see their connections break. By the time of `atexit`, no
-        # thread can be had any more for what is synchronous, as in the `disconnect()` of consumers.
+        # The autoreloader ends its process, at Ctrl-C and before a restart, without telling this
+        # thread, and clients would see their connections break. `atexit` is too late: no new thread
+        # can be started then for synchronous code, such as the `disconnect()` of consumers.
         register = getattr(threading, "_register_atexit", atexit.register)
         register(self._stop_and_wait)
         try:
@@ -44,7 +44,7 @@ class DevelopmentServer(Server):
 
     def kill_all_applications(self) -> Deferred[Any]:
         if threading.current_thread() is threading.main_thread():
-            # Nobody else sees to it that the process ends.
+            # In the main thread, only this watchdog makes sure that the process ends.
             watchdog = threading.Timer(self.stop_timeout + _GOODBYE_TIMEOUT, os._exit, (0,))
             watchdog.daemon = True
             watchdog.start()
@@ -52,7 +52,7 @@ class DevelopmentServer(Server):
 
     def listen_error(self, failure: Failure) -> None:
         sys.stderr.write(f"Error: {failure.getErrorMessage()}\n")
-        # As in Django's own runserver: in a thread, sys.exit() ends nothing but that thread.
+        # As in Django's own runserver: in a thread, sys.exit() ends only that thread.
         os._exit(1)
 
 
@@ -63,12 +63,12 @@ class Command(DaphneCommand):  # type: ignore[misc]
         super().add_arguments(parser)
         for action in parser._actions:
             if action.dest == "websocket_handshake_timeout":
-                # What takes that long in Daphne is the application.
+                # In Daphne, this timeout limits the time of the application, not of the client.
                 action.default = 0
                 action.help = "Seconds for an application to accept or refuse (default: no limit)"
 
     def handle(self, *args: Any, **options: Any) -> None:
-        # What was asked for on the command line goes before the settings.
+        # Options of the command line override the settings.
         self._from_command_line = {
             name: options[name]
             for name in ("websocket_max_message_size", "websocket_max_frame_size")
@@ -82,13 +82,13 @@ class Command(DaphneCommand):  # type: ignore[misc]
         super().handle(*args, **options)
 
     def _stop_at_hangup(self, use_reloader: bool) -> None:
-        """Say goodbye when the terminal is closed, too, unless `nohup` says to go on."""
+        """Stop in good order when the terminal is closed, unless `nohup` ignores SIGHUP."""
         for number in signal.Signals:
             if number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, _exit if use_reloader else _stop_reactor)
 
     def server_cls(self, **arguments: Any) -> DevelopmentServer:
-        """The server, made when the system checks have passed: Daphne's command calls this."""
+        """Return the server. Daphne's command calls this when the system checks have passed."""
         options = get_options()
         size = self._from_command_line.get("websocket_max_message_size", options.max_message_size)
         self.stdout.write(summary(replace(options, max_message_size=size), unguarded()))

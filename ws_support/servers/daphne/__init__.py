@@ -1,7 +1,7 @@
 """Daphne for `manage.py runasgi`.
 
-What it is made of is in `daphne_server.py`, and loaded when it is needed: Twisted takes as long as
-Django does, and other servers are chosen far more often.
+`ws_support.servers.daphne.server` is imported only when the server is used: the import of Twisted
+takes as long as that of Django, and other servers are chosen far more often.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Daphne(SocketServer):
 
 
 def _can_deflate() -> bool:
-    # First: it chooses the reactor, which others only import.
+    # Imported first, since this module chooses the reactor that other modules import.
     import ws_support.servers.daphne.server  # noqa: F401
     from ws_support.servers.daphne.websocket import CAN_DEFLATE
 

@@ -1,4 +1,4 @@
-"""Flow control for Daphne: what the application has not read, and what the client has not."""
+"""Flow control for Daphne, in both directions: a receive queue and an outbox."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ws_support.servers._run.queued_text import packed, size, unpacked
 
 MAX_MESSAGES: Final = 32
 MAX_SIZE: Final = 64 * 1024
-"""Messages, or characters and bytes of them, that may wait for the application."""
+"""Limits of what may wait for the application: messages, and their characters or bytes."""
 
 
 class ReceiveQueue(asyncio.Queue[dict[str, Any]]):
-    """The client's messages, on their way to the application.
+    """Queue of the client's messages for the application.
 
-    It takes whatever comes, and says when that is too much: `is_full`. When the application has
-    received all of it, `on_empty` is called in the next turn of the event loop, so that a client
-    that floods its application holds up nobody else's.
+    The queue takes every message, and `is_full` is true when there are too many. When the
+    application has received all of them, `on_empty` is called in the next turn of the event loop,
+    so that a client that floods its application does not hold up other connections.
     """
 
     def __init__(self, on_empty: Callable[[], None]) -> None:
@@ -31,7 +31,7 @@ class ReceiveQueue(asyncio.Queue[dict[str, Any]]):
     def is_full(self) -> bool:
         return self.qsize() >= MAX_MESSAGES or self._unread >= MAX_SIZE
 
-    # What asyncio's own queues override.
+    # The methods that asyncio's own kinds of queues override.
 
     def _put(self, message: dict[str, Any]) -> None:
         message = packed(message)
@@ -50,8 +50,11 @@ class ReceiveQueue(asyncio.Queue[dict[str, Any]]):
 
 
 class Outbox:
-    """Whether the client reads what is sent: the producer that a Twisted transport asks to pause
-    while its buffer holds more than 64 KiB."""
+    """Flow control of what is sent to the client.
+
+    The outbox is the producer that a Twisted transport pauses while its buffer holds more than 64
+    KiB.
+    """
 
     def __init__(self, on_writable: Callable[[], None]) -> None:
         self._on_writable = on_writable
@@ -62,7 +65,7 @@ class Outbox:
         return self._room is not None
 
     async def room(self) -> None:
-        """Wait until the client has read, or has gone."""
+        """Wait until the client has read enough, or has gone."""
         while self._room is not None:
             await asyncio.shield(self._room)
 

@@ -1,7 +1,7 @@
-"""Daphne's side of a request, without the gaps that its users meet.
+"""HTTP requests in Daphne, with limits, flow control and corrections.
 
-Each difference names the symptom and the version it was seen with, so that it can go on the day
-it is mended there. Whatever is not named here is Daphne's (4.2.3) and Twisted's (26.10).
+Each difference names the symptom and the version with it, so that the difference can be deleted
+when the server has been corrected. Everything else is Daphne's (4.2.3) and Twisted's (26.10).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from http import HTTPStatus
 from typing import Any, Final
 
-import daphne.server  # It chooses the reactor, and imports its `http_protocol` after that.
+import daphne.server  # Chooses the reactor, and imports `daphne.http_protocol` after that.
 from twisted.web import http
 
 from ws_support.servers._run.leftovers import Leftovers
@@ -21,13 +21,13 @@ from ws_support.servers.daphne.flow import Outbox
 logger = logging.getLogger("ws_support.daphne")
 
 _SILENCE: Final = 0.3
-"""Seconds in which nothing comes any more from a client that was refused."""
+"""Seconds without data from a refused client, after which its connection is closed."""
 
 _LINGER: Final = 5.0
-"""Seconds after which it is cut off, whatever comes."""
+"""Seconds after which a refused client is cut off, even if it still sends."""
 
 _LAST_WORDS: Final = 1.0
-"""Seconds for the end of TLS, of which a client that is gone says nothing."""
+"""Seconds to wait for the end of TLS, which a client that is gone never confirms."""
 
 _HTTPChannel: Any = http.HTTPChannel
 
@@ -35,14 +35,14 @@ _ABSOLUTE_FORM: Final = re.compile(
     rb"https?://((?:\[[0-9a-f:.]+\]|[a-z0-9._~%!$&'()*+,;=-]+)(?::[0-9]*)?)(?:([/?].*))?",
     re.IGNORECASE | re.DOTALL,
 )
-"""A request's target with its authority (RFC 9112, section 3.2.2)."""
+"""A request's target in absolute form, with its authority (RFC 9112, section 3.2.2)."""
 
 
 class WebRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]
-    """One request, which may become a WebSocket."""
+    """One request, which may open a WebSocket."""
 
     is_event_stream = False
-    """Whether the response is one that has no end."""
+    """True if the response is an event stream, which has no end."""
 
     _outbox: Outbox | None = None
 
@@ -52,7 +52,7 @@ class WebRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if path.lower().startswith((b"http://", b"https://")):
-            # Daphne takes all of it for a path, and believes the header.
+            # Daphne takes the whole target for a path, and the host from the Host header.
             absolute = _ABSOLUTE_FORM.fullmatch(path)
             if absolute is None:
                 self.channel.refuse(HTTPStatus.BAD_REQUEST, "The target is malformed")
@@ -67,7 +67,7 @@ class WebRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]
             if why := self._malformed():
                 self.channel.refuse(HTTPStatus.BAD_REQUEST, why)
                 return None
-            # Daphne looks at the first line, and for nothing else in there.
+            # Daphne looks only at the first line, and for no other token in this line.
             self.requestHeaders.setRawHeaders(b"upgrade", [b"websocket"])
             channel = self.channel
             super().process()
@@ -76,11 +76,11 @@ class WebRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]
         return super().process()
 
     def _malformed(self) -> str | None:
-        """What is wrong with a handshake that Daphne or autobahn would accept."""
+        """Return what is wrong with a handshake that Daphne or autobahn would accept, or `None`."""
         if self.clientproto != b"HTTP/1.1":
             return "A WebSocket is opened with HTTP/1.1"
         if self.content.read(1):
-            return "A handshake has no body"  # Frames that were not masked, for Daphne.
+            return "A handshake has no body"  # Daphne would read a body as unmasked frames.
         if len(self.requestHeaders.getRawHeaders(b"host", [])) > 1:
             return "A request has one Host header"
         version = b",".join(self.requestHeaders.getRawHeaders(b"sec-websocket-version", []))
@@ -89,7 +89,7 @@ class WebRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]
         return None
 
     def _tokens(self, name: bytes) -> list[bytes]:
-        """The members of a list that may be in several lines (RFC 9110, section 5.3)."""
+        """Return the tokens in all lines of a header, in lower case (RFC 9110, section 5.3)."""
         lines = b",".join(self.requestHeaders.getRawHeaders(name, []))
         return [each.strip(b" \t") for each in lines.lower().split(b",")]
 
@@ -98,7 +98,7 @@ class WebRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]
         if message["type"] == "http.response.start" and not self.finished:
             content_type = self.responseHeaders.getRawHeaders(b"content-type", [b""])[0]
             self.is_event_stream = content_type.lower().startswith(b"text/event-stream")
-            # Daphne has no flow control: what the client does not read waits in memory.
+            # Daphne has no flow control: it keeps in memory what the client has not read.
             self._outbox = Outbox(lambda: None)
             self.registerProducer(self._outbox, True)
 
@@ -122,7 +122,7 @@ class WebRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]
             self._outbox = None
 
     def leave(self) -> None:
-        """Tell the application that its client has left."""
+        """Send the application `http.disconnect`, as if the client had left."""
         if self.application_queue is not None:
             self.send_disconnect()
 
@@ -130,8 +130,8 @@ class WebRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]
 class HTTPChannel(_HTTPChannel):  # type: ignore[misc]
     """One connection, with limits for each head and for the trailers of a chunked request.
 
-    Twisted bounds a head to 16 KiB and 500 lines, and its time not at all: each byte starts the 60
-    seconds anew that may pass without one. Whoever is refused gets `400` without a word.
+    Twisted limits a head to 16 KiB and 500 lines, and has no limit for its time: the timeout of 60
+    seconds starts anew with each byte. A refused client gets `400` without a reason.
     """
 
     MAX_LENGTH = MAX_HEAD
@@ -140,7 +140,7 @@ class HTTPChannel(_HTTPChannel):  # type: ignore[misc]
     _head_size = 0
     _head_lines = 0
     _successor: Any = None
-    """The WebSocket that this connection became."""
+    """The protocol of the WebSocket that this connection has become."""
     _limit: Any = None
     """The timer of a head, or of trailers."""
     _linger: Any = None
@@ -165,7 +165,7 @@ class HTTPChannel(_HTTPChannel):  # type: ignore[misc]
             self._refuse_head()
         else:
             super().lineReceived(line)
-        # True: the rest of what was read is dropped.
+        # If True, Twisted drops the rest of what was read.
         return self._linger is not None
 
     def lineLengthExceeded(self, line: bytes) -> bool:
@@ -173,13 +173,13 @@ class HTTPChannel(_HTTPChannel):  # type: ignore[misc]
         return True
 
     def hand_over(self) -> None:
-        """From now on the client speaks to whatever its transport has for a protocol."""
+        """Pass on what the client sends from now on to the protocol of its transport."""
         transport = self.transport
         self._successor = getattr(transport, "wrappedProtocol", None) or transport.protocol
 
     def rawDataReceived(self, data: bytes) -> bool | None:
         if self._successor is not None:
-            # What came together with the handshake, which Daphne drops.
+            # Data that came together with the handshake. Daphne drops such data.
             self._successor.dataReceived(data)
             return None
         super().rawDataReceived(data)
@@ -243,16 +243,16 @@ class HTTPChannel(_HTTPChannel):  # type: ignore[misc]
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         if getattr(self._transferDecoder, "state", None) == "TRAILER":
-            # Nothing but their size is checked.
+            # The size of trailers is all that Twisted checks.
             self._refuse_head()
             return
         self.refuse(HTTPStatus.BAD_REQUEST, "The request is malformed")
 
     def refuse(self, status: HTTPStatus, reason: str) -> None:
-        """Answer with an error, and close when nothing more comes.
+        """Answer with an error, and close the connection when no more data comes.
 
-        Closed at once, the connection would be reset by what is still on its way, and the answer
-        lost with it.
+        After a close at once, data that is still on its way would reset the connection, and the
+        client would not see the answer.
         """
         logger.info("Refused with %d: %s: from %s.", status, reason, self._client())
         self._stop_limit()
@@ -278,7 +278,7 @@ class HTTPChannel(_HTTPChannel):  # type: ignore[misc]
 
 
 class HTTPFactory(daphne.http_protocol.HTTPFactory):  # type: ignore[misc]
-    """Makes a channel for each connection."""
+    """Makes an `HTTPChannel` for each connection."""
 
     def protocol(self) -> Any:
         return http._GenericHTTPChannelProtocol(HTTPChannel())

@@ -1,7 +1,7 @@
-"""Daphne with the options of `WS_SUPPORT`, and without the gaps that its users meet.
+"""Daphne's server with the options of `WS_SUPPORT`, and with corrections.
 
-Each difference names the symptom and the version it was seen with, so that it can go on the day
-it is mended there. Whatever is not named here is Daphne's (4.2.3).
+Each difference names the symptom and the version with it, so that the difference can be deleted
+when the server has been corrected. Everything else is Daphne's (4.2.3).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
-import daphne.server  # First: it chooses the reactor, which others only import.
+import daphne.server  # First, since this module chooses the reactor that other modules import.
 import daphne.ws_protocol
 from OpenSSL import crypto
 from twisted.internet import reactor
@@ -33,7 +33,7 @@ from ws_support.servers.daphne.http import HTTPFactory, WebRequest
 from ws_support.servers.daphne.websocket import CAN_DEFLATE, WebSocketProtocol
 
 _PATIENCE: Final = 1
-"""Seconds for applications to end that are told that their clients have left."""
+"""Seconds that an application has to end after it was told that its client has left."""
 
 _TALKING: Final = (WebSocketProtocol.STATE_CONNECTING, WebSocketProtocol.STATE_OPEN)
 
@@ -43,14 +43,15 @@ _NO_LIMITS: Final = {
     "websocket_handshake_timeout": 0,
     "application_close_timeout": inf,
 }
-"""Daphne ends a WebSocket after a day, a handshake whose application takes more than 5 s, and an
-application 10 s after its client has left, with a warning."""
+"""Options that switch off Daphne's own timeouts. Daphne ends a WebSocket after a day, a handshake
+whose application takes more than 5 s, and an application 10 s after its client has left, with a
+warning."""
 
 _CERTIFICATE: Final = rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----"
 
 
 def configuration(options: Options) -> dict[str, Any]:
-    """`options` as keyword arguments of `Server`."""
+    """Return `options` as keyword arguments of `Server`."""
     return {
         "ping_interval": options.keep_alive_interval or inf,
         "ping_timeout": options.keep_alive_timeout or 0,
@@ -61,11 +62,11 @@ def configuration(options: Options) -> dict[str, Any]:
 
 
 class Server(daphne.server.Server):  # type: ignore[misc]
-    """Daphne's server, for `WebSocketProtocol` connections.
+    """Daphne's server, with `WebSocketProtocol` for its connections.
 
     Takes Daphne's arguments. `ping_interval` and `ping_timeout` are seconds and may be fractions;
-    `inf` and 0 switch them off. `per_message_deflate`: compress for clients that offer it.
-    `stop_timeout`: seconds that applications may take to end when the server stops.
+    `inf` switches pings off, and 0 the wait for pongs. `per_message_deflate`: compress for clients
+    that offer it. `stop_timeout`: seconds that applications may take to end when the server stops.
     """
 
     def __init__(
@@ -78,9 +79,9 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         stop_timeout: float = 10,
         **options: Any,
     ) -> None:
-        # Our protocol has timers of its own. Daphne looks every two seconds which pings are due,
-        # and txaio (25.12) cuts off the fractions of the second at which a pong is: a timeout of
-        # 1 second ends a connection after anything from 0 to 1.
+        # `WebSocketProtocol` has its own timers. Daphne checks every two seconds which pings are
+        # due, and txaio (25.12) rounds the deadline of a pong down to whole seconds: a timeout of
+        # 1 second ends a connection after 0 to 1 seconds.
         super().__init__(
             application, ping_interval=inf, ping_timeout=0, **{**_NO_LIMITS, **options}
         )
@@ -101,7 +102,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
 
     @http_factory.setter
     def http_factory(self, _: Any) -> None:
-        # Daphne's run() makes the factory and offers no choice of its requests.
+        # Daphne's run() makes this factory, and has no option for the class of requests.
         self._http_factory = HTTPFactory(self)
 
     @property
@@ -110,9 +111,9 @@ class Server(daphne.server.Server):  # type: ignore[misc]
 
     @ws_factory.setter
     def ws_factory(self, factory: daphne.ws_protocol.WebSocketFactory) -> None:
-        # Daphne's run() makes the factory and offers no choice of its protocol.
+        # Daphne's run() makes this factory, and has no option for its protocol.
         factory.protocol = WebSocketProtocol
-        # autobahn speaks a draft of the protocol, too (RFC 6455, section 4.1: the version is 13).
+        # autobahn also accepts a draft of the protocol (RFC 6455, section 4.1: the version is 13).
         factory.setProtocolOptions(versions=[13])
         self._ws_factory = factory
 
@@ -123,7 +124,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
                 partial(self._application_done, protocol)
             )
             return queue  # type: ignore[no-any-return]
-        # Daphne undoes percent-encodings, which sub-protocols do not have.
+        # Daphne decodes percent-encodings, which sub-protocols do not have.
         scope["subprotocols"] = list(protocol.websocket_protocols)
         # Daphne leaves these out, though ASGI asks for the first two.
         scope["scheme"] = protocol.scheme
@@ -131,8 +132,9 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         scope["extensions"] = {"websocket.http.response": {}}
         scope["asgi"] = {"version": "3.0"}
         if prefix := self.root_path.rstrip("/"):
-            # `runserver` hands over FORCE_SCRIPT_NAME, which Django takes off a page's path where
-            # it stands there, and Channels' router demands of a WebSocket's.
+            # `runserver` passes FORCE_SCRIPT_NAME as `root_path`. Django removes this prefix from
+            # the path of a page if it is there; Channels' router requires it in the path of a
+            # WebSocket.
             apply_prefix(scope, prefix)
         messages = ReceiveQueue(protocol.resume)
         application: asyncio.Future[None]
@@ -143,7 +145,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
                 )
             )
         except Exception as error:
-            # Daphne leaves the client to the timeout of the handshake.
+            # Daphne leaves such a client without an answer until the timeout of the handshake.
             application = asyncio.get_running_loop().create_future()
             application.set_exception(error)
         application.add_done_callback(protocol.application_done)
@@ -152,7 +154,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         return messages
 
     async def _reply(self, protocol: WebSocketProtocol, message: dict[str, Any]) -> None:
-        """The application's `send()` of a WebSocket."""
+        """Send a message of a WebSocket's application."""
         if message["type"] == "websocket.send":
             await protocol.room()
         if protocol.state in _TALKING and self._is_connected(protocol):
@@ -161,7 +163,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
             await protocol.leftovers.drop()
 
     async def handle_reply(self, protocol: WebRequest, message: dict[str, Any]) -> None:
-        """The application's `send()` of a request."""
+        """Send a message of a request's application."""
         if not self._is_connected(protocol):
             await protocol.leftovers.drop()
             return
@@ -174,31 +176,32 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         return details is not None and "disconnected" not in details
 
     def _application_done(self, protocol: Any, application: asyncio.Future[None]) -> None:
-        """Forget an application that has ended with what we told it: its client has gone.
+        """Forget an application that has ended with `ClientGone`, which `send()` raises.
 
-        Daphne logs the traceback.
+        Daphne would log a traceback for such an application.
         """
         if not application.cancelled() and isinstance(application.exception(), ClientGone):
             self.connections.get(protocol, {}).pop("application_instance", None)
 
     def run(self) -> None:
         super().run()
-        # What Django and other applications have started for their connections, and left behind
-        # when they were cancelled. CPython 3.11 crashes on its way out where a task is suspended.
+        # Django and other applications leave tasks behind that they have started for their
+        # connections, when they are cancelled. CPython 3.11 crashes at its exit while a task is
+        # suspended.
         reactor._asyncioEventloop.run_until_complete(_end_tasks())
 
     def kill_all_applications(self) -> Deferred[Any]:
-        """Stop listening, say goodbye, end every application and wait until all are done.
+        """Stop listening, drain the connections, end every application and wait for all of them.
 
-        Daphne waits for the first one only, and for none when a connection is younger than a
-        second: it then looks for the application of the request that became a WebSocket, and the
-        KeyError goes to Twisted's log. It listens on meanwhile.
+        Daphne 4.2.3 waits for the first application only. When a connection is younger than a
+        second, Daphne waits for none: it looks up the application of the request that has become a
+        WebSocket, and the KeyError goes to Twisted's log. Daphne also listens on meanwhile.
         """
         for port in self._ports:
             port.stopListening()
         ended = asyncio.wait_for(self._end_applications(), self.stop_timeout)
         deferred = Deferred.fromFuture(asyncio.ensure_future(ended))
-        deferred.addErrback(lambda _: None)  # They had their time.
+        deferred.addErrback(lambda _: None)  # After the timeout, the server stops all the same.
         return deferred
 
     async def _end_applications(self) -> None:
@@ -207,14 +210,15 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         self._end_requests()
         if running := self._running_applications():
             await asyncio.wait(running, timeout=self.patience)
-        # More than once: a handshake may have been on its way.
+        # Repeated, since a handshake may have been on its way.
         while running := self._cancel_applications():
             await asyncio.wait(running)
 
     def _end_requests(self) -> None:
-        """Tell every request that its client has left.
+        """Send every request's application `http.disconnect`.
 
-        Django cancels a view when it is told so. When it is cancelled itself, the view goes on.
+        Django cancels a view at `http.disconnect`. When Django is cancelled itself, its view goes
+        on.
         """
         for request in self._requests():
             request.leave()
@@ -249,21 +253,22 @@ async def _end_tasks() -> None:
 
 
 class ProductionServer(Server):
-    """What `manage.py runasgi` starts."""
+    """The server that `manage.py runasgi` starts."""
 
     def __init__(self, application: Any, plan: Plan, listener: socket.socket, stop: Stop) -> None:
         super().__init__(
             application,
             endpoints=["one that listens already"],
             ready_callable=self._adopt_listener,
-            signal_handlers=False,  # Twisted's raise at the second signal.
+            signal_handlers=False,  # Twisted's handlers raise an error at the second signal.
             stop_timeout=plan.options.shutdown_timeout,
             **configuration(plan.options),
         )
-        # At 90 % of the time, there is not much left.
+        # This wait begins after 90 % of the shutdown time, so only a part of the rest is used.
         self.patience = min(_PATIENCE, 0.05 * plan.options.shutdown_timeout)
         self._is_stopping = False
-        # Daphne wants some, but only as strings that Twisted makes listen by itself.
+        # Daphne requires endpoints as strings, for which Twisted would make its own sockets. The
+        # listener is adopted instead, so the list is emptied.
         self.endpoints: list[str] = []
         self._plan = plan
         self._listener = listener
@@ -280,13 +285,13 @@ class ProductionServer(Server):
         self.listen_success(port)
 
     async def _end_applications(self) -> None:
-        # They would go on for all of the time, and their clients come back by themselves.
+        # Event streams end first: they would take all of the time, and their clients reconnect.
         self._is_stopping = True
         for request in self._requests():
             if request.is_event_stream:
                 self._end_stream(request)
         await self._stop.say_goodbye()
-        # What is left: WebSockets of other applications, and requests.
+        # What is left are WebSockets of applications other than ours, and requests.
         self._close_websockets()
         if running := self._running_applications():
             await asyncio.wait(running, timeout=self._stop.left_for_the_server)
@@ -304,12 +309,12 @@ class ProductionServer(Server):
     def _end_stream(self, request: WebRequest) -> None:
         request.leave()
         application = self.connections[request]["application_instance"]
-        # Of one that does not listen.
+        # For an application that does not receive `http.disconnect`.
         asyncio.get_running_loop().call_later(_PATIENCE, application.cancel)
 
 
 def _tls(certfile: Path, keyfile: Path) -> CertificateOptions:
-    """The certificate and all that stand behind it in its file, with TLS 1.2 or newer."""
+    """Return options for TLS 1.2 or newer, with the certificate and the chain of `certfile`."""
     first, *others = map(
         Certificate.loadPEM, re.findall(_CERTIFICATE, certfile.read_bytes(), re.DOTALL)
     )

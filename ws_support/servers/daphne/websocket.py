@@ -1,7 +1,7 @@
-"""Daphne's side of a WebSocket, without the gaps that its users meet.
+"""WebSockets in Daphne, with flow control, keep-alive, denial responses and corrections.
 
-Each difference names the symptom and the version it was seen with, so that it can go on the day
-it is mended there. Whatever is not named here is Daphne's (4.2.3) and autobahn's (26.10.2).
+Each difference names the symptom and the version with it, so that the difference can be deleted
+when the server has been corrected. Everything else is Daphne's (4.2.3) and autobahn's (26.10.2).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from inspect import signature
 from math import inf
 from typing import Any, Final
 
-import daphne.server  # First: it chooses the reactor, which others only import.
+import daphne.server  # First, since this module chooses the reactor that other modules import.
 import daphne.ws_protocol
 from autobahn.util import encode_truncate
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
@@ -32,35 +32,37 @@ from ws_support.servers.daphne.flow import Outbox, ReceiveQueue
 
 logger = logging.getLogger("ws_support.daphne")
 
-# Twisted (26.10) answers 426 Unknown Status.
+# Twisted (26.10) has no phrase for this status and would answer "426 Unknown Status".
 RESPONSES.setdefault(426, b"Upgrade Required")
 
-# autobahn (26.10) knows the codes up to 1013.
+# autobahn (26.10) allows close codes up to 1013 only.
 AutobahnProtocol.CLOSE_STATUS_CODES_ALLOWED.append(CloseCode.BAD_GATEWAY)
 
 _ORIGIN_HEADER = re.compile(rb"\r\norigin:([^\r\n]*)\r\n", re.IGNORECASE)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _FLUSH_TIMEOUT = 10
-"""Seconds in which the last words have to reach a client that we have finished with."""
+"""Seconds for the last data to reach the client after the connection has been closed."""
 _WINDOW_BITS = 12  # 4 KiB
 _MAX_REASON_SIZE = 123  # bytes (RFC 6455, section 5.5)
 
 CAN_DEFLATE: Final = (
     "max_output_len" in signature(PerMessageDeflate.decompress_message_data).parameters
 )
-"""Whether autobahn limits what a compressed message becomes. Older ones than 26 inflate a few
+"""True if autobahn limits the size of an inflated message. Versions before 26 inflate a few
 kilobytes to gigabytes (GHSA-hxp9-w8x3-p566)."""
 
 
 class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[misc]
     """One WebSocket connection."""
 
-    # Options of autobahn. Daphne leaves the defaults, by which a client that breaks the protocol
-    # or sends too much is cut off without a close frame, and its own code is answered with 1000.
+    # Options of autobahn. With the defaults, which Daphne keeps, a client that breaks the protocol
+    # or sends too much is cut off without a close frame, and a client's close code is answered with
+    # 1000.
     failByDrop = False
     echoCloseCodeReason = True
-    # Seconds for the client to answer a close. autobahn allows 1 and waits for anything from 0
-    # to 1, for the reason that Server gives, and so cuts off clients before they can read it.
+    # Seconds for the client to answer a close frame. autobahn's default is 1, which becomes 0 to 1
+    # because of the rounding that `Server.__init__` explains: clients are cut off before they can
+    # read the close frame.
     closeHandshakeTimeout = 3
 
     _origin: str | None = None
@@ -87,9 +89,10 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
 
     @http_headers.setter
     def http_headers(self, headers: dict[str, str]) -> None:
-        # autobahn refuses some malformed origins by itself and with 400. Who may connect is the
-        # application's decision, and so are the log line and the signal that go with it. It also
-        # strips what Unicode calls a space, such as the byte A0, and so mends others.
+        # autobahn refuses some malformed origins itself, with 400. The application has to decide
+        # who may connect, and writes the log line and sends the signal for a refusal. autobahn also
+        # strips what Unicode calls a space, such as the byte A0, and so repairs other malformed
+        # origins.
         headers.pop("origin", None)
         origin = _ORIGIN_HEADER.search(self.http_request_data)
         self._origin = origin[1].strip(b" \t").decode("latin-1") if origin else None
@@ -108,7 +111,8 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
         ]
         self.perMessageCompressionAccept = self._accept_deflate
         if not all(map(_TOKEN.fullmatch, self.websocket_protocols)):
-            # Daphne logs a traceback for what is not ASCII, and takes the rest.
+            # Daphne logs a traceback for a sub-protocol that is not ASCII, and accepts other
+            # malformed ones.
             raise ConnectionDeny(400, "A sub-protocol is not a token.")
         offers = self._http_headers.get("sec-websocket-extensions", "").encode("latin-1")
         try:
@@ -118,8 +122,11 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
         return super().onConnect(request)
 
     def _is_usable(self, extension: str, parameters: dict[str, Any]) -> bool:
-        """autobahn parses the offers when the application has accepted, and refuses the whole
-        handshake for one that is odd. RFC 7692 (5.1) declines the offer."""
+        """Return True if autobahn can parse the offer of an extension.
+
+        autobahn parses the offers after the application has accepted, and refuses the whole
+        handshake for one that is malformed. RFC 7692 (section 5.1) says to decline such an offer.
+        """
         if (
             not self.factory.server_class.per_message_deflate
             or extension != PerMessageDeflate.EXTENSION_NAME
@@ -127,15 +134,17 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
             return False
         try:
             PerMessageDeflateOffer.parse(parameters)
-        except Exception:  # It raises nothing less.
+        except Exception:  # autobahn raises a plain Exception.
             return False
         return True
 
     def _accept_deflate(self, offers: list[PerMessageDeflateOffer]) -> PerMessageDeflateOfferAccept:
-        """The first offer, with windows of 4 KiB where the client lets us choose, as in Uvicorn:
-        the usual 32 KiB save little more and take eight times the memory."""
+        """Accept the first offer, with windows of 4 KiB if the client lets the server choose.
+
+        Uvicorn uses 4 KiB, too: the usual 32 KiB save little more and take eight times the memory.
+        """
         offer = offers[0]
-        # autobahn does not say which window the client wants, which the answer has to respect.
+        # The answer has to respect the window that the client wants. autobahn does not pass it on.
         [wanted] = self.websocket_extensions[0][1].get("client_max_window_bits", [None])
         may_choose = wanted is not None and (wanted is True or int(wanted) >= _WINDOW_BITS)
         return PerMessageDeflateOfferAccept(
@@ -147,17 +156,18 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         if code == 400 and responseHeaders:
-            # An unknown version. autobahn names the known ones, but with 400 (RFC 6455, 4.2.2).
+            # Only for an unknown version does autobahn pass headers, with the versions that it
+            # supports. Its status is 400, where RFC 6455 (section 4.2.2) has 426.
             code = 426
         if not hasattr(self, "application_queue"):
-            # Else the application refused, and knows best what to log.
-            # autobahn quotes an address that it cannot parse.
+            # If there is a queue, the application has refused, and logs the refusal itself.
+            # autobahn quotes a URL that it cannot parse, so the query is cut off.
             told = reason.partition("?")[0]
             logger.warning("Refused with %d: %.200a", code, told, extra=self._log_fields())
         super().failHandshake(reason, code, responseHeaders)
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
-        # autobahn writes the reason into the status line and sends no body.
+        # autobahn writes the reason into the status line, and sends no body.
         headers = {name: [value] for name, value in responseHeaders or ()}
         headers["Content-Type"] = ["text/plain; charset=utf-8"]
         self._write_response(code, headers, f"{reason}\n".encode())
@@ -168,16 +178,19 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
         if not hasattr(self, "handshake_deferred"):
             raise ValueError("This connection was accepted or refused before.")
         if subprotocol is not None and subprotocol not in self.websocket_protocols:
-            # autobahn raises where nobody sees it, and the client waits in vain.
+            # autobahn raises an error that is not logged, and the client waits without an answer.
             raise ValueError(
                 f"The client did not offer the sub-protocol {subprotocol!r}, but"
                 f" {self.websocket_protocols}."
             )
-        # Daphne drops the headers of the accept.
+        # Daphne drops the headers of `websocket.accept`.
         super().serverAccept((subprotocol, _header_values(headers)))
 
     def _deny(self, message: dict[str, Any]) -> None:
-        """The ASGI extension "WebSocket Denial Response", which Daphne lacks: 403 for all."""
+        """Send a denial response.
+
+        Daphne lacks the ASGI extension "WebSocket Denial Response", and refuses with 403 only.
+        """
         if message["type"] == "websocket.http.response.start":
             headers = _header_values(message.get("headers", ()))
             self._denial = {"status": message["status"], "headers": headers, "body": b""}
@@ -203,7 +216,7 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
     # Messages
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        # Daphne still delivers what arrives after the application closed.
+        # Daphne delivers messages even after the application has closed the connection.
         if self.state == self.STATE_OPEN:
             super().onMessage(payload, isBinary)
             if self.application_queue.is_full and not self._is_paused:
@@ -228,8 +241,8 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
             raise ValueError("Accept the connection before you send over it.")
         if (text is None) == (payload is None):
             raise ValueError("websocket.send needs either text or bytes.")
-        # Not sendMessage(): it holds our own messages to the size limit for the client's. And not
-        # Daphne's serverSend(): Daphne drops empty messages.
+        # autobahn's sendMessage() applies the size limit of the client's messages to those of the
+        # server, and Daphne's serverSend() drops empty messages. So neither is used.
         opcode, data = (1, text.encode()) if text is not None else (2, bytes(payload or b""))
         deflate = self._perMessageCompress
         if deflate is None:
@@ -239,8 +252,8 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
         data = deflate.compress_message_data(data) + deflate.end_compress_message()
         self.sendFrame(opcode=opcode, payload=data, rsv=4)
 
-    # Flow control. Daphne has none: what a client sends waits in memory for its application, and
-    # what it does not read waits in memory for it (4.2.3: 100 MB a second).
+    # Flow control. Daphne 4.2.3 has none: it keeps in memory what the application has not received,
+    # and what the client has not read (100 MB a second).
 
     async def room(self) -> None:
         """Wait while the client is behind with reading."""
@@ -248,21 +261,21 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
             await self._outbox.room()
 
     def resume(self) -> None:
-        """The application has received everything, or nobody wants it any more."""
+        """Resume reading, when the queue is empty or its messages are no longer wanted."""
         if self._is_paused:
             self._is_paused = False
             self.transport.resumeProducing()
             self.consumeData()
 
     def processData(self) -> bool:
-        # A read brings up to 64 KiB, which can be ten thousand messages.
+        # One read holds up to 64 KiB, which can be ten thousand messages.
         if self._is_paused and self.state == self.STATE_OPEN:
             return False
         return super().processData()  # type: ignore[no-any-return]
 
     def onPing(self, payload: bytes) -> None:
-        # Answers to a client that does not read would add up. The last ping is the one that has
-        # to be answered (RFC 6455, section 5.5.3).
+        # Pongs for a client that does not read would fill the memory. Only the last ping has to be
+        # answered (RFC 6455, section 5.5.3).
         if self._outbox is not None and self._outbox.is_full:
             self._late_pong = payload
         else:
@@ -278,7 +291,7 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
     def onOpen(self) -> None:
         super().onOpen()
         self._outbox = Outbox(self._answer_late)
-        # Of the HTTP request that this connection began with.
+        # Removes the producer of the HTTP request that this connection began with.
         self.transport.unregisterProducer()
         self.transport.registerProducer(self._outbox, True)
         self._ping_later()
@@ -290,7 +303,7 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
     def _ping(self) -> None:
         if self.state != self.STATE_OPEN:
             return
-        # One at a time, as in the other servers.
+        # Only one ping at a time waits for its pong, as on the other servers.
         if self._pong_timer is None:
             self.sendPing(os.urandom(4))
             if self.server.keep_alive_timeout:
@@ -298,16 +311,17 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
         self._ping_later()
 
     def _call_later(self, seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
-        # Twisted runs on asyncio here.
+        # Daphne runs Twisted on asyncio, so asyncio's timers can be used.
         return asyncio.get_running_loop().call_later(seconds, function)
 
     def dataReceived(self, data: bytes) -> None:
-        # Whatever comes shows that the client is there: its pong may stand behind a large message.
+        # Any data shows that the client is there: its pong may come after a large message.
         if self._pong_timer is not None:
             self._pong_timer.cancel()
             self._pong_timer = None
         if self.state == self.STATE_CONNECTING and hasattr(self, "handshake_deferred"):
-            # The application has not answered. autobahn would take this for a second handshake.
+            # The application has not answered yet. autobahn would parse the data as a second
+            # handshake.
             self.data += data
             if len(self.data) > self.maxMessagePayloadSize:
                 self.dropConnection(abort=True)
@@ -319,7 +333,7 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
         if self.state != self.STATE_OPEN:
             return
         if self._is_paused and not (self._outbox and self._outbox.is_full):
-            return  # It is the application that is behind, and the pong may be there.
+            return  # Reading is paused for the application, so the pong may be there, unread.
         logger.info(
             "Dropped: no pong within %g seconds. To wait longer, raise"
             ' WS_SUPPORT["KEEP_ALIVE_TIMEOUT"].',
@@ -331,7 +345,10 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
     # Closing
 
     def _close(self, code: int | None, reason: str | None) -> None:
-        """Daphne hands over no reason, and autobahn raises for the codes from 1001 to 2999."""
+        """Close the connection with `code` and `reason`.
+
+        Daphne passes on no reason, and autobahn raises an error for codes from 1001 to 2999.
+        """
         code = 1000 if code is None else int(code)
         if not may_be_sent(code):
             raise ValueError(f"The close code {code} may not be sent (RFC 6455, section 7.4).")
@@ -339,20 +356,23 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
 
     def sendCloseFrame(self, *arguments: Any, **options: Any) -> None:
         super().sendCloseFrame(*arguments, **options)
-        # What is unread is of no interest now, and the client's own close stands behind it.
+        # The client's close frame comes after the unread data, so reading has to go on.
         self._call_later(0, self.resume)
 
     def application_done(self, application: asyncio.Future[None]) -> None:
-        """Daphne leaves a connection open whose application has returned: nobody reads it."""
+        """Close the connection when its application has returned.
+
+        Daphne would leave such a connection open, and nothing would read from it.
+        """
         if application.cancelled() or application.exception() is not None:
-            return  # Daphne's application_checker deals with these.
+            return  # Daphne's application_checker handles these cases.
         if self.state == self.STATE_CONNECTING and hasattr(self, "handshake_deferred"):
             self.serverReject()
         elif self.state == self.STATE_OPEN:
             self._close(1000, None)
 
     def _max_message_size_exceeded(self, size: int, limit: int, reason: str) -> None:
-        # autobahn gives as the size of the message what it has seen of it.
+        # autobahn's reason names the size that it has read so far as the size of the message.
         self._fail_connection(
             CloseCode.MESSAGE_TOO_BIG, f"A message may have at most {limit} bytes"
         )
@@ -369,21 +389,21 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
 
     def onFrameData(self, payload: bytes) -> bool | None:
         if self.failedByMe and self.current_frame.opcode > 7:
-            # autobahn collects the rest of a control frame that it found too large.
+            # autobahn would store the rest of a control frame that is too large.
             return None
         return super().onFrameData(payload)  # type: ignore[no-any-return]
 
     def _closeConnection(self, abort: bool = False) -> None:
-        # autobahn aborts when it takes a malformed close frame for the answer to its own, which
-        # says what was wrong: the client would never see it.
+        # autobahn takes the client's malformed close frame for the answer to its own close frame,
+        # and aborts: the client would never see what was wrong.
         abort = abort and not self.wasClean
         if self._outbox is not None:
-            # Twisted closes no connection whose producer is paused.
+            # Twisted does not close a connection while its producer is paused.
             self.transport.unregisterProducer()
             self._outbox.stopProducing()
         super()._closeConnection(abort)
         if not abort:
-            # A client that does not read would keep Twisted waiting forever.
+            # Twisted would wait for ever for a client that does not read.
             self._flush_timer = self._call_later(_FLUSH_TIMEOUT, self.transport.abortConnection)
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
@@ -391,14 +411,14 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
             if timer is not None:
                 timer.cancel()
         if not hasattr(self, "application_queue"):
-            # Refused before there was an application. Daphne raises AttributeError, into Twisted's
-            # log.
+            # The handshake was refused before the application was called. Daphne raises
+            # AttributeError here, which goes to Twisted's log.
             self.factory.server_class.connections.pop(self, None)
             return
-        # Daphne hands over None for a close without a code, and no reason.
+        # Daphne passes on None as the code of a close without one, and never a reason.
         told = (reason or "") if wasClean else ""
         if self.closedByMe and self.localCloseCode is not None:
-            # The application learns why, also when the client did not answer the close.
+            # The application learns the server's own code, even if the client has not answered.
             code = self.localCloseCode
             told = (self.localCloseReason or b"").decode()
         self.application_queue.put_nowait(
@@ -408,14 +428,14 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
                 "reason": told,
             }
         )
-        self.muted = True  # Daphne's own message would be the second.
+        self.muted = True  # Prevents a second `websocket.disconnect`, from Daphne.
         super().onClose(wasClean, code, reason)
 
     def _log_fields(self, code: int | None = None) -> dict[str, Any]:
-        """As `ws_support._logging.fields`, for connections that have no scope yet."""
+        """Return the fields of `ws_support._logging.fields`, for a connection without a scope."""
         address = getattr(self, "client_addr", None)
         return {
-            # autobahn's own has the family in front: tcp4:127.0.0.1:4711.
+            # autobahn's `peer` begins with the family: tcp4:127.0.0.1:4711.
             "client": "{}:{}".format(*address) if address else self.peer.partition(":")[2],
             "path": getattr(self, "http_request_path", None),
             "origin": self._origin,
@@ -425,9 +445,9 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):  # type: ignore[m
 
 
 def _header_values(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, list[str]]:
-    """ASGI's pairs of bytes as autobahn takes them.
+    """Return ASGI's headers, which are pairs of bytes, in the form that autobahn takes.
 
-    Raises `ValueError` for a line break, which would let a value start a header of its own.
+    Raises `ValueError` for a line break, with which a value could begin a header of its own.
     """
     values: dict[str, list[str]] = {}
     for name, value in headers:

@@ -1,4 +1,4 @@
-"""Granian, and what it leaves undone when it stops."""
+"""Granian for `manage.py runasgi`, with checks of a request's head and a drain at its shutdown."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ from ws_support.servers.base import ASGIServer, Plan
 __all__ = ["Granian"]
 
 _MAX_CONNECTIONS: Final = 2**20
-"""For each worker. Granian counts open WebSockets as requests, and by default lets 1,024 in."""
+"""Connections of each worker. Granian counts open WebSockets as requests, and takes only 1,024 by
+default."""
 
 
 class Granian(ASGIServer):
@@ -80,12 +81,13 @@ class Granian(ASGIServer):
         from granian.http import HTTP1Settings
 
         check(plan)
-        # What is wrong with it is said once, and not by workers that are replaced again and again.
+        # An error in the application is reported once here, and not by workers that are replaced
+        # again and again.
         load(plan)
-        # Granian forks by default, also when threads run already, which may hold locks.
+        # Granian forks by default, even while threads run, which may hold locks.
         multiprocessing.set_start_method("spawn", force=True)
         server = granian.Granian(
-            # Only a name for its log: the loader below knows what to load.
+            # Only a name for Granian's log: `target_loader` below loads the application.
             "ws_support",
             address=plan.host,
             port=plan.port,
@@ -95,11 +97,11 @@ class Granian(ASGIServer):
             workers=plan.workers,
             backlog=BACKLOG,
             backpressure=_MAX_CONNECTIONS,
-            # By default, Granian 2.8 looks first whether it is HTTP/2 that comes, and waits without
-            # end for a client that sends nothing, or half of what HTTP/2 begins with.
+            # By default, Granian 2.8 first detects whether the client speaks HTTP/2, and waits
+            # without a limit for a client that sends nothing, or half of the HTTP/2 preface.
             http=HTTPModes.http1,
-            # By default, it takes a head of 408 KiB. More than 100 headers are too many, too. When
-            # it comes in one piece, twice as much gets through: see `_is_too_large()`.
+            # By default, Granian takes a head of 408 KiB. It always refuses more than 100 headers.
+            # A head in one piece gets through with twice the size: see `_is_too_large()`.
             http1_settings=HTTP1Settings(
                 max_buffer_size=MAX_HEAD, header_read_timeout=int(HEAD_TIMEOUT * 1000)
             ),
@@ -122,7 +124,7 @@ _LOGGING: Final = {
 
 
 def _load(plan: Plan) -> Any:
-    """The application, in a worker, which imports this module to find it."""
+    """Return the application. Called in a worker, which imports this module."""
     leave_signals_to_main_process()  # Until Granian handles them, which leaves SIGHUP alone.
     end_with_main_process(plan.options.shutdown_timeout)
     watch_open_files()
@@ -130,7 +132,7 @@ def _load(plan: Plan) -> Any:
 
     def application(scope: Any, receive: Any, send: Any) -> Any:
         for key in ("client", "server"):
-            # Granian 2.8 has the port as text.
+            # Granian 2.8 passes the port as a str.
             if scope.get(key):
                 host, port = scope[key]
                 scope[key] = (host, int(port))
@@ -160,9 +162,9 @@ _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 
 def _fault(scope: Any) -> str | None:
-    """Return what is wrong with a handshake that Granian 2.8 takes and others refuse.
+    """Return what is wrong with a handshake that Granian 2.8 accepts and other servers refuse.
 
-    What its method is (Granian takes each) it does not say.
+    The method cannot be checked: Granian accepts every method, and the scope does not name it.
     """
     values: dict[bytes, list[bytes]] = {}
     for name, value in scope["headers"]:
@@ -196,11 +198,11 @@ async def _refuse(status: int, fault: str, scope: Any, receive: Any, send: Any) 
 
 
 class _Sending:
-    """An application's `send()`, which lets others have their turn now and then.
+    """An application's `send()`, which gives other tasks a turn at every 64th message.
 
-    Granian 2.8 is done with a message at once when the client has left, without a word: an
-    application that does nothing but send would keep everybody else from the event loop, and from
-    hearing that its client has left.
+    When the client has left, Granian's own `send()` (2.8) returns at once and without an error: an
+    application that only sends would block the event loop, and never learn that its client has
+    left.
     """
 
     __slots__ = ("_count", "_send")
@@ -210,7 +212,7 @@ class _Sending:
         self._count = 0
 
     def __call__(self, message: Any) -> Any:
-        # No coroutine of its own: this is on the path of each message.
+        # Not a coroutine of its own, which every message would have to pass through.
         self._count += 1
         if self._count & 63:
             return self._send(message)
@@ -222,7 +224,10 @@ class _Sending:
 
 
 def _end_at_second_signal(uds: str | None) -> None:
-    """In the main process, which has set its handlers. They do nothing but stop in good order."""
+    """Make the main process kill its workers and exit at a second signal.
+
+    Granian's own handlers, which are set by now, only stop in good order at each signal.
+    """
     stop: Any = signal.getsignal(signal.SIGTERM)
     is_stopping = False
 
@@ -242,11 +247,12 @@ def _end_at_second_signal(uds: str | None) -> None:
 
 
 def say_goodbye_when_it_stops() -> None:
-    """In a worker of Granian, close its WebSockets before it stops.
+    """Make a worker of Granian close its WebSockets before it stops.
 
     Granian 2.8 waits for requests, and leaves WebSockets as they are: no `disconnect()` is called,
-    the signal `disconnected` is not sent, and clients see no close frame. What it stops with has no
-    public name; in a version without it, this does nothing.
+    the signal `disconnected` is not sent, and clients see no close frame. The function that is
+    patched has no public name; nothing is done in a version of Granian without that function, and
+    in a process without Granian.
     """
     if "granian" not in sys.modules:
         return
@@ -265,12 +271,12 @@ class _Stop:
         event = self._set_loop_signals(loop)
         for number in SIGNALS:
             if isinstance(loop, asyncio.BaseEventLoop):
-                # What asyncio knows of signals it reads from a socket, which Granian's threads
-                # write into as well: when that is full, the signal is lost.
+                # asyncio learns of signals through a socket, into which Granian's threads write as
+                # well: when that socket is full, a signal is lost.
                 loop.remove_signal_handler(number)
                 signal.signal(number, partial(self._begin_soon, loop, event))
             else:
-                # uvloop has a socket for signals only, and runs no other handlers.
+                # uvloop has a socket for signals alone, and runs no handlers of signal.signal().
                 loop.add_signal_handler(number, self._begin, loop, event)
         return event
 
@@ -278,13 +284,13 @@ class _Stop:
         loop.call_soon_threadsafe(self._begin, loop, event)
 
     def _begin(self, loop: asyncio.AbstractEventLoop, event: Any) -> None:
-        # Ctrl-C sends a signal to the worker, and Granian's main process another.
+        # At Ctrl-C, the worker gets two signals: from the terminal and from the main process.
         if self._task is None:
             self._task = loop.create_task(self._stop(event))
 
     async def _stop(self, event: Any) -> None:
         if Application.is_starting:
-            # Granian hears of the event when the lifespan has started, if it ever does.
+            # Granian looks at the event only when the lifespan has started, which may never happen.
             os._exit(0)
         stop = Stop(get_options().shutdown_timeout, is_worker=True)
         stop.begin()

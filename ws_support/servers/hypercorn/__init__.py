@@ -1,4 +1,4 @@
-"""Hypercorn."""
+"""Hypercorn for `manage.py runasgi`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ __all__ = ["Hypercorn"]
 logger = logging.getLogger("ws_support.servers")
 
 _QUEUE: Final = 10
-"""Messages that wait for a consumer. Hypercorn's default."""
+"""Messages that may wait for a consumer. Hypercorn's default."""
 
 _CANCEL_INTERVAL: Final = 0.02
-"""Seconds until what was cancelled is cancelled again: the last tenth of a stop may be short."""
+"""Seconds until a task is cancelled again: the last tenth of a shutdown may be short."""
 
 _LARGE: Final = 2**16
-"""Characters or bytes of a message behind which no other waits: ten of the largest are 10 MiB."""
+"""Characters or bytes of a message that fills the queue by itself: ten of the largest messages
+would take 10 MiB."""
 
 
 class Hypercorn(SocketServer):
@@ -90,7 +91,7 @@ class Hypercorn(SocketServer):
 
 
 class _Application:
-    """Knows in which tasks it answers requests, and leaves no message of a WebSocket unread."""
+    """The application, with a record of its requests' tasks, and WebSocket queues that drain."""
 
     def __init__(self, application: Any) -> None:
         self._application = application
@@ -117,10 +118,11 @@ class _Application:
     async def _websocket(self, scope: Any, receive: Any, send: Any) -> None:
         from ws_support.servers.hypercorn.websocket import ClientHasGone
 
-        # Hypercorn's setting counts messages, and holds for requests as well: one whose body is not
-        # read has its chunks in there, and gets no further when they and its end do not fit.
+        # Hypercorn's own setting counts messages and holds for HTTP requests as well: a request
+        # whose body is not read has its chunks in the queue, and hangs when they and its end do
+        # not fit.
         with suppress(AttributeError):
-            queue = receive.__self__  # Of asyncio.Queue.get
+            queue = receive.__self__  # `receive` is asyncio.Queue.get.
             queue.full = partial(_is_full, queue._queue)
             queue._put, queue._get = partial(_put, queue._queue), partial(_get, queue._queue)
         try:
@@ -128,8 +130,8 @@ class _Application:
         except ClientHasGone:
             logger.debug("Sending has ended, since its client has gone.")
         finally:
-            # Hypercorn 0.18 waits until there is room for what still comes, and ends nothing
-            # meanwhile: the socket would be open for ever. When its task is done, nothing comes.
+            # Hypercorn 0.18 waits for room in the queue before it ends a connection: the socket
+            # would stay open for ever. When Hypercorn's task is done, no more messages come.
             draining = asyncio.create_task(_drain(receive))
             task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
             task.add_done_callback(lambda _: draining.cancel())
@@ -163,7 +165,7 @@ async def _serve(application: _Application, config: Any, stop: Stop) -> None:
     has_begun = asyncio.Event()
     stop.on_signal(partial(loop.call_soon_threadsafe, has_begun.set))
     serving = loop.create_task(
-        # When the trigger returns, Hypercorn stops listening and waits for its connections.
+        # When shutdown_trigger returns, Hypercorn stops listening and waits for its connections.
         serve(application, config, shutdown_trigger=has_begun.wait, mode="asgi")
     )
     begun = loop.create_task(has_begun.wait())
@@ -172,24 +174,26 @@ async def _serve(application: _Application, config: Any, stop: Stop) -> None:
         await stop.say_goodbye()
         if application.requests:
             await asyncio.wait(application.requests, timeout=stop.left_for_the_server)
-        # The task of each WebSocket is still there: Hypercorn 0.18 sends the pings in one that
-        # sleeps until the next is due, whether there is somebody to send it to or not. From Python
-        # 3.12 on, it would wait without a limit.
+        # Each WebSocket's ping task still runs: in Hypercorn 0.18 that task sleeps until the next
+        # ping is due, even when the connection has ended. From Python 3.12 on, Hypercorn would wait
+        # for these tasks without a limit.
         while running := _running(serving):
-            # More than once, since each cancels one wait: Hypercorn's for its connections, and
-            # theirs for the end of TLS, of which a client that is gone says nothing for 30 s.
+            # Several times, since each cancellation ends one wait: Hypercorn's wait for its
+            # connections, and their wait for the end of TLS, 30 s when a client is gone.
             for task in running:
                 task.cancel()
             await asyncio.wait(running, timeout=_CANCEL_INTERVAL)
         if not serving.cancelled():
-            serving.exception()  # InvalidStateError: it looks at what it has not waited for.
+            # Marks the exception as retrieved. Hypercorn 0.18 raises InvalidStateError here, since
+            # it reads the result of a task that is not done.
+            serving.exception()
         return
     begun.cancel()
     await serving
 
 
 def _running(serving: asyncio.Task[None]) -> list[asyncio.Task[Any]]:
-    """Hypercorn and its connections, whose tasks have no public name."""
+    """Return the tasks of Hypercorn and of its connections, which have no public name."""
     return [
         task
         for task in asyncio.all_tasks()
@@ -198,14 +202,17 @@ def _running(serving: asyncio.Task[None]) -> list[asyncio.Task[Any]]:
 
 
 def _handle_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """asyncio would log a traceback for each connection that is cancelled, for each client that
-    does not finish its TLS handshake, and for some malformed ones (Hypercorn 0.18)."""
+    """Log one line for a connection that fails, or none, where asyncio would log a traceback.
+
+    Hypercorn 0.18 leaves such errors to asyncio: for a connection that is cancelled, for a client
+    that does not finish its TLS handshake, and for some malformed requests.
+    """
     error = context.get("exception")
     if context["message"].startswith("socket.accept() out of system resource"):
-        return  # `watch_open_files()` says so, once.
+        return  # `watch_open_files()` logs this once.
     if isinstance(error, (asyncio.CancelledError, ssl.SSLError)):
         return
-    # By asyncio.start_server(), which runs Hypercorn's protocol and nothing of the project.
+    # Reported by asyncio.start_server(), whose callback is Hypercorn's protocol, not project code.
     if error is not None and "client_connected_cb" in context["message"]:
         logger.warning("A connection was cut off: %.500r", _innermost(error))
         return
@@ -213,7 +220,7 @@ def _handle_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) 
 
 
 def _innermost(error: Any) -> Any:
-    """Of groups with one exception, as task groups raise them."""
+    """Return the first exception that is in `error`, which may be an exception group."""
     while exceptions := getattr(error, "exceptions", ()):
         error = exceptions[0]
     return error

@@ -1,4 +1,4 @@
-"""Compressed messages on Hypercorn (RFC 7692), which become no larger than a message may be."""
+"""Compression on Hypercorn (RFC 7692), with a size limit for inflated messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wsproto.frame_protocol import CloseReason, Opcode, RsvBits
 
 _NAME: Final = b"permessage-deflate"
 _LEAST_BITS: Final = 9
-"""zlib knows no smaller window."""
+"""The smallest window that zlib supports, in bits."""
 
 _BITS: Final = [b"%d" % bits for bits in range(8, 16)]
 
@@ -21,11 +21,14 @@ _PARAMETERS: Final[Mapping[bytes, Collection[bytes | None]]] = {
     b"client_max_window_bits": (None, *_BITS),
     b"server_max_window_bits": _BITS[_LEAST_BITS - 8 :],
 }
-"""The values that each may have; `None` is none."""
+"""The values that each parameter may have; `None`: the parameter has no value."""
 
 
 def agree(offers: Iterable[bytes], limit: int) -> Deflate | None:
-    """The first offer that can be taken, for messages that become at most `limit` bytes."""
+    """Return a `Deflate` for the first offer that is valid, or `None`.
+
+    `limit` is the largest size of an inflated message, in bytes.
+    """
     for offer in offers:
         name, *parameters = (part.strip(b" \t") for part in offer.split(b";"))
         if name.lower() != _NAME:
@@ -39,7 +42,7 @@ def agree(offers: Iterable[bytes], limit: int) -> Deflate | None:
 
 
 def _parse(parameter: bytes) -> tuple[bytes, bytes | None]:
-    """Its name and its value, which may be quoted (RFC 6455, section 9.1)."""
+    """Return the name and the value, which may be quoted (RFC 6455, section 9.1)."""
     name, has_value, value = parameter.partition(b"=")
     value = value.strip(b" \t")
     if len(value) > 1 and value.startswith(b'"') and value.endswith(b'"'):
@@ -48,10 +51,10 @@ def _parse(parameter: bytes) -> tuple[bytes, bytes | None]:
 
 
 class Deflate(PerMessageDeflate):
-    """Stops inflating a message when it becomes too large.
+    """Stops inflating a message that becomes too large.
 
-    wsproto (1.3) inflates whatever a read brings before anybody looks at the size: a megabyte
-    becomes a gigabyte. A control frame between the fragments of a message ends what it knows of it.
+    wsproto (1.3) inflates a whole read before the size is checked: a megabyte becomes a gigabyte.
+    It also forgets that a message is compressed when a control frame comes between the fragments.
     """
 
     def __init__(self, wanted: Mapping[bytes, bytes | None], limit: int) -> None:
@@ -94,7 +97,8 @@ class Deflate(PerMessageDeflate):
     def frame_inbound_complete(self, proto: Any, fin: bool) -> bytes | CloseReason | None:
         if not (fin and self._is_inflating and self._is_data):
             return None
-        # A block that is marked as the last one ends the stream: the next message begins another.
+        # A block that is marked as the last one ends the stream, so the next message begins a new
+        # stream.
         has_ended = self._decompressor.eof  # type: ignore[union-attr]
         data = b"" if has_ended else self._inflate(b"\x00\x00\xff\xff")
         if self.client_no_context_takeover or has_ended:
@@ -110,14 +114,18 @@ class Deflate(PerMessageDeflate):
         self._left -= len(inflated)
         if self._left < 0:
             return CloseReason.MESSAGE_TOO_BIG
-        # Behind the last block there is nothing but the rest of an empty one (section 7.2.3.4).
+        # After the last block comes at most the rest of an empty block (section 7.2.3.4).
         if len(decompressor.unused_data) > 1:
             return CloseReason.INVALID_FRAME_PAYLOAD_DATA
         return inflated
 
 
 def _kept(wanted: Mapping[bytes, bytes | None]) -> Iterable[tuple[bytes, bytes | None]]:
-    """What the answer repeats: all but that the client could limit its window."""
+    """Return the parameters that the answer repeats.
+
+    These are all but a `client_max_window_bits` without a value, which only says that the client
+    could limit its window.
+    """
     return (
         (key, value)
         for key, value in wanted.items()

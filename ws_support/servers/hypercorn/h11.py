@@ -1,4 +1,4 @@
-"""HTTP/1.1 in Hypercorn (0.18): which requests open a WebSocket."""
+"""HTTP/1.1 in Hypercorn (0.18): limits of a head, and the requests that open a WebSocket."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ws_support.servers.hypercorn.http import HTTPStream
 logger = logging.getLogger("ws_support.servers")
 
 _URL: Final = re.compile(rb"(?:http|ws)s?://([^/?#@]+)((?:[/?][^#]*)?)", re.IGNORECASE)
-"""A target in absolute form (RFC 9112, section 3.2.2)."""
+"""A request's target in absolute form (RFC 9112, section 3.2.2)."""
 
 
 def install() -> None:
@@ -30,15 +30,15 @@ def install() -> None:
 
 
 _LINGER: Final = 0.5
-"""Seconds for a client to have sent all of a head that is too large, and to read that it is."""
+"""Seconds that a client whose head is too large has to send the rest and to read the answer."""
 
 
 class H11Protocol(h11.H11Protocol):
-    """Takes what asks for a WebSocket as such, however it is written: to be told what is wrong, or
-    accepted.
+    """A connection that treats every request for a WebSocket as one, to accept or to refuse it.
 
-    Hypercorn looks at the last line of `Connection` only, takes `get` for GET, and gives the rest
-    to the application as a request like others. Trailers have as much time as a head.
+    Hypercorn 0.18 looks at the last line of `Connection` only, takes `get` for GET, and hands every
+    other request for a WebSocket to the application as an HTTP request. Trailers have the same
+    time limit as a head.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -68,7 +68,7 @@ class H11Protocol(h11.H11Protocol):
 
     async def _create_stream(self, request: Any) -> None:
         headers = list(request.headers)
-        # h11 looks at the size of what is incomplete, and two reads may be twice as much.
+        # h11 limits only the size of an incomplete head, which may double with the last read.
         size = sum(len(name) + len(value) + 4 for name, value in headers) + len(request.target)
         if len(headers) > MAX_HEADERS or size > MAX_HEAD:
             await self._send_error_response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -76,7 +76,7 @@ class H11Protocol(h11.H11Protocol):
             return
         target = request.target
         if url := _URL.fullmatch(target):
-            # Who sends a URL means its host, whatever the header says.
+            # The host of a target in absolute form overrides the Host header (RFC 9112, 3.2.2).
             target = url[2] if url[2].startswith(b"/") else b"/" + url[2]
             headers = [(name, url[1] if name == b"host" else value) for name, value in headers]
         stream_class: Any = HTTPStream
@@ -111,26 +111,26 @@ class H11Protocol(h11.H11Protocol):
 
     async def _send_error_response(self, status_code: int) -> None:
         await super()._send_error_response(status_code)
-        # What is unread when TCP is closed resets it, and the answer may be lost. Up to 128 KiB are
-        # read meanwhile.
+        # Closing TCP while data is unread resets the connection, and the answer may be lost. Up to
+        # 128 KiB are read during this wait.
         await asyncio.sleep(_LINGER)
 
 
 class _Connection(parser.Connection):
-    """Says whether it waits for the rest of trailers."""
+    """A parser that calls `watch` with True while it waits for the rest of trailers."""
 
     watch: Callable[[bool], None]
 
     def next_event(self) -> Any:
         event = super().next_event()
-        # h11 (0.16) has no public name for it.
+        # h11 (0.16) has no public name for this state.
         is_in_trailers = getattr(self._reader, "_reading_trailer", False)
         self.watch(event is parser.NEED_DATA and is_in_trailers)
         return event
 
 
 def _tokens(headers: list[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
-    """Of all lines of a header, in lower case (RFC 9110, section 5.3)."""
+    """Return the tokens in all lines of a header, in lower case (RFC 9110, section 5.3)."""
     return [
         token.strip(b" \t").lower()
         for name, value in headers

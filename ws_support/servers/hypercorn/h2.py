@@ -1,5 +1,4 @@
-"""HTTP/2 in Hypercorn (0.18), without what one stream does to the others of its connection, and one
-connection to all others."""
+"""HTTP/2 in Hypercorn (0.18), with limits for each connection, and streams that fail alone."""
 
 from __future__ import annotations
 
@@ -22,29 +21,29 @@ logger = logging.getLogger("ws_support.servers")
 
 _PREFACE: Final = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 _HEAD: Final = 9
-"""Bytes of a frame's head (RFC 9113, section 4.1)."""
+"""Bytes of a frame's header (RFC 9113, section 4.1)."""
 
 _DATA, _HEADERS, _RST_STREAM, _CONTINUATION = 0, 1, 3, 9
 
 _FRAMES_AT_ONCE: Final = 32
-"""After so many, others have their turn: 1 to 2 ms."""
+"""Frames that are parsed before other tasks get a turn: 1 to 2 ms."""
 
 _FRAMES_OF_A_REQUEST: Final = 4
-"""For so many frames counts one that begins a request, and as many more as it has 64 bytes."""
+"""Weight of a frame that begins a request, in frames. Each 64 bytes of its payload add one."""
 
 _TURN: Final = 0.005
-"""Seconds of taking frames apart, after which others have as much time: 16 KiB of small headers
-take 10 ms."""
+"""Seconds of parsing frames after which other tasks get as much time: 16 KiB of small headers take
+10 ms."""
 
 _FRAMES_OF_A_REFUSAL: Final = 50
-"""For so many frames that carry nothing counts a request with too many headers."""
+"""Weight of a request with too many headers, in frames that carry nothing."""
 
 _MAX_APPLICATIONS: Final = 150
-"""That may run for one connection. It may have 100 streams, and those of others that were reset end
-in their own time."""
+"""Applications that may run for one connection. A connection may have 100 open streams, and the
+applications of streams that were reset may still be running."""
 
 _LAST_TIMEOUT: Final = 1.0
-"""Seconds for a client that is cut off to take what it is told."""
+"""Seconds that a client which is cut off has to read the reason (GOAWAY)."""
 
 
 def install() -> None:
@@ -53,12 +52,14 @@ def install() -> None:
 
 
 class H2Protocol(h2.H2Protocol):
-    """Passes over what comes for a stream that has ended: it raised KeyError, which cut off the
-    connection with all of its streams.
+    """An HTTP/2 connection with limits, and without the faults of Hypercorn 0.18.
+
+    Frames of a stream that has ended are ignored. Hypercorn raises KeyError for them, which cuts
+    off the connection with all of its streams.
 
     A connection has limits for frames that carry nothing, for resets (CVE-2023-44487) and for
-    applications that run. A read may be 7,000 frames, and nobody else was served before they were
-    taken apart and answered.
+    running applications. One read may hold 7,000 frames: Hypercorn parses and answers all of them
+    before it serves any other connection.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -104,7 +105,7 @@ class H2Protocol(h2.H2Protocol):
             elif piece is not event.data:
                 await asyncio.sleep(0)
         if self._has_requests:
-            # Hypercorn takes a connection for busy also when it has refused what came.
+            # Hypercorn keeps a connection marked as busy even after a request was refused.
             self._has_requests = False
             if self.idle:
                 await self.send(Updated(idle=True))
@@ -121,10 +122,10 @@ class H2Protocol(h2.H2Protocol):
         await self.send(Closed())
 
     async def _close_stream(self, stream_id: int) -> None:
-        """End this side of a stream as well, when the client has read what is left.
+        """End the server's side of a stream, too, when the client has read what is left.
 
-        Hypercorn did so only where its application had closed first. After 100 sockets that their
-        client has closed, it could open no more.
+        Hypercorn 0.18 does this only for a stream that the application has closed first. So a
+        client that has opened and closed 100 WebSockets can open no more over its connection.
         """
         stream = self.streams.get(stream_id)
         await super()._close_stream(stream_id)
@@ -151,10 +152,11 @@ class H2Protocol(h2.H2Protocol):
             self._frames.carry_nothing(_FRAMES_OF_A_REFUSAL)
             self._refuse(request, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         elif headers[b":method"] == b"CONNECT" and headers.get(b":protocol") != b"websocket":
-            # It was taken for a WebSocket (RFC 9220, section 3).
+            # Hypercorn takes each CONNECT for a WebSocket. The status: RFC 9220, section 3.
             self._refuse(request, HTTPStatus.NOT_IMPLEMENTED)
         elif not (headers[b":method"] + headers[b":path"]).isascii():
-            self._refuse(request, HTTPStatus.BAD_REQUEST)  # UnicodeDecodeError, of the connection.
+            # Hypercorn raises UnicodeDecodeError, which ends the whole connection.
+            self._refuse(request, HTTPStatus.BAD_REQUEST)
         else:
             await super()._create_stream(request)
 
@@ -166,7 +168,7 @@ class H2Protocol(h2.H2Protocol):
 
 
 class _Allowance:
-    """What may come at once, and how much more each second."""
+    """A token bucket: `most` tokens at once, and `each_second` more in each second."""
 
     def __init__(self, most: int, each_second: int) -> None:
         self._most = self._left = float(most)
@@ -174,7 +176,7 @@ class _Allowance:
         self._at = monotonic()
 
     def take(self, count: int = 1) -> bool:
-        """Return False when less is left."""
+        """Take `count` tokens. Return False if fewer were left."""
         if self._left < count:
             now = monotonic()
             earned = (now - self._at) * self._each_second
@@ -188,7 +190,7 @@ class _Allowance:
 
 
 class _Frames:
-    """What a client sends, frame by frame, before anything is done for it."""
+    """Counts a client's frames before Hypercorn parses them, and finds what exceeds a limit."""
 
     def __init__(self) -> None:
         self._skip = _PREFACE
@@ -196,18 +198,20 @@ class _Frames:
         self._idle = _Allowance(2000, 200)
         self._resets = _Allowance(200, 20)
         self._reset: deque[bytes] = deque(maxlen=256)
-        # Bytes of the head that is being read.
+        # Bytes of the request's head that is being read.
         self._block = 0
         self.excess = ""
-        """What there are too many of."""
+        """What the client has sent too many of, for the log; empty while there is nothing."""
 
     def earn(self) -> None:
-        """Allow for what a frame with data is answered with: WINDOW_UPDATE, for the stream and for
-        the connection."""
+        """Add two tokens: a frame with data is answered with two WINDOW_UPDATE frames.
+
+        One is for the stream and one for the connection.
+        """
         self._idle.earn(2)
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """Yield `data`, of which each piece begins no more than a few frames."""
+        """Yield `data` in pieces, in each of which only a few frames begin."""
         start = at = count = 0
         while at < len(data):
             step = min(self._skip or _HEAD - len(self._head), len(data) - at)
@@ -231,7 +235,7 @@ class _Frames:
             self.excess = "frames that carry nothing"
 
     def _count(self, kind: int, stream_id: bytes) -> int:
-        """Return for how many frames this one counts until others have their turn."""
+        """Check one frame against the limits, and return its weight in frames."""
         if kind in (_HEADERS, _CONTINUATION):
             self._block = self._skip + (self._block if kind == _CONTINUATION else 0)
             if self._block > MAX_HEAD:
@@ -239,7 +243,7 @@ class _Frames:
         if kind == _HEADERS or (kind == _DATA and self._skip):
             self.earn()
         elif kind == _RST_STREAM and stream_id not in self._reset:
-            # Some clients (Python's h2) reset a stream again for each frame that was on its way.
+            # Some clients (Python's h2) reset a stream again for each frame that still arrives.
             self._reset.append(stream_id)
             if not self._resets.take():
                 self.excess = "resets"
@@ -264,11 +268,14 @@ _ENDED = _Ended()
 
 
 class StreamBuffer(h2.StreamBuffer):
-    """Lets the application go on when there is room. It also did so when the client's window was
-    closed: a client that does not read cost 1 GB a second."""
+    """A send buffer that lets the application go on only when there is room in the buffer.
+
+    Hypercorn 0.18 also lets it go on when the client's window is closed: memory grows by 1 GB a
+    second for a client that does not read.
+    """
 
     async def end(self) -> None:
-        """Take nothing more, and let whoever waits for room go on."""
+        """Mark the buffer as complete, and wake the tasks that wait for room."""
         self.set_complete()
         await self._paused.set()
 

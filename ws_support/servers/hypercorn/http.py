@@ -1,4 +1,4 @@
-"""Hypercorn's side of a request (0.18), which ends with its client."""
+"""HTTP requests in Hypercorn (0.18), with an end when the client leaves."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ def install() -> None:
 
 
 class HTTPStream(http_stream.HTTPStream):
-    """Lets others have their turn when the application sends after the end.
+    """Gives other tasks a turn when the application sends after the end of the stream.
 
-    Over HTTP/2 Hypercorn returned at once, for ever: a loop that only sends stopped the process.
+    Over HTTP/2, Hypercorn's `send()` then returns at once without an error: an application that
+    only sends in a loop blocks the whole process.
     """
 
     _late_sends = 0
 
     def handle(self, event: Any) -> Coroutine[Any, Any, None]:
         if type(event) is StreamClosed:
-            # Parts of a body that the application does not read may fill its queue.
+            # Chunks of a body that the application does not read may fill its queue.
             queue = self.app_put.__self__  # type: ignore[attr-defined]
             if queue.full():
                 queue.get_nowait()

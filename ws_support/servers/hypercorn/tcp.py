@@ -1,4 +1,4 @@
-"""Hypercorn's side of a TCP connection (0.18): its socket, its wait for more, and its end."""
+"""TCP connections in Hypercorn (0.18): the listening socket, the idle timeout and the close."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypercorn.asyncio import run, tcp_server, worker_context
 from hypercorn.config import Config, Sockets
 
 _CLOSE_TIMEOUT: Final = 10.0
-"""Seconds that a client has for reading what is left when its connection is closed."""
+"""Seconds that a client has to read what is left when its connection is closed."""
 
 _NO_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -22,7 +22,7 @@ def install() -> None:
 
 
 class ListeningConfig(Config):
-    """Listens with sockets of `Listener`."""
+    """Configuration whose listening sockets are of the class `Listener`."""
 
     def create_sockets(self) -> Sockets:
         sockets = super().create_sockets()
@@ -32,10 +32,11 @@ class ListeningConfig(Config):
 
 
 class Listener(socket.socket):
-    """Accepts nobody more in one go when there are no more files.
+    """A listening socket that ends a series of `accept()` calls when no more files can be opened.
 
-    asyncio (3.14) tries again in a second, and so it did for each of the 2,048 connections that
-    could wait: these attempts took all of the CPU, and 20 s until somebody was accepted.
+    asyncio (Python 3.14) calls `accept()` up to 2,048 times in a row, once for each connection that
+    may wait, and plans a retry in a second for each failure. These attempts took all of the CPU,
+    and 20 s passed until a connection was accepted.
     """
 
     _has_failed = False
@@ -52,7 +53,10 @@ class Listener(socket.socket):
 
 
 class TCPServer(tcp_server.TCPServer):
-    """Does not wait for a client that reads nothing. Hypercorn did so for ever."""
+    """A connection whose close has a time limit: Hypercorn waits for a client that does not read.
+
+    That wait has no end.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -68,12 +72,13 @@ class TCPServer(tcp_server.TCPServer):
 
 
 class IdleTask(worker_context.AsyncioSingleTask):
-    """What ends a connection on which nothing is under way."""
+    """The task that closes an idle connection."""
 
     async def restart(self, task_group: Any, action: Callable[[], Any]) -> None:
         coroutine = action()
         try:
             await super().restart(task_group, lambda: coroutine)
         except RuntimeError:
-            # The connection is cancelled, and takes no more tasks. Hypercorn logged a traceback.
+            # The connection is cancelled, and its task group takes no more tasks. Hypercorn 0.18
+            # logs a traceback.
             coroutine.close()

@@ -1,4 +1,4 @@
-"""Hypercorn's side of a WebSocket (0.18), without what one client can do to the others."""
+"""WebSockets in Hypercorn (0.18), with limits that protect other clients."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ws_support.servers.hypercorn.deflate import Deflate, agree
 logger = logging.getLogger("ws_support.servers")
 
 LATE_SENDS: Final = 100
-"""What an application may send after the end, before the sending raises."""
+"""Messages that an application may send after the end before `send()` raises."""
 
 _LAST_TIMEOUT: Final = 5.0
-"""Seconds that a client has for ending TCP when it has broken the protocol."""
+"""Seconds that a client which has broken the protocol has to end its TCP connection."""
 
 
 class ClientHasGone(ConnectionError):
-    """Sending, long after the end."""
+    """Error of an application that goes on sending long after the end of its connection."""
 
 
 def install() -> None:
@@ -38,18 +38,21 @@ def install() -> None:
 
 
 class Handshake(ws_stream.Handshake):
-    """Looks at all lines of a header, and compresses within `deflate`, which may be `None`."""
+    """A handshake that reads all lines of a header.
+
+    `deflate` is the compression that was agreed on; `None`: no compression.
+    """
 
     deflate: Deflate | None = None
 
     def __init__(self, headers: list[tuple[bytes, bytes]], http_version: str) -> None:
         super().__init__(headers, http_version)
         self.request = handshakes.Request(b"", b"", headers)
-        self.extensions = None  # wsproto (1.3) raises for a parameter that is quoted.
+        self.extensions = None  # wsproto (1.3) raises an error for a quoted parameter.
         self.subprotocols = self.request.subprotocols
 
     def is_valid(self) -> bool:
-        """Return True: who is refused was told so before."""
+        """Return True, since invalid handshakes have been refused before."""
         return True
 
     def offers(self) -> list[bytes]:
@@ -67,7 +70,10 @@ class Handshake(ws_stream.Handshake):
 
 
 class WebsocketBuffer(ws_stream.WebsocketBuffer):
-    """Counts bytes. It counted the characters of a text, of which each may have four."""
+    """A buffer whose size limit counts bytes.
+
+    Hypercorn 0.18 counts the characters of a text, each of which may have four bytes.
+    """
 
     def extend(self, event: Message[Any]) -> None:
         super().extend(event)
@@ -82,18 +88,18 @@ class WSStream(ws_stream.WSStream):
 
     handshake: Handshake
     is_cut_off = False
-    """Whether the client ended its stream without a close frame, over HTTP/2."""
+    """True if the client has ended its HTTP/2 stream without a close frame."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._late_sends = 0
         self._timer: asyncio.Task[Any] | None = None
-        # What the client's close frame said.
+        # The client's close frame.
         self._said: CloseConnection | None = None
         self._take: Callable[[Any], Coroutine[Any, Any, None]] = self._take_early
 
     def handle(self, event: Any) -> Coroutine[Any, Any, None]:
-        # No coroutine of its own: it would be gone through with each message.
+        # Not a coroutine of its own, which every message would have to pass through.
         kind = type(event)
         if kind is Data or kind is Body:
             return self._take(event)
@@ -120,7 +126,7 @@ class WSStream(ws_stream.WSStream):
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", b"%d" % len(content)),
         ]
-        if http_version != "2":  # Which has no such header (RFC 9113, section 8.2.2).
+        if http_version != "2":  # HTTP/2 has no Connection header (RFC 9113, section 8.2.2).
             headers.append((b"connection", b"close"))
         stream_id = self.stream_id
         await self.send(Response(stream_id, headers=headers, status_code=refused.status))
@@ -129,9 +135,10 @@ class WSStream(ws_stream.WSStream):
         await self.send(StreamClosed(stream_id))
 
     async def _take_early(self, event: Data | Body) -> None:
-        """Refuse a client that does not wait for the answer to its handshake.
+        """Refuse a client that sends data before its handshake is answered.
 
-        Hypercorn did, and told the application neither this nor anything else: it waited for ever.
+        Hypercorn 0.18 refuses such a client, too, but does not tell the application, which then
+        waits for ever.
         """
         is_waiting = self.state is ws_stream.ASGIWebsocketState.HANDSHAKE and not self.closed
         if event.data and is_waiting:
@@ -139,15 +146,18 @@ class WSStream(ws_stream.WSStream):
             await self.send(StreamClosed(self.stream_id))
 
     async def _cut_off(self) -> None:
-        """The client has ended its stream, which is what ending TCP is (RFC 8441, section 5)."""
+        """End the WebSocket, since the client has ended its HTTP/2 stream.
+
+        The end of a stream stands for the end of TCP (RFC 8441, section 5).
+        """
         if not self.closed:
             self.is_cut_off = True
             await self.send(StreamClosed(self.stream_id))
 
     async def _close(self, event: StreamClosed) -> None:
         if self._timer is not None:
-            # Later, since it may be the timer that has found out. Hypercorn's pings slept until the
-            # next was due, and kept all that was known of the connection.
+            # In the next turn, since the timer's own task may have come here. Hypercorn 0.18 lets
+            # the ping task sleep until the next ping, which keeps the connection in memory.
             asyncio.get_running_loop().call_soon(self._timer.cancel)
         if self.app_put is not None and not self.closed:
             self._let_in_the_end()
@@ -155,7 +165,7 @@ class WSStream(ws_stream.WSStream):
         if self.closed or said is None:
             await super().handle(event)
             return
-        # Hypercorn says 1006, whatever the client has said.
+        # Hypercorn reports 1006, whatever close code the client has sent.
         self.closed = True
         await self._put_end(said.code, said.reason)
 
@@ -165,20 +175,23 @@ class WSStream(ws_stream.WSStream):
         )
 
     def _let_in_the_end(self) -> None:
-        """However many messages wait, it does not wait for room: an application that sends without
-        end never makes any."""
+        """Let `websocket.disconnect` into a queue that is full.
+
+        An application that only sends never makes room in its queue.
+        """
         self.app_put.__self__.full = is_never_full  # type: ignore[union-attr]
 
     def app_send(self, message: Any) -> Coroutine[Any, Any, None]:
-        # No coroutine of its own, either.
+        # Not a coroutine either, for the same reason as `handle()`.
         if self.closed and message is not None:
             return self._send_late()
         return super().app_send(message)
 
     async def _send_late(self) -> None:
-        """Let others have their turn, and the application find out that this is the end.
+        """Give other tasks a turn, and raise `ClientHasGone` after `LATE_SENDS` messages.
 
-        Hypercorn returned at once, for ever: a loop that only sends stopped the process.
+        Hypercorn's `send()` then returns at once without an error: an application that only sends
+        in a loop blocks the whole process.
         """
         self._late_sends += 1
         if self._late_sends > LATE_SENDS:
@@ -189,7 +202,7 @@ class WSStream(ws_stream.WSStream):
         try:
             data = self.connection.send(event)
         except LocalProtocolError:
-            # The close frame of one side is on its way, and Hypercorn returned at once here, too.
+            # A close frame has been sent or received. Hypercorn returns at once here, too.
             if isinstance(event, Message):
                 await self._send_late()
         else:
@@ -222,7 +235,8 @@ class WSStream(ws_stream.WSStream):
                 await self._send_wsproto_event(event.response())
             elif isinstance(event, CloseConnection):
                 if self.connection.state is ConnectionState.OPEN:
-                    # A client that breaks the protocol. Hypercorn cut it off without a word.
+                    # The client has broken the protocol. Hypercorn 0.18 cuts such a client off
+                    # without a close frame.
                     await self._fail(event.code, event.reason)
                     return
                 self._said = event
@@ -233,7 +247,7 @@ class WSStream(ws_stream.WSStream):
                 return
 
     async def _fail(self, code: int, reason: str | None) -> None:
-        """Tell both sides, and pass over what still comes."""
+        """Close with `code` on both sides, and ignore what the client still sends."""
         if self.state is not ws_stream.ASGIWebsocketState.CONNECTED:
             await self.send(StreamClosed(self.stream_id))
             return
@@ -249,7 +263,7 @@ class WSStream(ws_stream.WSStream):
 
     async def _hang_up(self) -> None:
         self._timer = asyncio.current_task()
-        # What is unread when TCP is closed would reset it, and the close frame might be lost.
+        # Closing TCP while data is unread resets the connection, and the close frame may be lost.
         await self.send(EndData(self.stream_id))
         await asyncio.sleep(_LAST_TIMEOUT)
         await self.send(StreamClosed(self.stream_id))
@@ -259,7 +273,7 @@ def _validate(request: Request) -> None:
     """Raise `Refused` unless `request` opens a WebSocket (RFC 6455, 4.2.1; RFC 8441, 5)."""
     method, headers = request.method.encode(), request.headers
     if request.http_version == "2":
-        # The key and the Host header are HTTP/1.1's.
+        # HTTP/2 has no key and no Host header, and `Request` checks both.
         method = b"GET"
         headers = [each for each in headers if each[0] not in (b"host", b"sec-websocket-key")]
         headers += [(b"host", b""), (b"sec-websocket-key", b"AAAAAAAAAAAAAAAAAAAAAA==")]

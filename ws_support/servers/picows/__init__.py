@@ -1,4 +1,4 @@
-"""The fast lane: a WebSocket protocol for Uvicorn on picows.
+"""A fast WebSocket protocol for Uvicorn, which parses frames with picows.
 
 uvicorn.Config(application, ws="ws_support.servers.picows:PicowsProtocol")
 """

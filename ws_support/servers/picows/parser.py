@@ -1,4 +1,4 @@
-"""picows takes the frames of clients apart, and does nothing else."""
+"""A parser of clients' frames on picows, without its handshake, pings and close frames."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PING: Final = WSMsgType.PING
 PONG: Final = WSMsgType.PONG
 
 _READ: Final = 2**16
-"""Bytes that are read in one go: 10,000 of the shortest messages, all of which are taken apart
-before anybody else has a turn."""
+"""Bytes of one read at most: 10,000 of the shortest messages, all of which are parsed before other
+connections get a turn."""
 
 _SMALL: Final = 2**13
-"""Bytes of a buffer that is not worth to be given back."""
+"""Bytes of a buffer up to which it is not replaced by a smaller one."""
 
 _INITIAL: Final = 2**11
 
@@ -32,19 +32,21 @@ _REQUEST: Final = (
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
     b"\r\n"
 )
-"""An opening handshake. picows (2.3) begins with one, and ours is over when it begins."""
+"""An opening handshake for picows (2.3), which expects one first. The client's own handshake is
+over when the parser is made."""
 
 
 class Listener(Protocol):
-    """Who has the frames. `on_ws_frame` is that of `picows.WSListener`."""
+    """Receiver of the frames, which also has `on_ws_frame()` of `picows.WSListener`."""
 
     def parser_failed(self, code: int, reason: str) -> None:
-        """What comes after the frame that is handed over next, if one is, breaks the protocol.
+        """Handle data that breaks the protocol.
 
-        Frames found by then are handed over first."""
+        Frames before the error may still be passed to `on_ws_frame` after this call.
+        """
 
     def parser_has_grown(self) -> None:
-        """Its buffer is large. Said again and again, before each read."""
+        """Handle a large buffer. Called before each read while the parser's buffer is large."""
 
     def eof_received(self) -> None: ...
 
@@ -52,10 +54,10 @@ class Listener(Protocol):
 
 
 class Parser(WSProtocol):  # type: ignore[misc]
-    """Takes frames apart, and nothing else: it neither writes nor closes nor answers pings.
+    """A parser of frames, which neither writes nor closes nor answers pings.
 
-    It is the protocol of the transport, so what is read goes to compiled code, and frames come out
-    of it. picows looks at one frame more than it hands over.
+    The parser is the protocol of the transport, so what is read goes to compiled code, which calls
+    the listener with frames. picows parses one frame more than it passes on.
     """
 
     __slots__ = ()
@@ -64,7 +66,7 @@ class Parser(WSProtocol):  # type: ignore[misc]
         wire = _Wire()
         super().__init__(
             *(None, None, False, lambda _: listener, _LOGGER, True, None),
-            *(False, 0, 0, WSAutoPingStrategy.PING_PERIODICALLY, False),  # No pings, no pongs.
+            *(False, 0, 0, WSAutoPingStrategy.PING_PERIODICALLY, False),  # No pings and no pongs.
             *(max_size, None, _INITIAL),
         )
         super().connection_made(wire)
@@ -72,7 +74,7 @@ class Parser(WSProtocol):  # type: ignore[misc]
         wire.listener = listener
 
     def feed(self, data: bytes) -> None:
-        """Take `data` apart, as if it had been read."""
+        """Parse `data`, as if it had been read from the transport."""
         view = memoryview(data)
         while view:
             room = self.get_buffer(-1)
@@ -81,7 +83,7 @@ class Parser(WSProtocol):  # type: ignore[misc]
             self.buffer_updated(size)
             view = view[size:]
 
-    # picows makes its buffer larger when it is full, and never smaller.
+    # picows enlarges its buffer when the buffer is full, and never makes it smaller.
 
     def get_buffer(self, hint: int, _get_buffer: Any = WSProtocol.get_buffer) -> memoryview:
         room: memoryview = _get_buffer(self, hint)
@@ -98,7 +100,7 @@ class Parser(WSProtocol):  # type: ignore[misc]
 
 
 class _Wire:
-    """What picows takes for its transport. It writes a close frame when it finds an error."""
+    """A substitute for picows' transport, to which picows writes a close frame after an error."""
 
     __slots__ = ("listener",)
 
@@ -106,20 +108,23 @@ class _Wire:
         self.listener: Listener | None = None
 
     def get_extra_info(self, name: str) -> Any:
-        # With TLS it does not write to the socket itself.
+        # With TLS, picows does not write to the socket itself.
         return _NO_SOCKET if name == "socket" else name == "ssl_object" or None
 
     get_write_buffer_size = None
     writelines = None
 
     def write(self, data: bytes) -> None:
-        if self.listener is not None:  # Else it is the answer to its handshake.
+        if self.listener is not None:  # Before that, picows writes its answer to the handshake.
             payload = data[2:] if data[1] < 126 else data[4:]
             code = int.from_bytes(payload[:2], "big")
             self.listener.parser_failed(code, payload[2:].decode())
 
     def close(self) -> None:
-        """It closes a moment after each error, and has another protocol above it by then."""
+        """Ignore the close, which picows makes a moment after each error.
+
+        The transport has another protocol by then.
+        """
 
 
 class _NoSocket:
@@ -136,7 +141,10 @@ _NO_SOCKET: Final = _NoSocket()
 
 
 class _Logger:
-    """picows logs each connection and each error. Those are ours; what is left are defects."""
+    """A logger that drops picows' lines about connections and errors, except for exceptions.
+
+    The listener logs connections and errors itself; exceptions are defects.
+    """
 
     def isEnabledFor(self, _: int) -> bool:  # noqa: N802  # As in `logging`.
         return False

@@ -1,9 +1,9 @@
-"""A WebSocket protocol for Uvicorn, on picows: the fast lane.
+"""A fast WebSocket protocol for Uvicorn, on picows.
 
     uvicorn.Config(application, ws=PicowsProtocol)
 
-Uvicorn reads the request and hands the connection over; the application accepts, and from then on
-what is read goes to picows, which is compiled, and comes back as frames.
+Uvicorn reads the request and hands the connection over. When the application has accepted, the
+connection's data goes to picows, whose compiled code turns it into frames.
 """
 
 from __future__ import annotations
@@ -67,54 +67,54 @@ _WAITING: Final = 2**16
 """Bytes of messages that may wait for the application before reading is paused."""
 
 _WIDE: Final = 2**16
-"""Bytes by which a text may be larger than what was sent, and wait as it is."""
+"""Bytes by which a `str` may be larger than its UTF-8, to be queued as it is."""
 
 _OF_EACH: Final = 256
-"""Bytes that a message takes besides its content, about."""
+"""Bytes that a message takes in addition to its content, approximately."""
 
 _TURN: Final = 32
-"""Messages that wait already and are received in a row, before others have their turn."""
+"""Queued messages that are received in a row, before other tasks get a turn."""
 
 _SENT: Final = 64
-"""Messages that are sent in a row, before others have their turn: a client that reads as fast as it
-is sent to never blocks whoever sends."""
+"""Messages that are sent in a row, before other tasks get a turn: `send()` never waits for a client
+that reads fast enough."""
 
 _CONCAT: Final = 2**13
-"""Bytes of a payload up to which it is cheaper to copy it behind its head."""
+"""Bytes of a payload up to which head and payload are joined, since a copy is cheaper."""
 
 _CLOSE_TIMEOUT: Final = 10.0
-"""Seconds for the client to answer a close frame, and to read what was sent before."""
+"""Seconds that the client has to answer a close frame, and to read what was sent before."""
 
 _LAST_WORDS: Final = 0.5
-"""Seconds for it to answer when the server stops."""
+"""Seconds that the client has to answer a close frame when the server stops."""
 
 _SILENCE: Final = 0.3
-"""Seconds in which nothing comes any more from a client that has broken the protocol."""
+"""Seconds without data from a client that has broken the protocol, after which TCP is closed."""
 
 _LINGER: Final = 5.0
-"""Seconds after which it is cut off, whatever comes."""
+"""Seconds after which such a client is cut off, even if it still sends."""
 
 _LONGEST_CLOSE: Final = 131
 """Bytes of the longest close frame: its head, its mask and 125 bytes."""
 
 _SHRINK: Final = 5.0
-"""Seconds after which a large buffer is given back."""
+"""Seconds after which a large buffer is replaced by a small one."""
 
 
 _UTF_8: Final = "utf-8"
-"""The key of a text that waits as it was sent, since it takes less so."""
+"""The key of a queued text that is kept as UTF-8, since that takes less memory than a `str`."""
 
 
 class _Phase(IntEnum):
     HANDSHAKE = 0
     """The application has not decided yet."""
     DENIAL = 1
-    """It refuses with a response of its own."""
+    """The application sends a denial response."""
     OPEN = 2
     CLOSING = 3
-    """Our close frame is sent, and the client's has not come."""
+    """The server has sent a close frame, and waits for the client's."""
     ENDED = 4
-    """There is nothing more to say, though TCP may last for a moment."""
+    """The WebSocket has ended, and TCP may stay open for a moment."""
     LOST = 5
 
 
@@ -135,15 +135,16 @@ _DENIALS: Final = {
 
 _NO_UTF_8: Final = "The text is not valid UTF-8"
 
-# As Uvicorn's own protocols.
+# The logger of Uvicorn's own protocols.
 _uvicorn = logging.getLogger("uvicorn.error")
 
 
 class PicowsProtocol(WSListener, asyncio.Protocol):
     """One connection, from its upgrade request on (RFC 6455, ASGI 2.5).
 
-    Takes of Uvicorn's configuration: `ws_max_size`, in bytes of all fragments; `ws_ping_interval`
-    and `ws_ping_timeout`, in seconds, `None` for none. It does not compress.
+    Uses these options of Uvicorn: `ws_max_size`, in bytes of all fragments of a message;
+    `ws_ping_interval` and `ws_ping_timeout`, in seconds, or `None` to switch them off. Messages are
+    not compressed.
 
     `send()` raises `ClientDisconnected`, an `OSError`, when the connection has ended, and
     `ValueError` for what no frame or header can carry.
@@ -204,24 +205,24 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         self._early = b""
         self._answer: tuple[int, list[tuple[bytes, bytes]]] | None = None
 
-        # What goes to the application.
+        # State of what goes to the application.
         self._queue: deque[dict[str, Any]] = deque()
         self._waiting = 0
-        # Whether a text may wait there as UTF-8.
+        # True if the queue may hold a text as UTF-8.
         self._is_wide = False
         self._waiter: asyncio.Future[Any] | None = None
         self._in_a_row = 0
         self._is_paused = False
 
-        # Whether a frame that is final and has data is a message, as nearly all are.
+        # True if each final data frame is a whole message, as nearly always.
         self._is_plain = False
         self._kind: Any = None
         self._parts = bytearray()
         self._decoder: codecs.IncrementalDecoder | None = None
 
-        # What goes to the client.
+        # State of what goes to the client.
         self._blocked: asyncio.Event | None = None
-        # Messages that may be sent until something has to be looked at. None unless it is open.
+        # Messages that may be sent before the next check. 0 unless the connection is open.
         self._room = 0
         self._late_pong = b""
 
@@ -247,15 +248,16 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         if self._key is None and self._phase is _Phase.HANDSHAKE:
             self._begin(data)
         elif self._phase is _Phase.HANDSHAKE:
-            # A client may send frames before it is accepted. What ends the connection is noticed
-            # as long as there are few.
+            # A client may send frames before it is accepted. Reading goes on while there are few,
+            # so that the end of the connection is noticed.
             self._early += data
             if len(self._early) > _WAITING:
                 self._pause_reading()
         else:
             self._is_silent = False
             if self._phase is _Phase.ENDED:
-                # After an error, where frames begin and end may not be known any more.
+                # After an error, the boundaries of frames may be unknown, so the end of the data is
+                # searched for a close frame.
                 self._tail = (self._tail + data[-_LONGEST_CLOSE:])[-_LONGEST_CLOSE:]
                 if _ends_with_a_close_frame(self._tail):
                     self._finish()
@@ -281,7 +283,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._refuse(refused.status, refused.reason, refused.headers)
             return
         self._queue.append({"type": "websocket.connect"})
-        # No coroutine of our own around it: each one is gone through whenever a message arrives.
+        # No further coroutine around the application: each message would have to pass through it.
         task = self._loop.create_task(_coroutine(self._app(self._scope, self.receive, self.send)))
         self._server_state.tasks.add(task)
         task.add_done_callback(self._application_has_ended)
@@ -313,7 +315,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._close(code, "")
 
     def _refuse(self, status: int, reason: str, headers: Headers = ()) -> None:
-        """End a handshake with a line of text."""
+        """Refuse the handshake with `status` and a line of text."""
         self._log(str(int(status)))
         self._write(refusal(status, reason, [*self._server_state.default_headers, *headers]))
         self._disconnect(CloseCode.ABNORMAL_CLOSURE)
@@ -338,10 +340,13 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             parser.feed(early)
 
     def _deny(self, message: Any) -> None:
-        """A response of the application's, and the end of TCP is the end of its content."""
+        """Send a part of the application's denial response.
+
+        The end of TCP is the end of a response whose length is not given.
+        """
         if message["type"] == "websocket.http.response.start":
             headers = [*self._server_state.default_headers, *(message.get("headers") or ())]
-            response(message["status"], headers)  # Raises for what cannot be sent.
+            response(message["status"], headers)  # Raises ValueError for what cannot be sent.
             self._answer = message["status"], headers
             self._phase = _Phase.DENIAL
             return
@@ -361,7 +366,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
     def _log(self, what: str) -> None:
         if _uvicorn.isEnabledFor(logging.INFO):
             scope: Any = self._scope
-            # As Uvicorn's own, without the query, in which there may be a token.
+            # Uvicorn's own line without the query, which may hold a token.
             path = quote(scope["path"])
             _uvicorn.info('%s - "WebSocket %.200s" %s', get_client_addr(scope), path, what)
 
@@ -379,7 +384,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             raise RuntimeError("receive() was called while another task waits for a message.")
         waiter = self._waiter = asyncio.Future(loop=self._loop)
         if self._room > 0:
-            # Others have their turn now.
+            # Other tasks get a turn now, so the count begins anew.
             self._room = _SENT
         try:
             return await waiter
@@ -387,13 +392,13 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             if self._waiter is waiter:
                 self._waiter = None
             elif not waiter.cancelled():
-                # It had come already. By now another task may wait.
+                # The message has come before the cancellation. Another task may wait for it now.
                 self._queue.appendleft(waiter.result())
                 self._wake()
             raise
 
     def _next(self) -> Any:
-        """What waits already."""
+        """Take the first message from the queue, and resume reading when the queue is empty."""
         message = self._queue.popleft()
         if not self._queue:
             self._in_a_row = 0
@@ -428,11 +433,12 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._write(head + data)
         else:
             self._room -= size >> 13
-            # A buffer that may be changed is copied: all of it may not be sent at once.
+            # A mutable buffer is copied: a part may be sent later, and the application may change
+            # the buffer before that.
             self.transport.writelines((head, bytes(data)))
 
     def write_frame(self, frame: bytes) -> bool:
-        """Write the frame of a message of which everybody gets the same; whether that could be."""
+        """Write a frame that many connections share. Return False if that was not possible."""
         if self._phase is not _OPEN or self._blocked is not None:
             return False
         self._write(frame)
@@ -442,7 +448,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         kind = message["type"]
         phase = self._phase
         if phase >= _Phase.CLOSING:
-            # Whoever goes on all the same does so without holding up everybody else.
+            # An application that goes on sending must not hold up other tasks.
             await asyncio.sleep(0)
             raise ClientDisconnected(f"{kind} was sent after the connection had ended.")
         if phase is _Phase.DENIAL:
@@ -460,8 +466,11 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             raise RuntimeError(f"{kind} was sent {_EXPECTED[phase]}.")
 
     async def _turn(self) -> None:
-        """Let others have their turn, until more can be sent. Raise `ClientDisconnected` when the
-        transport is closing: what is written to it is dropped, and says nothing of that."""
+        """Give other tasks a turn, and wait until more can be sent.
+
+        Raises `ClientDisconnected` when the transport is closing: a closing transport drops what is
+        written to it, without an error.
+        """
         await asyncio.sleep(0)
         while self._blocked is not None:
             await self._blocked.wait()
@@ -474,7 +483,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
     # What the client sends
 
     def on_ws_frame(self, _: Any, frame: WSFrame) -> None:
-        # This is the path of each message.
+        # Every message takes this path.
         kind = frame.msg_type
         if self._is_plain and frame.fin and not (frame.rsv1 or frame.rsv2 or frame.rsv3):
             if kind is TEXT:
@@ -506,10 +515,10 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._fall_behind(message.get("text"), size)
 
     def _fall_behind(self, text: str | None, size: int) -> None:
-        """Read no more, and keep the last message in `size` bytes if its text takes many more.
+        """Pause reading, and keep the last message as UTF-8 if its text takes far more than `size`.
 
-        One character takes as much as each of the others does: up to four bytes. What has come
-        before was not looked at, and holds four times `_WAITING` at most.
+        Python stores every character of a str in as many bytes as the widest one needs: up to four.
+        Earlier messages were not checked, and take four times `_WAITING` at most.
         """
         if not self._is_paused:
             self._pause_reading()
@@ -523,7 +532,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             if self._blocked is None:
                 self._write(pong)
             else:
-                # The last one is the one that counts (section 5.5.3).
+                # Only the last ping has to be answered (RFC 6455, section 5.5.3).
                 self._late_pong = pong
         elif kind is PONG:
             self._on_pong(frame.get_payload_as_bytes())
@@ -533,8 +542,11 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._fail(CloseCode.PROTOCOL_ERROR, "A continuation of nothing")
 
     def _on_other(self, kind: Any, frame: WSFrame) -> None:
-        """What is not plain: a fragment, an error, something that comes late, or whatever comes
-        while the buffer of picows is large."""
+        """Handle a frame that is not a whole message of an open connection.
+
+        This is a fragment, an error, a frame after the close, or any frame while the buffer of
+        picows is large.
+        """
         if self._has_grown:
             self._is_silent = not frame.tail_size
         if self._phase is not _OPEN:
@@ -564,7 +576,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         if size > self._config.ws_max_size:
             self._fail(CloseCode.MESSAGE_TOO_BIG, "")
             return
-        # What a client sends in many small fragments, or empty ones, takes no more than their sum.
+        # Fragments are joined at once, so many small or empty ones take no more than their sum.
         payload = frame.get_payload_as_bytes()
         self._parts += payload
         if self._decoder is not None:
@@ -582,7 +594,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._wake()
 
     def _wake(self) -> None:
-        """Give what waits to whoever waits for it."""
+        """Give the first queued message to the task that waits in `receive()`, if there is one."""
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(self._next())
@@ -598,13 +610,13 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
                 reason = "Not a code that a close frame may have"
                 self._fail(CloseCode.PROTOCOL_ERROR, reason, lingers=False)
                 return
-            reason = payload[2:].decode()  # picows has looked at that.
+            reason = payload[2:].decode()  # picows has checked the UTF-8.
         self._write(close_frame(code, reason))
         self._disconnect(CloseCode.NO_STATUS_RECEIVED if code is None else code, reason)
         self._finish()
 
     def _close(self, code: int, reason: str) -> None:
-        """Close from this side. What the client sends until it answers is dropped."""
+        """Send a close frame. What the client sends before its own close frame is dropped."""
         if not may_be_sent(code):
             raise ValueError(f"websocket.close: {code} is no code that a close frame may have.")
         self._write(close_frame(code, reason))
@@ -631,14 +643,15 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         self._finish(lingers=lingers)
 
     def parser_failed(self, code: int, reason: str) -> None:
-        # No more memory is spent on it. What came before is handed over first, and may be answered.
+        # Reading is paused to save memory. Frames before the error are passed on first, and may be
+        # answered.
         self.transport.pause_reading()
-        # After a close frame, however wrong, its client sends nothing more.
+        # A client sends nothing more after a close frame, even after a malformed one.
         fail = partial(self._fail, code, reason, lingers=not reason.startswith("Received CLOSE"))
         self._loop.call_soon(self._loop.call_soon, fail)
 
     def _disconnect(self, code: int, reason: str = "") -> None:
-        """Tell the application, which hears of it once."""
+        """Queue `websocket.disconnect` for the application, as the last message."""
         self._is_plain = False
         self._phase = _Phase.ENDED
         self._room = 0
@@ -651,13 +664,16 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         self._release()
 
     def _finish(self, *, lingers: bool = False) -> None:
-        """End TCP, when everything has been sent."""
+        """Close TCP when everything has been sent.
+
+        If `lingers` is true, the client's data is read for a while first, and dropped.
+        """
         self._phase = _Phase.ENDED
         self._room = 0
         transport = self.transport
         if lingers and not transport.is_closing():
-            # A socket that is closed with data unread is reset, and the client may not come to read
-            # what was sent last. nginx and Caddy do that to their clients when we close.
+            # Closing a socket while data is unread resets the connection, and the client may not
+            # see what was sent last. nginx and Caddy then reset their own clients, too.
             transport.set_protocol(self)
             transport.resume_reading()
             self._is_silent = True
@@ -685,14 +701,16 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         self._release()
 
     def eof_received(self) -> None:
-        """Called when the client has ended its side of TCP. Of what is sent then it may read
-        nothing, for as long as it likes."""
+        """End the connection, since the client has ended its side of TCP.
+
+        Such a client may never read what is sent, so the close has a time limit.
+        """
         if self._phase < _Phase.CLOSING:
             self._disconnect(CloseCode.ABNORMAL_CLOSURE)
         self._finish()
 
     def shutdown(self) -> None:
-        """Called by Uvicorn when it stops, which waits until all are gone."""
+        """Close the connection. Uvicorn calls this when it stops, and waits for the end of all."""
         if self._phase is _Phase.HANDSHAKE:
             status = HTTPStatus.SERVICE_UNAVAILABLE
             self._refuse(status, status.phrase)
@@ -729,14 +747,14 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
 
     def _miss_pong(self) -> None:
         if self._is_paused and self._blocked is None:
-            # It may have come: nothing is read, since the application is busy.
+            # The pong may have come, unread: reading is paused, since the application is busy.
             self._set_timer(self._config.ws_ping_timeout or 0, self._miss_pong)
             return
-        # Without a close frame: who does not answer a ping would not answer that, either.
+        # No close frame: a client that does not answer a ping would not answer that either.
         self._disconnect(CloseCode.ABNORMAL_CLOSURE)
         self.transport.abort()
 
-    # The transport, and what picows has read
+    # The transport and its flow control
 
     def pause_writing(self) -> None:
         self._blocked = asyncio.Event()
@@ -773,12 +791,12 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
                 timer.cancel()
         self._timer = self._shrinking = None
 
-    # The buffer of picows only grows. A new parser has a small one, and takes over when the old one
-    # has nothing left: when what was read last has ended with the end of a frame. Until then no
-    # frame is plain, so that this is looked at.
+    # The buffer of picows only grows. A new parser has a small buffer, and replaces the old parser
+    # when that has no data left: when the last read has ended with the end of a frame. Until then,
+    # `_is_plain` is false, so that every frame is checked for that.
 
     def parser_has_grown(self) -> None:
-        self._is_silent = False  # Until what is read now has ended with the end of a frame.
+        self._is_silent = False  # Until the read that follows ends with the end of a frame.
         if self._shrinking is None and self._phase is _OPEN:
             self._has_grown = True
             self._is_plain = False
@@ -799,7 +817,7 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
 
 
 def _coroutine(awaitable: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
-    """What a task can run."""
+    """Return `awaitable` as a coroutine, which a task can run."""
     return awaitable if asyncio.iscoroutine(awaitable) else _awaited(awaitable)
 
 

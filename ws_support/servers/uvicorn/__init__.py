@@ -1,4 +1,4 @@
-"""Uvicorn."""
+"""Uvicorn for `manage.py runasgi`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ws_support.servers.base import Plan, how_to_install, lack
 __all__ = ["Uvicorn"]
 
 _LAST_WORDS: Final = 1.0
-"""Seconds for what was sent last to reach its clients."""
+"""Seconds that the data sent last has to reach the clients."""
 
 
 _PICOWS: Final = "picows"
@@ -31,13 +31,13 @@ _REQUIREMENTS: Final = {
     _PICOWS: {"picows": "2.3"},
     _SANSIO: {"websockets": "15"},  # Sends pings from Uvicorn 0.45 on.
 }
-"""As those of a server, besides."""
+"""Requirements of each parser of frames, in addition to those of the server."""
 
 _HANDSHAKE: Final = '%s - "WebSocket %s" '
-"""How Uvicorn's lines about handshakes begin, with the target in second place."""
+"""The beginning of Uvicorn's log lines about handshakes, whose second argument is the target."""
 
 _KNOWN_PICOWS: Final = "2.3."
-"""How it behaves inside is what `picows_parser.py` rests on."""
+"""The series of picows on whose internals `ws_support.servers.picows.parser` depends."""
 
 
 class Uvicorn(SocketServer):
@@ -45,7 +45,7 @@ class Uvicorn(SocketServer):
     title = "Uvicorn"
     requirements: ClassVar = {
         "uvicorn": "0.45",
-        "httptools": "0.6.3",  # `uvicorn_http.py` rests on it: h11 has no limits of time.
+        "httptools": "0.6.3",  # For `uvicorn/http.py`: Uvicorn's h11 protocol has no time limits.
     }
     extra = "fast"
     merit = "the fastest, and it keeps every setting"
@@ -98,7 +98,8 @@ class Uvicorn(SocketServer):
         class Server(uvicorn.Server):
             @contextmanager
             def capture_signals(self) -> Iterator[None]:
-                # Uvicorn's own raises the signal again when all is done, and so exits with -15.
+                # Uvicorn's own method raises the signal again after the shutdown, so the exit code
+                # would be -15.
                 stop.on_signal(self.begin_to_stop)
                 yield
 
@@ -110,10 +111,10 @@ class Uvicorn(SocketServer):
             starting: asyncio.Task[Any] | None = None
 
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-                # Uvicorn 0.54 waits for the lifespan, also when it is told to stop meanwhile.
+                # Uvicorn 0.54 waits for the lifespan's start, even after a signal to stop.
                 self.starting = asyncio.current_task()
                 if plan.certfile is not None:
-                    # asyncio waits 60 s for a handshake of TLS, and Uvicorn has no setting.
+                    # asyncio waits 60 s for a TLS handshake, and Uvicorn has no setting for that.
                     loop: Any = asyncio.get_running_loop()
                     loop.create_server = partial(
                         loop.create_server, ssl_handshake_timeout=HEAD_TIMEOUT
@@ -135,15 +136,18 @@ class Uvicorn(SocketServer):
                 for each in sockets or ():
                     each.close()
                 await stop.say_goodbye()
-                # A fraction is fine, too: asyncio.wait_for() gets it.
+                # Uvicorn passes this to asyncio.wait_for(), which also takes fractions.
                 self.config.timeout_graceful_shutdown = stop.left_for_the_server  # type: ignore[assignment]
                 cutting = asyncio.create_task(self.cut_off_silent_ones())
                 await super().shutdown(sockets)
                 cutting.cancel()
 
             async def cut_off_silent_ones(self) -> None:
-                """asyncio waits 30 s for the end of TLS, of which a client that is gone says
-                nothing, and Uvicorn waits for asyncio."""
+                """Abort the TLS connections that are left when all applications have ended.
+
+                asyncio waits 30 s for the end of TLS, which a client that is gone never confirms,
+                and Uvicorn waits for asyncio.
+                """
                 await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
                 await asyncio.sleep(_LAST_WORDS)
                 transports = [each.transport for each in self.server_state.connections]
@@ -172,7 +176,7 @@ class Uvicorn(SocketServer):
 
 
 def _protocol(plan: Plan) -> str:
-    """What takes frames apart: what was asked for, or the fastest that can do what is wanted."""
+    """Return the parser of frames that `plan` names, or the fastest one that is usable."""
     if plan.protocol is not None:
         return plan.protocol
     return _SANSIO if plan.options.per_message_deflate or _lack_of_picows() else _PICOWS
@@ -193,7 +197,7 @@ def _lack_of_sansio() -> str | None:
 
 
 def _log_no_query(record: logging.LogRecord) -> bool:
-    """A filter for Uvicorn's lines about handshakes: in a query there may be a token (0.54)."""
+    """Remove the query from Uvicorn's log lines about handshakes: it may hold a token (0.54)."""
     if str(record.msg).startswith(_HANDSHAKE) and isinstance(record.args, tuple):
         client, target, *rest = record.args
         record.args = client, f"{str(target).partition('?')[0]:.200}", *rest
@@ -201,7 +205,10 @@ def _log_no_query(record: logging.LogRecord) -> bool:
 
 
 def _log_in_one_line(record: logging.LogRecord) -> bool:
-    """A filter for what a client can cause: text that is no UTF-8 (Uvicorn 0.54)."""
+    """Replace the traceback of an error that a client can cause by sending invalid UTF-8.
+
+    Uvicorn 0.54 logs a traceback for each such message.
+    """
     if record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError):
         record.msg, record.args = "%s %.500r", (record.getMessage(), record.exc_info[1])
         record.exc_info = None

@@ -1,4 +1,4 @@
-"""Uvicorn's side of HTTP/1.1 (0.54), up to the upgrade."""
+"""HTTP/1.1 in Uvicorn (0.54), with limits for requests and a safe upgrade to WebSockets."""
 
 from __future__ import annotations
 
@@ -19,61 +19,64 @@ from ws_support.servers._run.limits import HEAD_TIMEOUT, MAX_HEAD, MAX_HEADERS
 logger = logging.getLogger("ws_support.servers")
 
 _PIECE: Final = 2**13
-"""Bytes that are parsed in one go, at most."""
+"""Bytes that are parsed at once, at most."""
 
 _TURN: Final = 0.002
-"""Seconds after which others have their turn."""
+"""Seconds of parsing after which other tasks get a turn."""
 
 _SILENCE: Final = 0.3
-"""Seconds in which nothing comes any more from a client that was refused."""
+"""Seconds without data from a refused client, after which its connection is closed."""
 
 _LINGER: Final = 5.0
-"""Seconds after which it is cut off, whatever comes."""
+"""Seconds after which a refused client is cut off, even if it still sends."""
 
 _LAST_WORDS: Final = 1.0
-"""Seconds for the end of TLS, of which a client that is gone says nothing."""
+"""Seconds to wait for the end of TLS, which a client that is gone never confirms."""
 
 
 class _Phase(Enum):
-    """What the next byte of the client belongs to."""
+    """The part of a request to which the client's next byte belongs."""
 
     HEAD = auto()
     BODY = auto()
-    """Or to the trailers."""
+    """The body or the trailers."""
     NOTHING = auto()
-    """The client was refused, and whatever comes is dropped."""
+    """The client was refused, and everything that it sends is dropped."""
 
 
 class HTTPProtocol(HttpToolsProtocol):
-    """Uvicorn's protocol, with limits for what one client can ask for.
+    """Uvicorn's protocol, with limits for each client.
 
-    By itself Uvicorn bounds neither the size nor the time of a head or of trailers, parses all
-    requests of a read before the first is answered, lets go of the connection for an upgrade while
-    a request is answered, and drops the frames that a client sends right behind an upgrade request.
+    Uvicorn 0.54 itself limits neither the size nor the time of a head or of trailers, parses all
+    requests of a read before the first is answered, hands the connection over for an upgrade while
+    a request is being answered, and drops the frames that a client sends right after an upgrade
+    request.
 
-    Here what was read is parsed in pieces, none of which goes beyond the end of a request. The next
-    request waits, and with it reading, until the one before is answered.
+    This protocol parses what was read in pieces, none of which goes beyond the end of a request.
+    The next request waits until the one before is answered, and reading is paused meanwhile.
     """
 
     flow: _Flow
 
     _phase = _Phase.HEAD
     _unparsed = b""
-    """What was read last, of which the first `_position` bytes are parsed."""
+    """The data of the last read, of which the first `_position` bytes are parsed."""
 
     _position = 0
     _overhead = 0
-    """Bytes of a head, or of a body's trailers and chunk sizes, since the last progress."""
+    """Bytes of a head, or of a body's trailers and chunk sizes, since the last progress.
+
+    A complete head, a part of a body and a complete chunk are progress."""
 
     _rest: int | None = None
-    """Bytes of the body that are to come; `None` for a chunked one, which says that later."""
+    """Bytes of the body that are still to come; `None` for a chunked body, of unknown size."""
 
     _trailers = 0
     _is_pipelined = False
-    """Whether what is parsed came before the answer to the request in front of it."""
+    """True if the data that is parsed came before the previous request was answered."""
 
     _status = HTTPStatus.BAD_REQUEST
-    """What the parser's next error means."""
+    """The status of the answer to the parser's next error."""
 
     _limit: asyncio.TimerHandle | None = None
     _is_silent = False
@@ -99,10 +102,10 @@ class HTTPProtocol(HttpToolsProtocol):
         if self._position == len(self._unparsed) and not self._overhead:
             self._is_pipelined = self._is_answering
         if self._position == len(self._unparsed) and self._rest is not None:
-            # A large body, which is not copied.
+            # A large body is not copied.
             self._unparsed, self._position = data, 0
         else:
-            # The end of a head may be in two reads.
+            # The end of a head may be split between two reads.
             start = max(self._position - 2, 0)
             self._unparsed = self._unparsed[start:] + data
             self._position -= start
@@ -110,7 +113,7 @@ class HTTPProtocol(HttpToolsProtocol):
 
     @property
     def _is_answering(self) -> bool:
-        """Whether a request is there that has no answer yet."""
+        """Return True if a complete request has no complete answer yet."""
         cycle = self.cycle
         return self._phase is _Phase.HEAD and cycle is not None and not cycle.response_complete
 
@@ -154,7 +157,7 @@ class HTTPProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
-            # It was the end of a head, and so of the piece.
+            # The parser raises this at the end of a head, which is also the end of the piece.
             self._upgrade()
         except httptools.HttpParserError:
             reason = "Invalid HTTP request received."
@@ -164,7 +167,7 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._phase is _Phase.BODY:
-            # A trailer is no header (RFC 9110, section 6.5.1), but Uvicorn adds it to them.
+            # A trailer is not a header (RFC 9110, section 6.5.1). Uvicorn adds it to the headers.
             self._trailers += 1
         else:
             super().on_header(name, value.strip(b" \t"))
@@ -210,7 +213,7 @@ class HTTPProtocol(HttpToolsProtocol):
     # Waiting
 
     def _watch(self) -> None:
-        """Bound the wait for the rest of a head, of trailers, or of a body that nobody reads."""
+        """Limit the wait for the rest of a head, of trailers, or of a body that nobody reads."""
         is_left = self._phase is _Phase.BODY and self.cycle.response_complete
         if self._phase is _Phase.NOTHING:
             pass
@@ -227,20 +230,20 @@ class HTTPProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         self._limit = None
         if self.flow.is_full:
-            # The client waits, for the application.
+            # Reading is paused: the client waits for the application, not the other way round.
             self._watch()
             return
         logger.info("Closed: no request within %g s from %s.", HEAD_TIMEOUT, self.client)
-        # Not close(), which over TLS waits 30 s for an answer.
+        # close() would wait 30 s for an answer over TLS.
         self.transport.abort()
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
-        """Answer that nothing of this will be answered, and close."""
+        """Answer with an error, drop what the client still sends, and close the connection."""
         logger.info("Refused with %d: %s: from %s.", status, reason, self.client)
         cycle = self.cycle
         is_answered = self._phase is _Phase.BODY and cycle.response_started
         if self._phase is _Phase.BODY and not cycle.response_complete:
-            # As when the client has gone.
+            # The application sees what it sees when the client has gone.
             cycle.disconnected = True
             cycle.message_event.set()
         self._phase = _Phase.NOTHING
@@ -248,7 +251,7 @@ class HTTPProtocol(HttpToolsProtocol):
         transport = self.transport
         if not is_answered:
             transport.write(refusal(status, reason, self.server_state.default_headers))
-        # A socket that is closed with data unread is reset, and the client may not come to read
+        # Closing a socket while data is unread resets the connection, and the client may not see
         # what was sent last.
         if transport.can_write_eof():
             transport.write_eof()
@@ -298,10 +301,10 @@ class HTTPProtocol(HttpToolsProtocol):
                 self.transport.get_protocol().data_received(behind)  # type: ignore[attr-defined]
 
     def _read_body(self) -> None:
-        """Read the body of a request that asks for an upgrade which is not made.
+        """Read the body of a request whose upgrade is not made.
 
-        The parser takes what is behind such a request for something else than its body, and then
-        for the next request: of somebody else's, behind a proxy.
+        The parser (httptools) does not take what follows such a request for its body, but for the
+        next request: behind a proxy, that would be a request of another user.
         """
         self._begin_body()
         self.cycle.more_body = True
@@ -318,15 +321,15 @@ class HTTPProtocol(HttpToolsProtocol):
             on_message_complete=self.on_message_complete,
         )
         self.parser = httptools.HttpRequestParser(callbacks)
-        # Without either of these lines, this is the end of the body, too.
+        # Without either of these lines there is no body, and the parser ends the request here.
         self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(lines))
 
 
 class _Flow(FlowControl):
-    """Reading is paused by the application, or by requests that wait for their turn, or by both."""
+    """Flow control with two reasons to pause reading: the application, and requests that wait."""
 
     is_full = False
-    """Whether more of the body has been read than the application takes."""
+    """True if reading is paused until the application has received more of the body."""
 
     is_held = False
 

@@ -1,4 +1,4 @@
-"""Uvicorn's side of a WebSocket (0.54), without what one client can do to the others."""
+"""WebSockets in Uvicorn (0.54, websockets-sansio), with limits that protect other clients."""
 
 from __future__ import annotations
 
@@ -21,45 +21,46 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ws_support.servers")
 
 _PIECE: Final = 2**16
-"""Bytes that are taken apart in one go."""
+"""Bytes that are parsed at once, at most."""
 
 _TURN: Final = 0.002
-"""Seconds after which others have their turn."""
+"""Seconds of parsing after which other tasks get a turn."""
 
 _WAITING: Final = 2**16
-"""Bytes of messages that may wait for the application before no more are taken apart."""
+"""Bytes of messages that may wait for the application before parsing is paused."""
 
 _WIDE: Final = 2**16
-"""Bytes by which a text may be larger than what was sent, and wait as it is."""
+"""Bytes by which a `str` may be larger than its UTF-8, to be queued as it is."""
 
 _SENT: Final = 64
-"""Messages that are sent in a row, before others have their turn: a client that reads as fast as it
-is sent to never blocks whoever sends."""
+"""Messages that are sent in a row, before other tasks get a turn: `send()` never waits for a client
+that reads fast enough."""
 
 _LAST_TIMEOUT: Final = 10.0
-"""Seconds that a client has for reading what was sent before its connection was closed."""
+"""Seconds that a client has to read what was sent before its connection was closed."""
 
 
 class Protocol(WebSocketsSansIOProtocol):
-    """Keeps the last pong instead of all, and takes long reads apart piece by piece.
+    """Uvicorn's protocol, with one pong in memory instead of all, and long reads parsed in pieces.
 
-    Uvicorn keeps its answers to pings until they are read: 25 MB a second for a client that floods
-    it with them and reads nothing. The last ping is the one that has to be answered (RFC 6455,
+    Uvicorn 0.54 keeps all pongs until the client reads them: 25 MB a second for a client that
+    floods the server with pings and reads nothing. Only the last ping has to be answered (RFC 6455,
     section 5.5.3).
 
-    It reads 256 KiB at a time, which may be 37,000 messages, and nobody else is served before they
-    are taken apart and answered. Compressed ones may become 1,000 times as large: those are
-    inflated one by one, and no more while 64 KiB of what they have become wait.
+    Uvicorn 0.54 reads 256 KiB at a time, which may be 37,000 messages, and serves no other
+    connection before all of them are parsed and answered. Compressed messages may become 1,000
+    times as large: this protocol inflates them one by one, and pauses while 64 KiB of inflated
+    messages wait.
     """
 
     late_pong = b""
     last_timer: TimerHandle | None = None
     unread: memoryview | None = None
-    """What was read and is not taken apart yet. Nothing more comes meanwhile."""
+    """Data that was read and is not parsed yet. Reading is paused meanwhile."""
     head = b""
-    """The beginning of a frame, where what was read ended within its head."""
+    """The beginning of a frame's head, if a read has ended within that head."""
     left = 0
-    """Bytes of a frame that are not read yet."""
+    """Bytes of the current frame that are not parsed yet."""
     waiting = 0
     """Bytes of the messages that wait for the application, as they are held."""
 
@@ -68,11 +69,11 @@ class Protocol(WebSocketsSansIOProtocol):
         self.writable = _Writable(self)
 
     def _begin(self, data: bytes) -> None:
-        """Answer the handshake, or begin with it.
+        """Refuse the handshake, or pass it to `websockets` and start the application.
 
-        `websockets` takes no line of more than 8 KiB and no more than 128 headers, and has no
-        answer for a request with a body. It gets to see what it has to, and decides what
-        extensions there are.
+        `websockets` takes no line of more than 8 KiB and no more than 128 headers, and does not
+        answer a request with a body. So it gets only the headers that it needs, and chooses the
+        extensions.
         """
         self.handshake_initiated = True
         request = Request.parse(data.partition(b"\r\n\r\n")[0])
@@ -87,7 +88,7 @@ class Protocol(WebSocketsSansIOProtocol):
             self.transport.write(refusal(refused.status, refused.reason, headers))
             self.transport.close()
             return
-        # It would log headers and messages at DEBUG.
+        # `websockets` would log headers and messages at the level DEBUG.
         self.conn.debug = False
         self.conn.receive_data(b"GET / HTTP/1.1\r\n\r\n")
         asked = cast("WebSocketsRequest", self.conn.events_received()[0])
@@ -138,7 +139,7 @@ class Protocol(WebSocketsSansIOProtocol):
         self._let_go()
 
     def _rest_of_frame(self) -> int:
-        """Return the bytes to take apart next, which end where a frame does at the latest."""
+        """Return how many bytes to parse next: at most to the end of the current frame."""
         unread = self.unread or b""
         if not self.left:
             head = self.head + bytes(unread[:14])
@@ -157,7 +158,8 @@ class Protocol(WebSocketsSansIOProtocol):
             self.transport = _Held(self.transport, self._go_on_soon)  # type: ignore[assignment]
         if not self.read_paused:
             self._go_on_soon()
-        # Else when the application has received what is there, and reading is resumed.
+        # Otherwise parsing goes on when the application has received everything: `receive()`
+        # resumes reading then.
 
     def _go_on_soon(self) -> None:
         self.loop.call_soon(self._go_on)
@@ -170,7 +172,7 @@ class Protocol(WebSocketsSansIOProtocol):
                 self.transport.resume_reading()
 
     def handle_cont(self, event: Frame) -> None:
-        # Many short fragments take no more than their sum.
+        # Fragments are joined at once, so many short ones take no more than their sum.
         frames: list[Any] = self.frames
         if type(frames[0]) is not bytearray:
             frames[0] = bytearray(frames[0])
@@ -193,7 +195,7 @@ class Protocol(WebSocketsSansIOProtocol):
                 return
             size = sys.getsizeof(text)
             if size > len(data) + _WIDE:
-                # One character takes as much as each of the others does.
+                # Python stores every character of a str in as many bytes as the widest one needs.
                 message = {_UTF_8: data}
                 size = len(data)
             else:
@@ -219,9 +221,9 @@ class Protocol(WebSocketsSansIOProtocol):
         return message
 
     def write_frame(self, frame: bytes) -> bool:
-        """Write the frame of a message of which everybody gets the same; whether that could be.
+        """Write a frame that many connections share. Return False if that was not possible.
 
-        Compressed, each connection has one of its own (RFC 7692, section 7.2.3.2).
+        With compression, each connection has frames of its own (RFC 7692, section 7.2.3.2).
         """
         conn = self.conn
         if (
@@ -239,7 +241,8 @@ class Protocol(WebSocketsSansIOProtocol):
         self._abort_in_time()
 
     def _abort_in_time(self) -> None:
-        # What is unsent goes first, and a client that does not read would keep it for ever.
+        # The transport sends its buffer before it closes: a client that does not read would keep
+        # the connection open for ever.
         if self.last_timer is None and self.transport.get_write_buffer_size():
             self.last_timer = self.loop.call_later(_LAST_TIMEOUT, self.transport.abort)
 
@@ -247,7 +250,7 @@ class Protocol(WebSocketsSansIOProtocol):
         self._abort_in_time()
         if self.handshake_complete and not self.close_sent:
             self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
-        # Whoever waits to send hears of it now, and not when the client reads again.
+        # A task that waits in send() learns of the end now, not when the client reads again.
         self.writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -259,9 +262,9 @@ class Protocol(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def keepalive_timeout(self) -> None:
-        """End a connection whose client does not answer a ping, as if TCP had ended.
+        """Abort a connection whose client does not answer a ping.
 
-        Uvicorn sends it a close frame with 1011, which is that of a server that has failed.
+        Uvicorn 0.54 sends a close frame with 1011, which is the code of a server that has failed.
         """
         self.transport.abort()
 
@@ -269,7 +272,7 @@ class Protocol(WebSocketsSansIOProtocol):
         if self.writable.is_set():
             super().handle_ping()
         elif pongs := self.conn.data_to_send():
-            # The first ping of a read finds the answers to all.
+            # The first ping of a read finds the pongs for all pings of that read.
             self.late_pong = pongs[-1]
 
     def resume_writing(self) -> None:
@@ -280,7 +283,7 @@ class Protocol(WebSocketsSansIOProtocol):
 
 
 def _size_of_frame(head: bytes) -> int | None:
-    """Return how long the frame is that begins so, in bytes, or `None` while that is unknown."""
+    """Return the size in bytes of the frame that begins with `head`, or `None` if unknown."""
     if len(head) < 2:
         return None
     size, start = head[1] & 0x7F, 6
@@ -293,11 +296,11 @@ def _size_of_frame(head: bytes) -> int | None:
 
 
 _UTF_8: Final = "utf-8"
-"""The key of a text that waits as it was sent, since it takes less so."""
+"""The key of a queued text that is kept as UTF-8, since that takes less memory than a `str`."""
 
 
 class _Writable(asyncio.Event):
-    """What `send()` of Uvicorn waits for first, each time."""
+    """The event for which Uvicorn's `send()` waits before each message."""
 
     def __init__(self, protocol: Protocol) -> None:
         super().__init__()
@@ -306,10 +309,11 @@ class _Writable(asyncio.Event):
         self.sent = 0
 
     async def wait(self) -> Literal[True]:
-        """Wait until more can be sent, and now and then for the others' turn.
+        """Wait until more can be sent, and give other tasks a turn after every 64 messages.
 
-        Uvicorn writes to a transport that is closing, which drops that without a word: a loop that
-        awaits nothing else would go on for ever, and nobody would hear of the end.
+        Raises `ClientDisconnected` when the transport is closing. Uvicorn 0.54 writes to a closing
+        transport, which drops the data without an error: an application that only sends would go on
+        for ever, block the event loop, and never learn of the end.
         """
         self.sent += 1
         protocol = self.protocol
@@ -323,7 +327,7 @@ class _Writable(asyncio.Event):
 
 
 class _Held:
-    """A transport that does not read, since what it has read is not taken apart yet."""
+    """A transport that does not read, since the data of its last read is not parsed yet."""
 
     def __init__(self, transport: Any, resume_reading: Any) -> None:
         self.transport = transport
