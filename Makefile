@@ -32,7 +32,7 @@ lint: $(VENV)/.dev ## Check style and formatting
 types: $(VENV)/.dev ## Check types
 	$(BIN)/python -m mypy
 
-bench: $(VENV)/.bench ## Measure beside Channels and others, an hour (BENCH_ARGS="--quick")
+bench: $(VENV)/.bench ## Measure beside Channels and others, half an hour or more (BENCH_ARGS="--quick")
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 fuzz: $(VENV)/.fuzz ## Look for bytes that break the fast lane, for an hour (FUZZ_ARGS="-max_total_time=60")

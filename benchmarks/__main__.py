@@ -6,101 +6,78 @@ import argparse
 import resource
 import signal
 import sys
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from benchmarks.cores import Cores
 from benchmarks.load import LoadFailed
-from benchmarks.parts import PARTS, QUICK, measurable, measure, steps
-from benchmarks.processes import ServerFailed
-from benchmarks.progress import Progress
-from benchmarks.report import missed, report
+from benchmarks.parts import PARTS, QUICK, measure
+from benchmarks.processes import REDIS, ServerFailed, choose_cores
+from benchmarks.report import report
 from benchmarks.results import Results, environment
 from benchmarks.servers import APPLICATIONS, SERVERS, competitors
 
 CASES = [case.name for part in PARTS.values() for case in part.cases if case.name]
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+RESULTS = Path(__file__).parent / "results"
 
-_RESULTS = Path(__file__).parent / "results"
 
-
-def main() -> int:
+def main() -> int | str:
     arguments = _parser().parse_args()
-    if arguments.part == "report":
-        try:
+    try:
+        if arguments.part == "report":
             results = Results.read(arguments.json)
-        except (OSError, ValueError) as error:
-            return _complain(f"{error}\nMeasure first, or name the file with --json.")
-    else:
-        if sys.platform != "linux":
-            return _complain(
-                f"The benchmarks need Linux, and this is {sys.platform}: what the servers use is"
-                " read from /proc and from the clocks of their processes."
-            )
-        try:
+        else:
             results = _measure(arguments)
-        except (LoadFailed, ServerFailed) as error:
-            return _complain(str(error))
-        except KeyboardInterrupt:
-            return _complain("Interrupted. The servers have been stopped.", 130)
-        results.write(arguments.json)
+            results.write(arguments.json)
+    except (LoadFailed, ServerFailed, OSError, ValueError) as error:
+        return str(error)
+    except KeyboardInterrupt:
+        return "Interrupted. The servers have been stopped."
     print(report(results))
     print(f"\nResults: {arguments.json}")
-    _draw(results, arguments.plots)
-    return 1 if arguments.strict and missed(results) else 0
-
-
-def _measure(arguments: argparse.Namespace) -> Results:
-    parts = QUICK if arguments.quick else PARTS
-    if arguments.part != "all":
-        parts = {arguments.part: parts[arguments.part]}
-    if arguments.rounds:
-        parts = {name: replace(part, rounds=arguments.rounds) for name, part in parts.items()}
-    if arguments.cases:
-        parts = {
-            name: replace(part, cases=cases)
-            for name, part in parts.items()
-            if (cases := [case for case in part.cases if case.name in arguments.cases])
-        }
-    all_parts, parts = parts, measurable(parts)
-    if parts != all_parts:
-        print("There is no redis-server: what goes over Redis is left out.", file=sys.stderr)
-    chosen = competitors(arguments.servers, arguments.apps)
-    count = steps(parts, chosen)
-    if not count:
-        raise ServerFailed("Nothing is measured of these applications on any of these servers.")
-    # Whoever ends us ends the servers.
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
-    _allow_many_connections()
-    cores = Cores.choose()
-    results = Results(environment(cores), {name: part.arguments for name, part in parts.items()})
-    with Progress(count) as progress:
-        results.samples.extend(measure(parts, chosen, cores, progress))
-    return results
-
-
-def _draw(results: Results, directory: Path) -> None:
     # Not before: whoever only wants figures needs no matplotlib.
     from benchmarks.plots import draw
 
-    for file in draw(results, directory):
+    for file in draw(results, arguments.plots):
         print(f"Plot:    {file}")
+    return 0
 
 
-def _allow_many_connections() -> None:
-    """As many open files as we may have, for us and for the processes that we start."""
+def _measure(arguments: argparse.Namespace) -> Results:
+    if sys.platform != "linux":
+        raise ServerFailed("The benchmarks need Linux: elsewhere no process is kept on one core.")
+    if REDIS is None:
+        print("There is no redis-server: what goes over Redis is left out.", file=sys.stderr)
+    parts = dict(QUICK if arguments.quick else PARTS)
+    if arguments.part != "all":
+        parts = {arguments.part: parts[arguments.part]}
+    for name, part in parts.items():
+        cases = [
+            case
+            for case in part.cases
+            if (not arguments.cases or case.name in arguments.cases)
+            and (REDIS is not None or not case.is_over_redis)
+        ]
+        parts[name] = replace(part, cases=cases, rounds=arguments.rounds or part.rounds)
+    chosen = competitors(arguments.servers, arguments.apps)
+    if not any(part.turns(chosen) for part in parts.values()):
+        raise ServerFailed("Nothing is measured of these applications on any of these servers.")
+    for number in _INTERRUPTS:
+        signal.signal(number, _interrupt)
+    # As many open files as we may have, for us and for the processes that we start.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    cores = choose_cores()
+    measured = {name: dict(part.arguments) for name, part in parts.items()}
+    return Results(environment(cores), measured, list(measure(parts, chosen, cores)))
 
 
-def _interrupt(*_: Any) -> None:
+def _interrupt(*_: object) -> None:
+    """End the servers first, whoever ends us, and however often they say so."""
+    for number in _INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
-
-
-def _complain(text: str, code: int = 2) -> int:
-    print(text, file=sys.stderr)
-    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,60 +91,46 @@ def _parser() -> argparse.ArgumentParser:
         choices=["all", *PARTS, "report"],
         help="what to measure; report: show and draw what was measured before",
     )
-    parser.add_argument(
-        "--servers",
-        type=_names(list(SERVERS)),
-        default=list(SERVERS),
-        help=f"comma-separated, of {', '.join(SERVERS)}",
-    )
-    parser.add_argument(
-        "--apps",
-        type=_names(list(APPLICATIONS)),
-        default=list(APPLICATIONS),
-        help=f"comma-separated, of {', '.join(APPLICATIONS)}",
-    )
-    parser.add_argument(
-        "--cases",
-        type=_names(CASES),
-        default=[],
-        help=f"comma-separated, of {', '.join(CASES)} (default: all)",
-    )
-    parser.add_argument("--rounds", type=_positive, help="of each part (default: enough)")
-    parser.add_argument("--quick", action="store_true", help="for a look: a few minutes")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 when a bar is missed")
+    choices: dict[str, tuple[Collection[str], Collection[str]]] = {
+        "--servers": (SERVERS, SERVERS),
+        "--apps": (APPLICATIONS, APPLICATIONS),
+        "--cases": (CASES, ()),
+    }
+    for option, (known, default) in choices.items():
+        parser.add_argument(
+            option,
+            type=_names(known),
+            default=list(default),
+            help=f"comma-separated, of {', '.join(known)} (default: all)",
+        )
+    parser.add_argument("--rounds", type=int, help="of each part (default: enough)")
+    parser.add_argument("--quick", action="store_true", help="for a look: less than five minutes")
     parser.add_argument(
         "--json",
         type=Path,
-        default=_RESULTS / "results.json",
+        default=RESULTS / "results.json",
         metavar="FILE",
         help="the results, written; for report: read (default: %(default)s)",
     )
     parser.add_argument(
         "--plots",
         type=Path,
-        default=_RESULTS,
+        default=RESULTS,
         metavar="DIRECTORY",
         help="where the plots go (default: %(default)s)",
     )
     return parser
 
 
-def _names(known: list[str]) -> Any:
+def _names(known: Collection[str]) -> Callable[[str], list[str]]:
     def names(text: str) -> list[str]:
-        given = text.split(",")
+        given: list[str] = text.split(",")
         for name in given:
             if name not in known:
                 raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
         return given
 
     return names
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return number
 
 
 if __name__ == "__main__":

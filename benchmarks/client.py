@@ -5,44 +5,43 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import IO, Any, cast
 
-from benchmarks.cores import pin
 from benchmarks.load import LoadFailed
-from benchmarks.processes import ROOT, ServerProcess
+from benchmarks.processes import ROOT, ServerProcess, prepare
 
 
 class Client:
-    """Drives one server at a time."""
+    """Drives one competitor at a time."""
 
     def __init__(self, requests: IO[str], answers: IO[str]) -> None:
         self._requests = requests
         self._answers = answers
 
     def measure(
-        self, load: str, server: ServerProcess, *others: ServerProcess, **arguments: Any
+        self, load: str, servers: Sequence[ServerProcess], **arguments: Any
     ) -> dict[str, float]:
-        """Put a load on a server, or on several at a time: the keyword arguments and results are
-        those of `benchmarks.load`.
+        """Put a load on a server, or on several at a time.
 
-        Raises `LoadFailed` with the server's log when that does not work, and `ServerFailed` when
-        one of its processes has ended before, or is why it does not.
+        The keyword arguments and results are those of `benchmarks.load`. Raises `LoadFailed` with
+        the servers' logs when that does not work, and `ServerFailed` when one of their processes
+        has ended.
         """
-        servers = (server, *others)
-        for each in servers:
-            each.check()
-        if others:
-            arguments["other_ports"] = [each.port for each in others]
-        processes = [process for each in servers for process in each.processes]
-        answer = self._ask({"load": load, "port": server.port, "processes": processes, **arguments})
+        for server in servers:
+            server.check()
+        port, *other_ports = [server.port for server in servers]
+        if other_ports:
+            arguments["other_ports"] = other_ports
+        processes = [process for server in servers for process in server.processes]
+        answer = self._ask({"load": load, "port": port, "processes": processes, **arguments})
+        for server in servers:
+            server.check()
         if "failed" in answer:
-            for each in servers:
-                each.check()
-            logs = "\n".join(each.log() for each in servers)
-            raise LoadFailed(f"{server} failed in {load}: {answer['failed']}\n{logs}")
+            logs = "\n".join(server.log() for server in servers)
+            raise LoadFailed(f"{servers[0].name} failed in {load}: {answer['failed']}\n{logs}")
         measured: dict[str, float] = answer["measured"]
         return measured
 
@@ -62,6 +61,7 @@ class Client:
 
 @contextmanager
 def running_client(core: int | None) -> Iterator[Client]:
+    """Run the load's process on this core."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.load"],
         cwd=ROOT,
@@ -69,7 +69,7 @@ def running_client(core: int | None) -> Iterator[Client]:
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=partial(pin, core),
+        preexec_fn=partial(prepare, core),
     ) as process:
         try:
             yield Client(cast(IO[str], process.stdin), cast(IO[str], process.stdout))

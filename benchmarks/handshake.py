@@ -8,8 +8,11 @@ from typing import Final
 
 HOST: Final = "127.0.0.1"
 PATH: Final = "/ws"
+LAYER_PATH: Final = "/layer"
+"""Where an application echoes, and where it does so in a group of a channel layer."""
+TOPIC: Final = "/topic"
+"""Where an application sends what comes at `PUBLISH`."""
 PUBLISH: Final = "/publish"
-"""Where an application that fans out takes what it sends to all who are at `PATH`."""
 ORIGIN: Final = "https://client.example"
 
 _KEY: Final = base64.b64encode(b"0123456789abcdef")

@@ -2,98 +2,108 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
-from benchmarks.cases import (
-    DEFLATES,
-    FANOUTS,
-    FLOODS,
-    LANES,
-    SHUTDOWN_TIMEOUT,
-    SLOW,
-    STOPS,
-    Case,
-)
 from benchmarks.client import Client, running_client
-from benchmarks.cores import Cores
-from benchmarks.processes import ServerProcess, running
-from benchmarks.progress import Progress
-from benchmarks.redis_server import PROGRAM, running_redis
+from benchmarks.processes import ServerProcess, running, running_redis
 from benchmarks.results import Sample
-from benchmarks.servers import APPLICATIONS, Competitor
+from benchmarks.servers import APPLICATIONS, RUNASGI, SERVERS, Competitor
 
-_FANOUTS: Final = ("ours-fanout", "channels-fanout", "websockets-fanout", "node-fanout")
 
-_ECHOES: Final = tuple(name for name in APPLICATIONS if name not in {"flood", "stop", *_FANOUTS})
+@dataclass(frozen=True)
+class Case:
+    """What is done to a server, in parts that do more than one thing to it."""
+
+    name: str = ""
+    load: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the load, besides those of the part."""
+
+    servers: Sequence[str] = tuple(SERVERS)
+    """Those that it can be done to."""
+
+    is_over_redis: bool = False
+    """Whether there are two servers, between which clients are divided, and a Redis."""
 
 
 @dataclass(frozen=True)
 class Part:
+    load: str
     rounds: int
-    arguments: dict[str, float]
-    """Keyword arguments of the load of the same name; their units stand there."""
+    arguments: Mapping[str, float]
+    """Keyword arguments of the load; their units stand there."""
 
-    applications: tuple[str, ...] = _ECHOES
-    """Those that are measured."""
-
+    applications: Sequence[str] = APPLICATIONS
     cases: Sequence[Case] = (Case(),)
+    layer: Mapping[str, Any] = field(default_factory=dict)
+    """The channel layer `default`, unless a case is over Redis; empty: there is none."""
 
-    def of(self, competitors: Iterable[Competitor]) -> list[Competitor]:
-        """Those that take part."""
-        return [each for each in competitors if each.application in self.applications]
+    is_shared: bool = True
+    """Whether its rounds share one process for each competitor. Otherwise each starts anew."""
 
     def turns(self, competitors: Iterable[Competitor]) -> list[tuple[Competitor, Case]]:
-        """What is measured in a round. The competitors of a case stand in a row."""
+        """Return what is measured in a round. The competitors of a case stand in a row."""
+        taking_part = [each for each in competitors if each.application in self.applications]
         return [
             (competitor, case)
             for case in self.cases
-            for competitor in self.of(competitors)
+            for competitor in taking_part
             if competitor.server in case.servers
         ]
 
 
+_LANES: Final = {
+    "1 of 100 B": {},
+    "16 of 100 B": {"in_flight": 16},
+    "512 connections": {"connections": 512},
+    "10 KB": {"message_size": 10_000},
+    # The most that is admitted by default.
+    "1 MB": {"message_size": 2**20, "connections": 8},
+    "half load": {"rate": 25_000},
+}
+"""How much is on its way."""
+
+_UVICORNS: Final = ("uvicorn", "uvicorn-picows")
+_LANE_SERVERS: Final = (*_UVICORNS, f"uvicorn-picows{RUNASGI}", "node")
+_OTHERS: Final = ("uvicorn+runasgi", "hypercorn", "granian", "daphne")
+
+_FANOUTS: Final = (
+    *(
+        Case(
+            f"{count} in memory",
+            {"subscribers": count},
+            (*_UVICORNS, *(_OTHERS if count == 500 else ()), "websockets", "node"),
+        )
+        for count in (100, 500, 2000)
+    ),
+    *(
+        Case(f"{count} over Redis", {"subscribers": count}, _UVICORNS, is_over_redis=True)
+        for count in (100, 500, 2000)
+    ),
+)
+"""To how many subscribers, and through which layer."""
+
 PARTS: Final = {
-    "echo": Part(7, {"connections": 50, "message_size": 100, "warm_up": 0.5, "seconds": 2.0}),
+    "echo": Part(
+        "echo", 7, {"connections": 50, "message_size": 100, "warm_up": 0.5, "seconds": 2.0}
+    ),
     "lanes": Part(
+        "echo",
         5,
         {"connections": 50, "message_size": 100, "warm_up": 0.5, "seconds": 2.0},
         ("bare", "ours", "channels", "node"),
-        LANES,
+        [Case(name, load, _LANE_SERVERS) for name, load in _LANES.items()],
     ),
-    "handshakes": Part(5, {"concurrency": 20, "warm_up": 0.3, "seconds": 1.0}),
-    "memory": Part(3, {"connections": 2000, "message_size": 100}),
-    "flood": Part(
-        1,
-        {"seconds": 10.0, "interval": 0.02, "limit": 500e6},
-        ("flood",),
-        FLOODS,
-    ),
-    "stop": Part(
-        3,
-        {"connections": 2000, "shutdown_timeout": SHUTDOWN_TIMEOUT},
-        ("stop",),
-        STOPS,
-    ),
-    "deflate": Part(
-        3,
-        {
-            "connections": 500,
-            # 70 KiB and more: no page of a window is left that was never written to.
-            "exchanged": 70,
-            "concurrency": 20,
-            "message_size": 1024,
-            "warm_up": 0.5,
-            "seconds": 2.0,
-        },
-        ("ours",),
-        DEFLATES,
-    ),
+    "handshakes": Part("handshakes", 5, {"concurrency": 20, "warm_up": 0.3, "seconds": 1.0}),
+    # In fresh processes: a heap that has been used has room left.
+    "memory": Part("memory", 3, {"connections": 2000, "message_size": 100}, is_shared=False),
     "fanout": Part(
+        "fanout",
         3,
         {
             "message_size": 100,
@@ -104,204 +114,127 @@ PARTS: Final = {
             "least": 40,
             "seconds_one_by_one": 1.0,
         },
+        ("ours", "channels", "websockets", "node"),
         _FANOUTS,
-        FANOUTS,
-    ),
-    "slow": Part(
-        3,
-        {
-            "subscribers": 499,
-            "message_size": 10_000,
-            "rate": 50.0,
-            "warm_up": 2.0,
-            "seconds": 10.0,
-        },
-        ("ours-fanout",),
-        [case for pair in SLOW for case in pair],
+        {"BACKEND": "channels.layers.InMemoryChannelLayer"},
+        is_shared=False,
     ),
 }
 
-_SHARED: Final = ("echo", "handshakes", "lanes")
-"""Those that take turns on the same servers."""
-
-_QUICK: Final[Mapping[str, tuple[int, dict[str, float]]]] = {
-    "echo": (2, {"warm_up": 0.2, "seconds": 0.4}),
-    "handshakes": (2, {"warm_up": 0.1, "seconds": 0.3}),
-    "lanes": (2, {"warm_up": 0.2, "seconds": 0.4}),
-    "memory": (1, {"connections": 500}),
-    "flood": (1, {"seconds": 1.0}),
-    "stop": (1, {"connections": 300}),
-    "deflate": (1, {"connections": 100, "warm_up": 0.2, "seconds": 0.5}),
-    "fanout": (1, {"warm_up": 0.2, "seconds": 0.5, "least": 4, "seconds_one_by_one": 0.3}),
-    # As many messages: the one that does not read has to fall behind.
-    "slow": (1, {"subscribers": 99, "rate": 200.0, "warm_up": 0.5, "seconds": 2.5}),
+_QUICK: Final[Mapping[str, tuple[int, dict[str, float], Sequence[str]]]] = {
+    "echo": (2, {"warm_up": 0.2, "seconds": 0.4}, ()),
+    "lanes": (2, {"warm_up": 0.2, "seconds": 0.4}, ("16 of 100 B", "10 KB", "half load")),
+    "handshakes": (2, {"warm_up": 0.1, "seconds": 0.3}, ()),
+    "memory": (1, {"connections": 500}, ()),
+    "fanout": (
+        1,
+        {"warm_up": 0.2, "seconds": 0.5, "least": 4, "seconds_one_by_one": 0.3},
+        ("500 in memory", "500 over Redis"),
+    ),
 }
 
 QUICK: Final = {
-    name: replace(PARTS[name], rounds=rounds, arguments={**PARTS[name].arguments, **arguments})
-    for name, (rounds, arguments) in _QUICK.items()
+    name: replace(
+        PARTS[name],
+        rounds=rounds,
+        arguments={**PARTS[name].arguments, **arguments},
+        cases=[case for case in PARTS[name].cases if not names or case.name in names],
+        applications=[each for each in PARTS[name].applications if not each.endswith("-layer")],
+    )
+    for name, (rounds, arguments, names) in _QUICK.items()
 }
 """For a look: too short to be quoted."""
 
 
-def measurable(parts: Mapping[str, Part]) -> dict[str, Part]:
-    """Without the cases that need a program which is not installed."""
-    if PROGRAM is not None:
-        return dict(parts)
-    left = {
-        name: replace(part, cases=[case for case in part.cases if not case.is_over_redis])
-        for name, part in parts.items()
-    }
-    return {name: part for name, part in left.items() if part.cases}
-
-
-def steps(parts: Mapping[str, Part], competitors: Sequence[Competitor]) -> int:
-    """How many samples `measure` yields."""
-    return sum(part.rounds * len(part.turns(competitors)) for part in parts.values())
-
-
 def measure(
-    parts: dict[str, Part], competitors: Sequence[Competitor], cores: Cores, progress: Progress
+    parts: Mapping[str, Part],
+    competitors: Sequence[Competitor],
+    cores: tuple[int | None, int | None],
 ) -> Iterator[Sample]:
     """Measure these parts, and yield what was measured, one by one.
 
     Raises `ServerFailed` and `LoadFailed` as soon as there is something that is not as it should
     be; no server is left running.
     """
-    with running_client(cores.load) as client:
-        shared = {name: part for name, part in parts.items() if name in _SHARED}
-        if shared:
-            echoing = [each for each in competitors if each.application in _ECHOES]
-            progress.say(f"Starting {len(echoing)} servers")
-            with running(echoing, cores.server) as servers:
-                for name, part in shared.items():
-                    yield from _side_by_side(name, part, servers, client, progress)
-        if "memory" in parts:
-            yield from _memory(parts["memory"], competitors, cores, client, progress)
+    core, load_core = cores
+    with running_client(load_core) as client:
+        shared = {name: part for name, part in parts.items() if part.is_shared}
+        taking_part = {each for part in shared.values() for each, _ in part.turns(competitors)}
+        with running([each for each in competitors if each in taking_part], core, {}) as servers:
+            by_competitor = {server.competitor: server for server in servers}
+            for name, part in shared.items():
+                for number in range(part.rounds):
+                    for competitor, case in _there_and_back(part.turns(competitors), number):
+                        server = by_competitor[competitor]
+                        yield _sample(name, part, number, case, client, [server])
         for name, part in parts.items():
-            if name not in {*_SHARED, "memory"}:
-                yield from _one_by_one(name, part, competitors, cores, client, progress)
+            if not part.is_shared:
+                yield from _afresh(name, part, competitors, cores, client)
 
 
-def _side_by_side(
-    name: str, part: Part, servers: list[ServerProcess], client: Client, progress: Progress
-) -> Iterator[Sample]:
-    running = {server.competitor: server for server in servers}
-    for number in range(part.rounds):
-        for competitor, case in _turns(part, number, running):
-            yield _sample(name, part, number, running[competitor], client, progress, case)
-
-
-def _memory(
-    part: Part,
-    competitors: Sequence[Competitor],
-    cores: Cores,
-    client: Client,
-    progress: Progress,
-) -> Iterator[Sample]:
-    for number in range(part.rounds):
-        # In fresh processes: a heap that has been used has room left.
-        for _, group in groupby(part.of(competitors), lambda competitor: competitor.server):
-            with running(list(group), cores.server) as servers:
-                for server in servers:
-                    yield _sample("memory", part, number, server, client, progress)
-
-
-def _one_by_one(
+def _afresh(
     name: str,
     part: Part,
     competitors: Sequence[Competitor],
-    cores: Cores,
+    cores: tuple[int | None, int | None],
     client: Client,
-    progress: Progress,
 ) -> Iterator[Sample]:
-    """A fresh server for each case: what one leaves behind is none of the next one's business."""
+    """Measure with fresh processes: what one leaves behind is none of the next one's business."""
     for number in range(part.rounds):
-        for competitor, case in _turns(part, number, competitors):
-            with _fresh(competitor, case, cores) as (server, *others):
-                if name == "stop":
-                    yield _stopped(part, number, server, client, progress)
-                else:
-                    yield _sample(name, part, number, server, client, progress, others=others)
-
-
-def _turns(
-    part: Part, number: int, competitors: Iterable[Competitor]
-) -> list[tuple[Competitor, Case]]:
-    """There and back, so that a machine that becomes slower does so for both of a pair."""
-    turns = part.turns(competitors)
-    return turns if number % 2 == 0 else turns[::-1]
+        turns = _there_and_back(part.turns(competitors), number)
+        # The applications of a server start together, which saves time.
+        for (_, case), group in groupby(turns, lambda turn: (turn[0].server, turn[1])):
+            chosen = [competitor for competitor, _ in group]
+            with _fresh(chosen, case, part.layer, cores) as (teams, load):
+                for team in teams:
+                    yield _sample(name, part, number, case, client, team, **load)
 
 
 @contextmanager
-def _fresh(competitor: Competitor, case: Case, cores: Cores) -> Iterator[list[ServerProcess]]:
-    """As many servers as the case asks for, with what is between them."""
+def _fresh(
+    competitors: Sequence[Competitor],
+    case: Case,
+    layer: Mapping[str, Any],
+    cores: tuple[int | None, int | None],
+) -> Iterator[tuple[list[list[ServerProcess]], dict[str, Any]]]:
+    """Run as many servers of each as the case asks for, with what is between them."""
+    core, load_core = cores
     with ExitStack() as stack:
+        load: dict[str, Any] = {}
+        size = 1
         if case.is_over_redis:
             # On the core of the client, so that it takes nothing from the server.
-            redis = stack.enter_context(running_redis(cores.load))
-            load = {**case.load, "layer_processes": [redis.process]}
-            case = replace(case, layer=redis.layer, load=load)
-        yield stack.enter_context(running([competitor] * case.processes, cores.server, case))
+            process, layer = stack.enter_context(running_redis(load_core))
+            load, size = {"layer_processes": [process]}, 2
+        everybody = [each for each in competitors for _ in range(size)]
+        servers = stack.enter_context(running(everybody, core, layer))
+        yield [servers[start : start + size] for start in range(0, len(servers), size)], load
+
+
+def _there_and_back(
+    turns: list[tuple[Competitor, Case]], number: int
+) -> list[tuple[Competitor, Case]]:
+    """Return the turns of a round: when the machine becomes slower, it does for both of a pair."""
+    return turns if number % 2 == 0 else turns[::-1]
 
 
 def _sample(
     name: str,
     part: Part,
     number: int,
-    server: ServerProcess,
+    case: Case,
     client: Client,
-    progress: Progress,
-    case: Case | None = None,
-    others: Sequence[ServerProcess] = (),
+    servers: Sequence[ServerProcess],
+    **load: Any,
 ) -> Sample:
-    case = case or server.case
-    what = f"{server.competitor} ({case.name})" if case.name else str(server.competitor)
-    progress.step(f"{name}, round {number + 1} of {part.rounds}: {what}")
-    load = "echo" if name == "lanes" else name
-    measured = client.measure(load, server, *others, **{**part.arguments, **case.load})
-    for each in (server, *others):
-        each.check()
-    return _result(name, number, server, measured, case)
-
-
-def _stopped(
-    part: Part, number: int, server: ServerProcess, client: Client, progress: Progress
-) -> Sample:
-    """What the client sees of a server that stops, and what the one who started it does."""
-    progress.step(f"stop, round {number + 1} of {part.rounds}: {server}")
-    measured = client.measure(
-        "stop", server, main=server.main_process, **part.arguments, **server.case.load
+    competitor = servers[0].competitor
+    print(
+        f"{time.strftime('%X')} {name}, round {number + 1} of {part.rounds}: {competitor}",
+        case.name,
+        file=sys.stderr,
     )
-    exit_code, left_over = server.exit_code(), server.left_over()
-    # Once for each, and as the end that it was: what else is written counts for nobody.
-    written = [line for line in server.lines() if line.startswith("disconnect(1012) of ")]
-    return _result(
-        "stop",
-        number,
-        server,
-        {
-            **measured,
-            "exit_code": exit_code,
-            "disconnected": sum(count == 1 for count in Counter(written).values()),
-            "processes_left": left_over,
-        },
-    )
-
-
-def _result(
-    name: str,
-    number: int,
-    server: ServerProcess,
-    measured: dict[str, float],
-    case: Case | None = None,
-) -> Sample:
-    competitor = server.competitor
-    return Sample(
-        name,
-        competitor.server,
-        competitor.application,
-        number,
-        measured,
-        (case or server.case).name,
-    )
+    arguments = {**part.arguments, **case.load, **load}
+    if part.load != "fanout":
+        arguments["path"] = competitor.path
+    measured = client.measure(part.load, servers, **arguments)
+    return Sample(name, case.name, competitor.server, competitor.application, number, measured)

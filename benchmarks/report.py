@@ -1,292 +1,194 @@
-"""The results as tables of text."""
+"""The results as text: one table a part."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from benchmarks.bars import LIMITS, Outcome, Ratio, outcomes, ratios
 from benchmarks.results import Results
 from benchmarks.servers import RUNASGI, Competitor
 
-SATURATED: Final = 0.9
-"""The part of its core from which on the client may be what was measured; or, at a steady pace, a
-queue in front of the server."""
+_SATURATED: Final = 0.9
+"""The part of its core from which on the client may be what was measured, and below which the
+server was not what limited its throughput."""
 
-BUSY: Final = 0.9
-"""The part of its core below which the server was not what limited its throughput."""
-
-
-FAULTS: Final = 0.5
-"""Page faults for each message from which on it is the allocator that is measured."""
-
-LATE: Final = 20e3
-"""Microseconds by which the client may have been late itself, before a latency means nothing."""
-
-_MIXED: Final = ("lanes", "fanout")
-"""Parts with cases and with several applications."""
-
-_PACED: Final = ("flood", "slow")
-"""Parts in which a client sends at a steady pace."""
-
-_KEPT: Final = "kept"
+_LEAST: Final = 0.95
+"""The least that an application can cost of what the bare one does, and some noise."""
 
 
 @dataclass(frozen=True)
 class Column:
     heading: str
     figure: str
-    show: Callable[[float], str]
+    places: int = 0
+    unit: float = 1
+    """Of the heading, in that of the figure."""
 
 
-def _whole(value: float) -> str:
-    return f"{value:,.0f}"
+@dataclass(frozen=True)
+class Ratio:
+    """A figure, divided by that of another competitor in the same round and case."""
+
+    heading: str
+    figure: str
+    other: Callable[[Competitor], Competitor | None]
 
 
-def _tenths(value: float) -> str:
-    return f"{value:,.1f}"
+def _channels(ours: Competitor) -> Competitor | None:
+    name = ours.application
+    is_ours = name.startswith("ours")
+    return Competitor(ours.beside_it, name.replace("ours", "channels")) if is_ours else None
 
 
-def _two_places(value: float) -> str:
-    return f"{value:.2f}"
+def _bare(other: Competitor) -> Competitor:
+    return Competitor(other.beside_it, "bare")
 
 
-def _milliseconds(microseconds: float) -> str:
-    return f"{microseconds / 1e3:.2f}"
+def _own_command(ours: Competitor) -> Competitor | None:
+    is_runasgi = ours.server.endswith(RUNASGI)
+    return Competitor(ours.beside_it, ours.application) if is_runasgi else None
 
 
-def _kibibytes(value: float) -> str:
-    return f"{value / 1024:,.1f}"
+def _own_protocol(ours: Competitor) -> Competitor | None:
+    """Uvicorn with its own protocol, for what runs on the fast lane."""
+    is_fast = ours.server.startswith("uvicorn-picows")
+    return Competitor("uvicorn", ours.application) if is_fast else None
 
 
-def _mebibytes(value: float) -> str:
-    return f"{value / 1024**2:,.1f}"
+def _node(_: Competitor) -> Competitor:
+    return Competitor("node", "node")
 
 
-def _megabytes(value: float) -> str:
-    return f"{value / 1e6:,.1f}"
+def _websockets(_: Competitor) -> Competitor:
+    return Competitor("websockets", "websockets")
 
 
-def _percent(value: float) -> str:
-    return f"{value:.0%}"
+_LATENCIES: Final = (
+    Column("p50 ms", "latency_p50_us", 2, 1e3),
+    Column("p99 ms", "latency_p99_us", 2, 1e3),
+)
+_SHARES: Final = (
+    Column("server's core %", "server_share", 0, 0.01),
+    Column("client's core %", "client_share", 0, 0.01),
+)
 
-
-_SHARES: Final = [
-    Column("server's core", "server_share", _percent),
-    Column("client's core", "client_share", _percent),
-]
-_COLUMNS: Final = {
-    "echo": [
-        Column("messages/s", "messages_per_second", _whole),
-        Column("p50 ms", "latency_p50_us", _milliseconds),
-        Column("p99 ms", "latency_p99_us", _milliseconds),
-        Column("CPU us/message", "cpu_us_per_message", _tenths),
-        Column("faults/message", "page_faults_per_message", _two_places),
+TABLES: Final[dict[str, tuple[Column | Ratio, ...]]] = {
+    "echo": (
+        Column("messages/s", "per_second"),
+        Column("CPU us/message", "cpu_us", 1),
+        *_LATENCIES,
         *_SHARES,
-    ],
-    "lanes": [
-        Column("messages/s", "messages_per_second", _whole),
-        Column("p50 ms", "latency_p50_us", _milliseconds),
-        Column("p99 ms", "latency_p99_us", _milliseconds),
-        Column("CPU us/message", "cpu_us_per_message", _tenths),
+        Ratio("to Channels", "per_second", _channels),
+        Ratio("CPU to bare", "cpu_us", _bare),
+        Ratio("CPU to own command", "cpu_us", _own_command),
+    ),
+    "lanes": (
+        Column("messages/s", "per_second"),
+        Column("CPU us/message", "cpu_us", 1),
+        *_LATENCIES,
         *_SHARES,
-    ],
-    "handshakes": [
-        Column("handshakes/s", "handshakes_per_second", _whole),
-        Column("CPU us/handshake", "cpu_us_per_handshake", _tenths),
+        Ratio("CPU to Uvicorn's own", "cpu_us", _own_protocol),
+        Ratio("CPU to Node's ws", "cpu_us", _node),
+    ),
+    "handshakes": (
+        Column("handshakes/s", "per_second"),
+        Column("CPU us/handshake", "cpu_us", 1),
         *_SHARES,
-    ],
-    "memory": [
-        Column("KiB/connection", "bytes_per_connection", _kibibytes),
-        Column("MiB before", "bytes_before", _mebibytes),
-    ],
-    "flood": [
-        Column("MB grown", "bytes_grown", _megabytes),
-        Column("MB/s", "bytes_grown_per_second", _megabytes),
-        Column("MB sent", "bytes_sent", _megabytes),
-        Column("seconds", "seconds", _tenths),
-        Column("second client: p50 ms", "second_latency_p50_us", _milliseconds),
-        Column("p99 ms", "second_latency_p99_us", _milliseconds),
-        Column("worst ms", "second_latency_worst_us", _milliseconds),
-        Column("unanswered", "second_unanswered", _whole),
-        Column("MB before", "bytes_before", _megabytes),
-        Column("of the warm-up", "bytes_of_warm_up", _megabytes),
-    ],
-    "stop": [
-        Column("1012 with a reason", "told", _whole),
-        Column("disconnect(1012)", "disconnected", _whole),
-        Column("last close s", "last_close_seconds", _two_places),
-        Column("exit s", "exit_seconds", _two_places),
-        Column("exit code", "exit_code", _whole),
-        Column("processes left", "processes_left", _whole),
-    ],
-    "deflate": [
-        Column("KiB/connection", "bytes_per_connection", _kibibytes),
-        Column("MiB before", "bytes_before", _mebibytes),
-        Column("CPU us/message", "cpu_us_per_message", _tenths),
-        Column("bytes sent", "bytes_sent_per_message", _whole),
-        Column("bytes received", "bytes_received_per_message", _whole),
-    ],
-    "fanout": [
-        Column("deliveries/s", "deliveries_per_second", _whole),
-        Column("CPU us/delivery", "cpu_us_per_delivery", _tenths),
-        Column("Redis us/delivery", "layer_cpu_us_per_delivery", _two_places),
-        Column("the last has it: p50 ms", "last_p50_us", _milliseconds),
-        Column("p99 ms", "last_p99_us", _milliseconds),
+        Ratio("to Channels", "per_second", _channels),
+        Ratio("CPU to bare", "cpu_us", _bare),
+        Ratio("CPU to own command", "cpu_us", _own_command),
+    ),
+    "memory": (
+        Column("KiB/connection", "bytes_per_connection", 1, 1024),
+        Column("MiB before", "bytes_before", 1, 2**20),
+        Ratio("to Channels", "bytes_per_connection", _channels),
+        Ratio("to bare", "bytes_per_connection", _bare),
+    ),
+    "fanout": (
+        Column("deliveries/s", "per_second"),
+        Column("CPU us/delivery", "cpu_us", 1),
+        Column("Redis us/delivery", "layer_cpu_us", 2),
+        Column("the last has it, ms", "last_p50_us", 2, 1e3),
         *_SHARES,
-    ],
-    "slow": [
-        Column("p50 ms", "delivery_p50_us", _milliseconds),
-        Column("p99 ms", "delivery_p99_us", _milliseconds),
-        Column("worst ms", "delivery_worst_us", _milliseconds),
-        Column("MB grown", "bytes_grown", _megabytes),
-        Column("MB before", "bytes_before", _megabytes),
-        Column("closed with", "close_code", _whole),
-        Column("left open", "left_open", _whole),
-        *_SHARES,
-    ],
+        Ratio("to Channels", "per_second", _channels),
+        Ratio("CPU to websockets", "cpu_us", _websockets),
+        Ratio("CPU to Node's ws", "cpu_us", _node),
+    ),
 }
 
 
 def report(results: Results) -> str:
-    """Every part, every ratio, and what of it we meant to keep."""
+    """Return every part that was measured as a table, with what is to be known of it."""
     where = results.environment
-    found = ratios(results)
-    sections = [
-        f"{where['python']} on {where['cpu']}, {where['machine']}, Linux {where['kernel']}",
-        *(_part(results, name) for name in _COLUMNS if results.competitors(name)),
-    ]
-    if found:
-        sections.append(_ratios(found))
-    if any(ratio.limit for ratio in found):
-        sections.append(_bars([ratio for ratio in found if ratio.limit]))
-    if limited := list(_outcomes(results)):
-        sections.append(_count(sum(each.is_missed for each in limited), len(limited), "limits"))
-    return "\n\n".join(sections)
+    parts = [name for name in TABLES if results.rows(name)]
+    return "\n\n".join(
+        [f"{where['python']}, {where['machine']}", *("\n".join(_part(results, p)) for p in parts)]
+    )
 
 
-def missed(results: Results) -> list[Ratio | Outcome]:
-    """The ratios and limits that we meant to keep, and did not, or cannot tell."""
-    return [
-        *(ratio for ratio in ratios(results) if _verdict(ratio) != _KEPT),
-        *(outcome for outcome in _outcomes(results) if outcome.is_missed),
-    ]
-
-
-def _outcomes(results: Results) -> Iterator[Outcome]:
-    for part in _COLUMNS:
-        for competitor, case in results.cases(part):
-            yield from outcomes(results, part, competitor, case)
-
-
-def _part(results: Results, part: str) -> str:
-    columns = _COLUMNS[part]
-    rows = []
-    notes: dict[str, None] = {}
-    has_cases = any(case for _, case in results.cases(part))
-    has_limits = any(limit.part == part for limit in LIMITS)
-    for competitor, case in results.cases(part):
-        row = [competitor.server, case if has_cases else competitor.application]
-        if part in _MIXED:
-            row[0] = str(competitor)
-        for column in columns:
-            values = list(results.series(part, competitor, column.figure, case).values())
-            row.append(_spread(values, column.show))
-            if column.figure == "client_share" and max(values) > SATURATED:
-                notes[f"! {competitor}: the client's core is saturated: it was the client that was"
-                      " measured."] = None  # fmt: skip
-            if column.figure == "page_faults_per_message" and median(values) > FAULTS:
-                notes[f"! {competitor}: memory is mapped anew for each message: see ENVIRONMENT in"
-                      " servers.py."] = None  # fmt: skip
-            if column.figure == "server_share" and part not in _PACED and min(values) < BUSY:
-                notes[
-                    f"! {competitor}: in a round the server had less than {BUSY:.0%} of its core."
-                    " Either somebody else used it, or the load was not enough: trust the CPU"
-                    " time, not the throughput."
-                ] = None
-            if column.figure == "server_share" and part in _PACED and max(values) > SATURATED:
-                notes[
-                    f"! {competitor} ({case}): the server's core is saturated: times are those of a"
-                    " queue."
-                ] = None
-        if part in _PACED:
-            late = max(results.series(part, competitor, "client_late_worst_us", case).values())
-            if late > LATE:
-                notes[
-                    f"! {competitor} ({case}): the client itself was late by"
-                    f" {_milliseconds(late)} ms, so the worst latency may be its own."
-                ] = None
-        if has_limits:
-            missed = [each for each in outcomes(results, part, competitor, case) if each.is_missed]
-            row.append(_missed_limits(competitor, missed))
-            for outcome in missed:
-                if outcome.reason is not None:
-                    notes[f"! {competitor} ({case}): {outcome.reason}."] = None
-        rows.append(row)
+def _part(results: Results, part: str) -> Iterator[str]:
     arguments = ", ".join(f"{name} {value:g}" for name, value in results.arguments[part].items())
-    headings = ["server", "case" if has_cases else "application"]
-    headings += [column.heading for column in columns] + ["limits"] * has_limits
-    return "\n".join([f"{part} ({arguments})", *_table(headings, rows), *notes])
-
-
-def _spread(values: Sequence[float], show: Callable[[float], str]) -> str:
-    if len(values) == 1:
-        return show(values[0])
-    return f"{show(median(values))} ({show(min(values))}-{show(max(values))})"
-
-
-def _missed_limits(competitor: Competitor, missed: list[Outcome]) -> str:
-    if not competitor.server.endswith(RUNASGI):
-        return "none"
-    return f"MISSED: {', '.join(each.limit.title for each in missed)}" if missed else _KEPT
-
-
-def _ratios(found: list[Ratio]) -> str:
-    rows = [[*_names(ratio), _spread(ratio.by_round, _two_places)] for ratio in found]
-    return "\n".join(["ratios", *_table(["figure", "of", "server", "ratio"], rows)])
-
-
-def _bars(found: list[Ratio]) -> str:
-    rows = [
-        [
-            *_names(ratio),
-            str(ratio.limit),
-            _two_places(ratio.median),
-            _verdict(ratio),
-        ]
-        for ratio in found
-    ]
-    count = sum(_verdict(ratio) != _KEPT for ratio in found)
-    headings = ["figure", "of", "server", "bar", "ratio", ""]
-    return "\n".join(["bars", *_table(headings, rows), _count(count, len(found), "bars")])
-
-
-def _count(missed: int, all_of_them: int, what: str) -> str:
-    if missed:
-        return f"{missed} of {all_of_them} {what} NOT kept."
-    return f"All {all_of_them} {what} kept."
-
-
-def _verdict(ratio: Ratio) -> str:
-    if ratio.is_implausible:
-        return "IMPLAUSIBLE: less than the server alone"
-    return "MISSED" if ratio.is_missed else _KEPT
-
-
-def _names(ratio: Ratio) -> list[str]:
-    comparison = ratio.comparison
-    of = f"{comparison.application}{comparison.started_by} / {comparison.against}"
-    if comparison.against_server:
-        of += f" on {comparison.against_server}"
-    if comparison.against_case:
-        of += f" ({comparison.against_case})"
-    return [comparison.title, of, ratio.server]
-
-
-def _table(headings: list[str], rows: list[list[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    for row in [headings, ["-" * width for width in widths], *rows]:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+    yield f"{part} ({arguments}); median (least-greatest)"
+    columns = TABLES[part]
+    rows = [["competitor", "case", *(column.heading for column in columns)]]
+    for competitor, case in results.rows(part):
+        cells = (_cell(results, part, competitor, case, column) for column in columns)
+        rows.append([str(competitor), case, *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width)
         yield "  ".join(cells).rstrip()
+    yield from _notes(results, part)
+
+
+def _cell(
+    results: Results, part: str, competitor: Competitor, case: str, column: Column | Ratio
+) -> str:
+    if isinstance(column, Ratio):
+        return _spread(ratios(results, part, competitor, case, column), 2)
+    values = results.series(part, competitor, column.figure, case).values()
+    return _spread([value / column.unit for value in values], column.places)
+
+
+def ratios(
+    results: Results, part: str, competitor: Competitor, case: str, ratio: Ratio
+) -> list[float]:
+    """Return a ratio by round: what disturbed one of the two in a round disturbed the other too."""
+    other = ratio.other(competitor)
+    if other is None or other == competitor:
+        return []
+    ours = results.series(part, competitor, ratio.figure, case)
+    theirs = results.series(part, other, ratio.figure, case)
+    # Too little CPU time for the clock is no ratio.
+    return [ours[number] / theirs[number] for number in ours.keys() & theirs if theirs[number]]
+
+
+def _spread(values: Iterable[float], places: int) -> str:
+    if not (values := list(values)):
+        return ""
+    shown = [f"{value:,.{places}f}" for value in (median(values), min(values), max(values))]
+    return shown[0] if len(values) == 1 else "{} ({}-{})".format(*shown)
+
+
+def _notes(results: Results, part: str) -> Iterator[str]:
+    """Say which figures are not to be trusted, and why."""
+    notes: dict[str, list[str]] = {}
+    for competitor, case in results.rows(part) if part != "memory" else ():
+        client, server = (
+            results.series(part, competitor, figure, case).values()
+            for figure in ("client_share", "server_share")
+        )
+        to_bare = ratios(results, part, competitor, case, Ratio("", "cpu_us", _bare))
+        if max(client) > _SATURATED:
+            why = "The client's core is saturated, it was the client that was measured"
+        elif part == "echo" and to_bare and max(to_bare) < _LEAST:
+            why = "Costs less than the server alone, which cannot be"
+        elif min(server) < _SATURATED and case != "half load":
+            why = "The server had not all of its core, so trust CPU time and not throughput"
+        else:
+            continue
+        notes.setdefault(why, []).append(f"{competitor} {case}".rstrip())
+    for why, rows in notes.items():
+        yield f"! {why}: {'all' if len(rows) == len(results.rows(part)) else ', '.join(rows)}."

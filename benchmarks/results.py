@@ -14,7 +14,6 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cores import Cores
 from benchmarks.servers import ENVIRONMENT, Competitor
 
 
@@ -23,14 +22,14 @@ class Sample:
     """One competitor in one round of one part."""
 
     part: str
+    case: str
+    """Empty in parts that have one only."""
+
     server: str
     application: str
     round: int
     measured: Mapping[str, float]
-    """Figures by name. The name says the unit."""
-
-    case: str = ""
-    """The name of the case, in parts that have several."""
+    """Figures by name."""
 
     @property
     def competitor(self) -> Competitor:
@@ -45,26 +44,20 @@ class Results:
 
     samples: list[Sample] = field(default_factory=list)
 
-    def competitors(self, part: str) -> list[Competitor]:
-        """Those that were measured, in the order in which they were."""
-        return list(dict.fromkeys(each.competitor for each in self.samples if each.part == part))
-
-    def cases(self, part: str) -> list[tuple[Competitor, str]]:
-        """The same with each of their cases."""
-        return list(
-            dict.fromkeys(
-                (each.competitor, each.case) for each in self.samples if each.part == part
-            )
-        )
+    def rows(self, part: str) -> list[tuple[Competitor, str]]:
+        """Return the competitors of a part and their cases, in the order of measuring."""
+        of_part = (each for each in self.samples if each.part == part)
+        return list(dict.fromkeys((each.competitor, each.case) for each in of_part))
 
     def series(
         self, part: str, competitor: Competitor, figure: str, case: str = ""
     ) -> dict[int, float]:
-        """One figure of a competitor by round."""
+        """Return one figure of a competitor by round; empty when it was not measured."""
+        wanted = (part, competitor, case)
         return {
             each.round: each.measured[figure]
             for each in self.samples
-            if each.part == part and each.competitor == competitor and each.case == case
+            if (each.part, each.competitor, each.case) == wanted
         }
 
     def write(self, file: Path) -> None:
@@ -73,7 +66,7 @@ class Results:
 
     @classmethod
     def read(cls, file: Path) -> Results:
-        """Raises `OSError` and `ValueError` for a file that is not there, or is none of ours."""
+        """Read a file. Raises `OSError` or `ValueError` for one that is not there or not ours."""
         try:
             written = json.loads(file.read_text())
             samples = [Sample(**each) for each in written.pop("samples")]
@@ -82,25 +75,15 @@ class Results:
             raise ValueError(f"{file} holds no results: {error!r}.") from error
 
 
-def environment(cores: Cores) -> dict[str, Any]:
-    """The machine and the software, as far as figures depend on them."""
+def environment(cores: tuple[int | None, int | None]) -> dict[str, Any]:
+    """Return the machine and the software, as far as figures depend on them."""
     return {
         "command": shlex.join(sys.orig_argv),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": platform.machine(),
-        "cpu": _cpu_model(),
-        "cpus": os.cpu_count(),
-        "server_core": cores.server,
-        "load_core": cores.load,
-        "kernel": platform.release(),
+        "machine": f"{os.cpu_count()} x {platform.machine()}, Linux {platform.release()}",
+        "server_core": cores[0],
+        "load_core": cores[1],
         "server_environment": ENVIRONMENT,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "packages": dict(sorted((each.metadata["Name"], each.version) for each in distributions())),
     }
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.handshake import HOST
+from benchmarks.handshake import HOST, LAYER_PATH, PATH
 
 APPLICATIONS: Final = (
     "bare",
@@ -25,17 +25,15 @@ APPLICATIONS: Final = (
     "starlette",
     "websockets",
     "node",
-    "flood",
-    "stop",
-    "ours-fanout",
-    "channels-fanout",
-    "websockets-fanout",
-    "node-fanout",
 )
+"""With "-layer", its consumer is in a group of the in-memory channel layer."""
+
 _DJANGO: Final = ("bare", "channels", "ours", "channels-layer", "ours-layer")
 
 RUNASGI: Final = "+runasgi"
 """What the name of a server ends with when `manage.py runasgi` of this package starts it."""
+
+_LAYER: Final = "-layer"
 
 
 @dataclass(frozen=True)
@@ -60,25 +58,34 @@ class Competitor:
     def __str__(self) -> str:
         return f"{self.server}/{self.application}"
 
+    @property
+    def path(self) -> str:
+        """Where it echoes."""
+        return LAYER_PATH if self.application.endswith(_LAYER) else PATH
+
+    @property
+    def beside_it(self) -> str:
+        """The server as its own command starts it."""
+        return self.server.removesuffix(RUNASGI)
+
     def command(self, port: int) -> list[str]:
-        """What starts it on this port."""
+        """Return what starts it on this port."""
         server = SERVERS[self.server]
         return [server.program, *server.command(f"{self._module}:application", port)]
 
-    def environment(self, settings: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, str]:
-        """What it finds in its environment, `settings` being keys of `WS_SUPPORT`, and `layer` the
-        channel layer `default`; empty: there is none."""
+    def environment(self, layer: Mapping[str, Any]) -> dict[str, str]:
+        """Return what it finds in its environment; `layer` is the channel layer `default`, and
+        there is none when it is empty."""
         return {
             **ENVIRONMENT,
-            # `runasgi` knows the application from Django's settings.
+            # `runasgi` and `runserver` know the application from Django's settings.
             "BENCHMARKS_ASGI_APPLICATION": f"{self._module}.application",
-            "BENCHMARKS_WS_SUPPORT": json.dumps(dict(settings)),
             "BENCHMARKS_CHANNEL_LAYERS": json.dumps({"default": dict(layer)} if layer else {}),
         }
 
     @property
     def _module(self) -> str:
-        return f"benchmarks.applications.{self.application.replace('-', '_')}"
+        return f"benchmarks.applications.{self.application.removesuffix(_LAYER)}"
 
 
 def competitors(servers: list[str], applications: list[str]) -> list[Competitor]:
@@ -128,22 +135,16 @@ def _runasgi(server: str, *options: str) -> Callable[[str, int], list[str]]:
     ]
 
 
-def _daphne_ws_support(application: str, port: int) -> list[str]:
-    return ["-m", "benchmarks.launchers.daphne_ws_support", application, str(port)]
+def _runserver(_: str, port: int) -> list[str]:
+    return ["manage.py", "runserver", "--noreload", "--skip-checks", f"{HOST}:{port}"]
 
 
-def _websockets(application: str, port: int) -> list[str]:
-    return ["-m", f"benchmarks.launchers.{_name_of(application)}", str(port)]
+def _websockets(_: str, port: int) -> list[str]:
+    return ["-m", "benchmarks.applications.websockets", str(port)]
 
 
-def _node(application: str, port: int) -> list[str]:
-    program = {"node": "echo.mjs", "node_fanout": "fanout.mjs"}[_name_of(application)]
-    return [str(_NODE / program), str(port)]
-
-
-def _name_of(application: str) -> str:
-    """The last part of its module, which there is none of without ASGI."""
-    return application.partition(":")[0].rpartition(".")[2]
+def _node(_: str, port: int) -> list[str]:
+    return [str(_NODE / "server.mjs"), str(port)]
 
 
 ENVIRONMENT: Final = {
@@ -164,23 +165,19 @@ _NODE: Final = Path(__file__).parent / "node"
 _NODE_JS: Final = shutil.which("node") if (_NODE / "node_modules").exists() else None
 """Node.js, when it and `ws` are there."""
 
-_OF_RUNASGI: Final = ("ours", "flood", "stop", "ours-fanout")
-
-_FANOUT: Final = ("ours-fanout", "channels-fanout")
-
 SERVERS: Final = {
-    "uvicorn": Server((*_DJANGO, "starlette", *_FANOUT), _uvicorn("uvloop")),
-    f"uvicorn{RUNASGI}": Server(_OF_RUNASGI, _runasgi("uvicorn", "--ws", "websockets-sansio")),
-    "uvicorn-picows": Server((*_DJANGO, "starlette", *_FANOUT), _uvicorn("uvloop", _PICOWS)),
-    f"uvicorn-picows{RUNASGI}": Server(_OF_RUNASGI, _runasgi("uvicorn", "--ws", "picows")),
+    "uvicorn": Server((*_DJANGO, "starlette"), _uvicorn("uvloop")),
+    f"uvicorn{RUNASGI}": Server(("ours",), _runasgi("uvicorn", "--ws", "websockets-sansio")),
+    "uvicorn-picows": Server((*_DJANGO, "starlette"), _uvicorn("uvloop", _PICOWS)),
+    f"uvicorn-picows{RUNASGI}": Server(("ours",), _runasgi("uvicorn", "--ws", "picows")),
     "uvicorn-asyncio": Server((*_DJANGO, "starlette"), _uvicorn("asyncio")),
-    "hypercorn": Server((*_DJANGO, "ours-fanout"), _hypercorn),
-    f"hypercorn{RUNASGI}": Server(_OF_RUNASGI, _runasgi("hypercorn")),
-    "granian": Server((*_DJANGO, "ours-fanout"), _granian),
-    f"granian{RUNASGI}": Server(_OF_RUNASGI, _runasgi("granian")),
-    "daphne": Server((*_DJANGO, "flood", "ours-fanout"), _daphne),
-    f"daphne{RUNASGI}": Server(_OF_RUNASGI, _runasgi("daphne")),
-    "daphne+ws_support": Server(("bare", "channels", "ours"), _daphne_ws_support),
-    "websockets": Server(("websockets", "websockets-fanout"), _websockets),
-    **({"node": Server(("node", "node-fanout"), _node, _NODE_JS)} if _NODE_JS else {}),
+    "hypercorn": Server(_DJANGO, _hypercorn),
+    f"hypercorn{RUNASGI}": Server(("ours",), _runasgi("hypercorn")),
+    "granian": Server(_DJANGO, _granian),
+    f"granian{RUNASGI}": Server(("ours",), _runasgi("granian")),
+    "daphne": Server(_DJANGO, _daphne),
+    f"daphne{RUNASGI}": Server(("ours",), _runasgi("daphne")),
+    "runserver": Server(("bare", "channels", "ours"), _runserver),
+    "websockets": Server(("websockets",), _websockets),
+    **({"node": Server(("node",), _node, _NODE_JS)} if _NODE_JS else {}),
 }

@@ -13,19 +13,19 @@ ALLOWED_HOSTS = [HOST]
 INSTALLED_APPS = ["ws_support", "channels"]
 USE_TZ = True
 
-# Under a name of its own: a "default" layer would be used by the consumers without one, too. A
-# case may have one all the same.
+# Under a name of its own: a "default" layer would be used by the consumers without one, too. Who
+# fans out has one all the same.
 CHANNEL_LAYERS = {
     "memory": {"BACKEND": "channels.layers.InMemoryChannelLayer"},
     **json.loads(os.environ.get("BENCHMARKS_CHANNEL_LAYERS", "{}")),
 }
 
-# For `manage.py runasgi`: other servers are told on their command line.
+# For `runasgi` and `runserver`: other servers are told on their command line.
 ASGI_APPLICATION = os.environ.get("BENCHMARKS_ASGI_APPLICATION")
 
-# Everything that costs something is on but compression, which a case of its own turns on.
+# Everything that costs something is on but compression. Who is only sent to is idle for longer than
+# the heartbeat would let them be, on a slow machine.
 WS_SUPPORT = {
     "ALLOWED_ORIGINS": [ORIGIN],
-    "HEARTBEAT_INTERVAL": 15,
-    **json.loads(os.environ.get("BENCHMARKS_WS_SUPPORT", "{}")),
+    "HEARTBEAT_INTERVAL": 3600 if "default" in CHANNEL_LAYERS else 15,
 }

@@ -6,8 +6,10 @@ import asyncio
 import json
 import re
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -143,14 +145,18 @@ def test_a_subscriber_that_does_not_read_is_closed_with_1013_and_the_others_noti
         stalled = stack.enter_context(server.raw())
         assert stalled.handshake(path)[0] == 101
         reader = subscribed(stack, server, topic)
+        waits = []
         for number in range(1000):
             text = f"{number} {'x' * 100_000}"
+            sent_at = time.monotonic()
             tell(publisher, "broadcast", topic=topic, text=text)
             assert reader.recv(BOUND) == text
+            waits.append(time.monotonic() - sent_at)
             assert publisher.recv(BOUND) == "broadcast"
             if server.events("disconnect()", path):
                 break
         assert server.events("disconnect()", path)[0]["code"] == 1013
+        assert median(waits) < 0.5
         assert server.wait_for_event("disconnected", path)["code"] == 1013
         assert asked(publisher)["dropped"] == dropped + 1
         assert 'WS_SUPPORT["BROADCAST_QUEUE"]' in server.log()

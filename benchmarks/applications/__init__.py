@@ -1,7 +1,7 @@
-"""The applications: each echoes at /ws what came, as what it came, and is a module of its own.
+"""The applications, a module for each library that is measured.
 
-A module imports nothing that its application does not need: what is loaded besides costs memory and
-garbage collection.
+Each echoes at `/ws` what came, as what it came. Those that can do it also echo at `/layer`, as a
+member of a group of a channel layer, and send to all clients at `/topic` what comes at `/publish`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Channels' consumer as its documentation shows it: no origin check, no channel layer."""
+"""Channels' consumers as its documentation shows them, without an origin check."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import django
 from channels.generic.websocket import AsyncWebsocketConsumer
@@ -15,4 +17,32 @@ class Echo(AsyncWebsocketConsumer):
         await self.send(text_data=text_data, bytes_data=bytes_data)
 
 
-application = ProtocolTypeRouter({"websocket": URLRouter([path("ws", Echo.as_asgi())])})
+class EchoWithLayer(Echo):
+    channel_layer_alias = "memory"
+    groups = ["everybody"]
+
+
+class Subscriber(AsyncWebsocketConsumer):
+    groups = ["prices"]
+
+    async def price(self, event: dict[str, Any]) -> None:
+        await self.send(text_data=event["text"])
+
+
+class Publisher(AsyncWebsocketConsumer):
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        await self.channel_layer.group_send("prices", {"type": "price", "text": text_data})
+
+
+application = ProtocolTypeRouter(
+    {
+        "websocket": URLRouter(
+            [
+                path("ws", Echo.as_asgi()),
+                path("layer", EchoWithLayer.as_asgi()),
+                path("topic", Subscriber.as_asgi()),
+                path("publish", Publisher.as_asgi()),
+            ]
+        )
+    }
+)

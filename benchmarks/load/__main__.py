@@ -11,24 +11,16 @@ from typing import Any
 import uvloop
 
 from benchmarks.load import LoadFailed
-from benchmarks.load.deflate import deflate
 from benchmarks.load.echo import echo
 from benchmarks.load.fanout import fanout
-from benchmarks.load.flood import flood
 from benchmarks.load.handshakes import handshakes
 from benchmarks.load.memory import memory
-from benchmarks.load.slow import slow
-from benchmarks.load.stop import stop
 
 LOADS: dict[str, Callable[..., Awaitable[dict[str, float]]]] = {
     "echo": echo,
     "handshakes": handshakes,
     "memory": memory,
-    "flood": flood,
-    "stop": stop,
-    "deflate": deflate,
     "fanout": fanout,
-    "slow": slow,
 }
 
 

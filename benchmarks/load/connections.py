@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
-from benchmarks.handshake import HOST, ORIGIN, PATH
+from benchmarks.handshake import HOST, ORIGIN
 from benchmarks.load import LoadFailed
 
 _AT_ONCE = 50
@@ -27,6 +27,8 @@ class Connection(WSListener):
         super().__init__()
         self.message = message
         self.leaving = False
+        self.last_echo: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when nothing is on its way any more."""
         self._failed = failed
 
     def on_ws_connected(self, transport: WSTransport) -> None:
@@ -50,8 +52,8 @@ class Connection(WSListener):
         self.transport.send(WSMsgType.TEXT, self.message)
 
     def echoed(self) -> None:
-        """The message came back."""
-        raise NotImplementedError
+        """Take note that the message came back, when it was the only one."""
+        self.last_echo.set_result(None)
 
     def leave(self) -> None:
         """Say goodbye; the server's answer ends the connection."""
@@ -63,23 +65,19 @@ class Connection(WSListener):
             self._failed.set_exception(LoadFailed(reason))
 
 
-def messages(count: int, size: int) -> Iterable[bytes]:
-    """Texts of `size` bytes, of which no two are equal: nobody gets away with another's echo."""
-    for number in range(count):
-        yield f"{number:06d} ".encode().ljust(size, b".")
-
-
 ConnectionType = TypeVar("ConnectionType", bound=Connection)
 
 
 async def connect(
-    port: int, new: Callable[[bytes], ConnectionType], count: int, size: int, path: str = PATH
+    port: int, new: Callable[[bytes], ConnectionType], count: int, size: int, path: str
 ) -> list[ConnectionType]:
     """Open `count` connections, made by `new` from a message of `size` bytes.
 
     Raises `LoadFailed` when one is refused, or would be compressed.
     """
     room = asyncio.Semaphore(_AT_ONCE)
+    # No two are equal: nobody gets away with another's echo.
+    messages = [f"{number:06d} ".encode().ljust(size, b".") for number in range(count)]
 
     async def connect_one(message: bytes) -> ConnectionType:
         async with room:
@@ -96,7 +94,7 @@ async def connect(
             raise LoadFailed("The server compresses what nobody asked to have compressed.")
         return connection  # type: ignore[return-value]
 
-    return await asyncio.gather(*(connect_one(message) for message in messages(count, size)))
+    return await asyncio.gather(*(connect_one(message) for message in messages))
 
 
 async def goodbye(connections: Iterable[Connection]) -> None:
@@ -110,15 +108,16 @@ async def goodbye(connections: Iterable[Connection]) -> None:
         raise LoadFailed(f"{len(pending)} close frames were not answered in {_TIMEOUT:g} s.")
 
 
-async def wait_for_all(what: Iterable[asyncio.Future[Any]], failed: asyncio.Future[None]) -> None:
-    """Wait until all is done. Raises `LoadFailed` when a connection fails, or it takes too long."""
-    everything = asyncio.gather(*what)
-    either: set[asyncio.Future[Any]] = {everything, failed}
+async def wait_until(what: Awaitable[Any], failed: asyncio.Future[None]) -> None:
+    """Wait for `what`. Raises `LoadFailed` when a connection fails, or it takes too long."""
+    awaited = asyncio.ensure_future(what)
+    either: set[asyncio.Future[Any]] = {awaited, failed}
     await asyncio.wait(either, timeout=_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
     if failed.done():
         failed.result()
-    if not everything.done():
+    if not awaited.done():
         raise LoadFailed(f"The server has not answered everything in {_TIMEOUT:g} s.")
+    awaited.result()
 
 
 async def wait(failed: asyncio.Future[None], seconds: float) -> None:

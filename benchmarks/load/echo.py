@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from statistics import median
+from statistics import median, quantiles
 from time import perf_counter_ns
 
-from benchmarks.load.connections import Connection, connect, goodbye, wait, wait_for_all
+from benchmarks.load.connections import Connection, connect, goodbye, wait, wait_until
 from benchmarks.usage import Usage
 
 
@@ -15,6 +15,7 @@ async def echo(
     port: int,
     processes: list[int],
     *,
+    path: str,
     connections: int,
     message_size: int,
     warm_up: float,
@@ -35,6 +36,7 @@ async def echo(
         lambda message: _Repeating(message, failed, latencies, is_paced=rate is not None),
         connections,
         message_size,
+        path,
     )
     if rate is None:
         for connection in opened:
@@ -50,17 +52,13 @@ async def echo(
     used = Usage.now(processes) - before
     count = len(latencies)
     # No goodbye while a message is on its way: that is another kind of end, which some log.
-    await wait_for_all([connection.stop() for connection in opened], failed)
+    await wait_until(asyncio.gather(*(connection.stop() for connection in opened)), failed)
     await goodbye(opened)
-    latencies = sorted(latencies[:count])
+    latencies = latencies[:count]
     return {
-        "messages_per_second": count / used.seconds,
+        **used.figures(count),
         "latency_p50_us": median(latencies) / 1e3,
-        "latency_p99_us": latencies[count * 99 // 100] / 1e3,
-        "cpu_us_per_message": used.server / 1e3 / count,
-        "page_faults_per_message": used.faults / count,
-        "server_share": used.server_share,
-        "client_share": used.client_share,
+        "latency_p99_us": quantiles(latencies, n=100)[-1] / 1e3,
     }
 
 
@@ -77,7 +75,7 @@ class _Repeating(Connection):
         self._latencies = latencies
         self._is_paced = is_paced
         self._sent_at: deque[int] = deque()
-        self._stopped: asyncio.Future[None] | None = None
+        self._goes_on = True
 
     def send(self) -> None:
         self._sent_at.append(perf_counter_ns())
@@ -89,7 +87,7 @@ class _Repeating(Connection):
         self._send_at(loop, loop.time() + delay, interval)
 
     def _send_at(self, loop: asyncio.AbstractEventLoop, when: float, interval: float) -> None:
-        if self._stopped is None:
+        if self._goes_on:
             if loop.time() >= when:
                 self.send()
                 when += interval
@@ -98,16 +96,16 @@ class _Repeating(Connection):
     def echoed(self) -> None:
         now = perf_counter_ns()
         self._latencies.append(now - self._sent_at.popleft())
-        if self._stopped is None:
+        if self._goes_on:
             if not self._is_paced:
                 self._sent_at.append(now)
                 super().send()
         elif not self._sent_at:
-            self._stopped.set_result(None)
+            self.last_echo.set_result(None)
 
     def stop(self) -> asyncio.Future[None]:
         """Send nothing more; done when the last echo has come."""
-        self._stopped = asyncio.get_running_loop().create_future()
+        self._goes_on = False
         if not self._sent_at:
-            self._stopped.set_result(None)
-        return self._stopped
+            self.last_echo.set_result(None)
+        return self.last_echo

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from statistics import median
+from time import perf_counter_ns
 
-from benchmarks.load.audience import Audience
-from benchmarks.load.connections import wait, wait_for_all
+from picows import WSFrame, WSMsgType, WSTransport
+
+from benchmarks.handshake import PUBLISH, TOPIC
+from benchmarks.load.connections import Connection, connect, goodbye, wait, wait_until
 from benchmarks.usage import Usage
 
 
@@ -41,7 +44,7 @@ async def fanout(
     audience.keep_publishing(at_once)
     await wait(failed, warm_up)
     await audience.next_everywhere()
-    before, layer_before = Usage.now(processes), Usage.now(list(layer_processes))
+    before, layer_before = Usage.now(processes), Usage.now(layer_processes)
     count, messages = audience.deliveries, len(audience.times) + least
     await wait(failed, seconds)
     await audience.next_everywhere()
@@ -49,20 +52,119 @@ async def fanout(
         await audience.next_everywhere()
     count = audience.deliveries - count
     used = Usage.now(processes) - before
-    used_by_layer = Usage.now(list(layer_processes)) - layer_before
-    await wait_for_all([audience.stop()], failed)
+    used_by_layer = Usage.now(layer_processes) - layer_before
+    await audience.stop()
     audience.times.clear()
     audience.keep_publishing(1)
     await wait(failed, seconds_one_by_one)
-    await wait_for_all([audience.stop()], failed)
+    await audience.stop()
     await audience.leave()
-    times = sorted(audience.times)
     return {
-        "deliveries_per_second": count / used.seconds,
-        "cpu_us_per_delivery": used.server / 1e3 / count,
-        "layer_cpu_us_per_delivery": used_by_layer.server / 1e3 / count,
-        "last_p50_us": median(times) / 1e3,
-        "last_p99_us": times[len(times) * 99 // 100] / 1e3,
-        "server_share": used.server_share,
-        "client_share": used.client_share,
+        **used.figures(count),
+        "layer_cpu_us": used_by_layer.server * 1e6 / count,
+        "last_p50_us": median(audience.times) / 1e3,
     }
+
+
+class _Message:
+    """One that not everybody has."""
+
+    __slots__ = ("left", "sent_at", "text")
+
+    def __init__(self, text: bytes, left: int) -> None:
+        self.text = text
+        self.left = left
+        """How many do not have it yet."""
+        self.sent_at = perf_counter_ns()
+
+
+class Audience:
+    """Subscribers, and one connection more that has numbered messages of `size` bytes published.
+
+    `failed` learns when a subscriber does not get each of them, once and in order.
+    """
+
+    def __init__(self, size: int, failed: asyncio.Future[None]) -> None:
+        self.failed = failed
+        self.on_their_way: dict[int, _Message] = {}
+        self.times: list[int] = []
+        """Nanoseconds that each message took to the last subscriber, from when it was sent to be
+        published."""
+        self._size = size
+        self._count = 0
+        self._at_once = 0
+        self._is_everywhere = asyncio.Event()
+
+    async def connect(self, ports: Sequence[int], count: int) -> None:
+        """Open `count` subscribers, as many on each port, and what publishes on the first one."""
+        self._subscribers = [
+            subscriber
+            for number, port in enumerate(ports)
+            for subscriber in await connect(
+                port, lambda _: _Subscriber(self), len(range(number, count, len(ports))), 0, TOPIC
+            )
+        ]
+        # When all have subscribed.
+        [self._publisher] = await connect(
+            ports[0], lambda _: Connection(b"", self.failed), 1, 0, PUBLISH
+        )
+
+    @property
+    def deliveries(self) -> int:
+        """Until now."""
+        left = sum(message.left for message in self.on_their_way.values())
+        return self._count * len(self._subscribers) - left
+
+    def keep_publishing(self, at_once: int) -> None:
+        """From now on, publish the next message whenever less than `at_once` are not everywhere."""
+        self._at_once = at_once
+        while len(self.on_their_way) < at_once:
+            text = (b"%08d " % self._count).ljust(self._size, b".")
+            self.on_their_way[self._count] = _Message(text, len(self._subscribers))
+            self._count += 1
+            self._publisher.transport.send(WSMsgType.TEXT, text)
+
+    async def next_everywhere(self) -> None:
+        """Wait until a message has come to the last subscriber."""
+        self._is_everywhere.clear()
+        await wait_until(self._is_everywhere.wait(), self.failed)
+
+    async def stop(self) -> None:
+        """Publish nothing more, and wait until everybody has everything."""
+        self._at_once = 0
+        while self.on_their_way:
+            await self.next_everywhere()
+
+    def is_everywhere(self, number: int) -> None:
+        self.times.append(perf_counter_ns() - self.on_their_way.pop(number).sent_at)
+        self._is_everywhere.set()
+        self.keep_publishing(self._at_once)
+
+    async def leave(self) -> None:
+        """Say goodbye. Raises `LoadFailed` when something else comes first."""
+        await goodbye([*self._subscribers, self._publisher])
+        await wait(self.failed, 0)
+
+
+class _Subscriber(Connection):
+    def __init__(self, audience: Audience) -> None:
+        super().__init__(b"", audience.failed)
+        self._audience = audience
+        self._on_their_way = audience.on_their_way
+        self._next = 0
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        # This is the path of each delivery.
+        message = self._on_their_way.get(self._next)
+        if (
+            message is None
+            or frame.get_payload_as_bytes() != message.text
+            or frame.msg_type is not WSMsgType.TEXT
+        ):
+            # It is a close, or one was lost, came twice, or is another.
+            super().on_ws_frame(transport, frame)
+            return
+        message.left -= 1
+        if not message.left:
+            self._audience.is_everywhere(self._next)
+        self._next += 1

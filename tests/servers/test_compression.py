@@ -6,6 +6,7 @@ import random
 import struct
 import time
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,34 @@ def test_a_message_that_becomes_too_large_closes_with_1009(server):
         send_compressed(client, BINARY, bomb)
         opcode, payload = client.frame()
         assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", 1009))
+
+
+@pytest.mark.slow
+def test_a_connection_that_compresses_costs_little_memory_and_time(server):
+    pid, count = server.process.pid, 100
+    # No page of a window is left that was never written to.
+    texts = [random.Random(seed).randbytes(512).hex() for seed in range(70)]
+    with ExitStack() as stack:
+
+        def open_and_use(count: int) -> None:
+            for _ in range(count):
+                socket = stack.enter_context(server.connect())
+                for text in texts:
+                    socket.send(text)
+                    assert socket.recv(BOUND) == text
+
+        open_and_use(20)  # What is loaded once is loaded by then.
+        memory_before, time_before = memory(pid), cpu_time(pid)
+        open_and_use(count)
+        # Hypercorn keeps a window of 32 KiB, and the others one of 4.
+        limit = 400 if server.name == "hypercorn" else 150
+        assert (memory(pid) - memory_before) / count < limit * 1024
+        assert (cpu_time(pid) - time_before) / count / len(texts) < 0.002
+
+
+def cpu_time(pid: int) -> float:
+    """Return the seconds of CPU time of a process (`CPUCLOCK_SCHED` in Linux)."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def test_what_cannot_be_decompressed_ends_the_connection_without_a_traceback(server):

@@ -1,4 +1,7 @@
-"""The asyncio server of the library `websockets` and its `broadcast()`, without ASGI: PORT."""
+"""The asyncio server of the library `websockets` and its `broadcast()`, without ASGI.
+
+Started as `python -m benchmarks.applications.websockets PORT`.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,25 @@ import sys
 
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
-from benchmarks.handshake import HOST, PUBLISH
+from benchmarks.handshake import HOST, PUBLISH, TOPIC
 
 _subscribers: set[ServerConnection] = set()
 
 
 async def handle(connection: ServerConnection) -> None:
-    if connection.request is not None and connection.request.path == PUBLISH:
-        async for message in connection:
-            broadcast(_subscribers, message)
-    else:
+    path = connection.request.path if connection.request else ""
+    if path == TOPIC:
         _subscribers.add(connection)
         try:
             await connection.wait_closed()
         finally:
             _subscribers.discard(connection)
+    elif path == PUBLISH:
+        async for message in connection:
+            broadcast(_subscribers, message)
+    else:
+        async for message in connection:
+            await connection.send(message)
 
 
 async def main(port: int) -> None:
