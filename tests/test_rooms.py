@@ -96,7 +96,7 @@ EXPORTS = {
     "ws_support.middleware.proxy_headers": {"ProxyHeaders"},
     "ws_support.routing": {"websocket_urlpatterns"},
     "ws_support.servers": {"SERVERS", "get_server"},
-    "ws_support.servers.base": {"ASGIServer", "Plan"},
+    "ws_support.servers.base": {"ASGIServer", "ServeConfig"},
     "ws_support.servers.daphne": {"Daphne"},
     "ws_support.servers.granian": {"Granian"},
     "ws_support.servers.hypercorn": {"Hypercorn"},

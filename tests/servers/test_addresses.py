@@ -17,7 +17,7 @@ from websockets.sync.client import connect, unix_connect
 from tests.harness import ASGI_SERVERS, BOUND, free_port, until
 from ws_support.conf import get_options
 from ws_support.servers._run.sockets import check
-from ws_support.servers.base import Plan
+from ws_support.servers.base import ServeConfig
 
 
 @pytest.fixture(params=ASGI_SERVERS)
@@ -101,7 +101,7 @@ def test_workers_share_a_unix_socket(serve, name, path):
 
 def test_nobody_gets_into_an_address_that_is_only_looked_at():
     """They would be cut off when the look is over."""
-    plan = Plan(options=get_options(), port=free_port())
+    plan = ServeConfig(options=get_options(), port=free_port())
     is_over = Event()
     connections = []
 

@@ -12,11 +12,11 @@ from django.utils.version import get_version_tuple
 
 from ws_support.conf import Options
 
-__all__ = ["ASGIServer", "Plan"]
+__all__ = ["ASGIServer", "ServeConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ServeConfig:
     """Configuration of a server: the address, the workers, TLS and the options.
 
     Workers get a copy, so every value can be pickled.
@@ -86,12 +86,12 @@ class ASGIServer(ABC):
         """Return a sentence that says how to install the server."""
         return how_to_install(self.extra)
 
-    def refusals(self, plan: Plan) -> Iterator[str]:
+    def refusals(self, plan: ServeConfig) -> Iterator[str]:
         """Yield a sentence for each part of `plan` that this server cannot do."""
         if plan.protocol is not None and plan.protocol not in self.protocols:
             yield f"--ws {plan.protocol} is for Uvicorn, and {self.title} has no such choice."
 
-    def differences(self, plan: Plan) -> dict[str, str]:
+    def differences(self, plan: ServeConfig) -> dict[str, str]:
         """Return the lines of the summary that differ on this server (`banner.summary`)."""
         return {}
 
@@ -100,7 +100,7 @@ class ASGIServer(ABC):
         """Return the options of `WS_SUPPORT` under the server's own names."""
 
     @abstractmethod
-    def run(self, plan: Plan) -> None:
+    def run(self, plan: ServeConfig) -> None:
         """Serve until a signal says to stop.
 
         Raises `AddressError` when the server cannot listen at the address. May exit the process,

@@ -16,7 +16,7 @@ from ws_support.servers import SERVERS, get_server
 from ws_support.servers._run.banner import broadcasts, summary, unguarded
 from ws_support.servers._run.shutdown import stop_at_once_until_it_serves
 from ws_support.servers._run.sockets import AddressError
-from ws_support.servers.base import ASGIServer, Plan
+from ws_support.servers.base import ASGIServer, ServeConfig
 
 _HOST: Final = "127.0.0.1"
 _PORT: Final = 8000
@@ -86,7 +86,7 @@ class Command(BaseCommand):
             # terminal.
             self.stdout.flush()
 
-    def _best(self, plan: Plan) -> ASGIServer:
+    def _best(self, plan: ServeConfig) -> ASGIServer:
         """Return the first installed server that can do everything that `plan` asks for."""
         installed = [server for server in map(get_server, SERVERS) if server.missing() is None]
         reasons: list[str] = []
@@ -103,7 +103,7 @@ class Command(BaseCommand):
         raise CommandError("\n".join([*reasons, get_server(next(iter(SERVERS))).advice]))
 
 
-def _plan(given: dict[str, Any]) -> Plan:
+def _plan(given: dict[str, Any]) -> ServeConfig:
     if conf.asgi_application() is None:
         raise CommandError(
             "ASGI_APPLICATION is not set. Write in your settings:"
@@ -123,7 +123,7 @@ def _plan(given: dict[str, Any]) -> Plan:
         ProxyHeaders(None, trusted)
     except ImproperlyConfigured as error:
         raise CommandError(f"--proxy-headers: {error}") from error
-    return Plan(
+    return ServeConfig(
         options=conf.get_options(),
         host=host,
         port=port,
@@ -157,7 +157,7 @@ def _server_with(protocol: str | None) -> str | None:
     return next((name for name in SERVERS if protocol in get_server(name).protocols), None)
 
 
-def _named(name: str, plan: Plan) -> ASGIServer:
+def _named(name: str, plan: ServeConfig) -> ASGIServer:
     server = get_server(name)
     if missing := server.missing():
         raise CommandError(missing)
@@ -166,7 +166,7 @@ def _named(name: str, plan: Plan) -> ASGIServer:
     return server
 
 
-def _lines(server: ASGIServer, plan: Plan) -> dict[str, str]:
+def _lines(server: ASGIServer, plan: ServeConfig) -> dict[str, str]:
     lines = {
         **unguarded(),
         **server.differences(plan),

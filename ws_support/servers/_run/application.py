@@ -15,12 +15,12 @@ from django.conf import settings
 
 from ws_support.middleware.proxy_headers import ProxyHeaders
 from ws_support.servers._run import requests
-from ws_support.servers.base import Plan
+from ws_support.servers.base import ServeConfig
 
 logger = logging.getLogger("ws_support.servers")
 
 
-def load(plan: Plan) -> Application:
+def load(plan: ServeConfig) -> Application:
     """Return the application that `ASGI_APPLICATION` names, wrapped as `plan` says.
 
     Raises `ImproperlyConfigured` when that application does not exist.

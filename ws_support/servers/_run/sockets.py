@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from ws_support.servers.base import Plan
+from ws_support.servers.base import ServeConfig
 
 logger = logging.getLogger("ws_support.servers")
 
@@ -36,7 +36,7 @@ class AddressError(Exception):
     """Error of an address at which the server cannot listen, with the reason."""
 
 
-def listen(plan: Plan) -> list[socket.socket]:
+def listen(plan: ServeConfig) -> list[socket.socket]:
     """Return a listening socket for each worker, or the same one for all.
 
     With sockets of their own (Linux's SO_REUSEPORT), all workers get the same share of the
@@ -51,7 +51,7 @@ def listen(plan: Plan) -> list[socket.socket]:
         return bound
 
 
-def check(plan: Plan) -> None:
+def check(plan: ServeConfig) -> None:
     """Raise `AddressError` if a server that makes its own sockets could not listen."""
     with _saying_why():
         for each in set(_bind(plan)):
@@ -103,7 +103,7 @@ def _saying_why() -> Iterator[None]:
         raise AddressError(error.strerror or error) from error
 
 
-def _bind(plan: Plan) -> list[socket.socket]:
+def _bind(plan: ServeConfig) -> list[socket.socket]:
     """Return bound sockets that do not listen yet, so none is closed with a client in it."""
     if plan.uds:
         return [_bind_to_path(plan.uds)] * plan.workers

@@ -30,7 +30,7 @@ from ws_support.servers._run.shutdown import (
     unix_sockets,
 )
 from ws_support.servers._run.sockets import listen, remove_path, watch_open_files
-from ws_support.servers.base import ASGIServer, Plan
+from ws_support.servers.base import ASGIServer, ServeConfig
 
 logger = logging.getLogger("ws_support.servers")
 
@@ -48,10 +48,12 @@ class SocketServer(ASGIServer):
     """A server that takes a listening socket, and so can run in several processes."""
 
     @abstractmethod
-    def serve(self, application: Any, plan: Plan, listener: socket.socket, stop: Stop) -> None:
+    def serve(
+        self, application: Any, plan: ServeConfig, listener: socket.socket, stop: Stop
+    ) -> None:
         """Serve `application` at `listener` in this process until `stop` has ended."""
 
-    def run(self, plan: Plan) -> None:
+    def run(self, plan: ServeConfig) -> None:
         listeners = listen(plan)
         if plan.uds:
             unix_sockets.add(plan.uds)
@@ -82,7 +84,7 @@ class Workers:
     being replaced waits for the new one.
     """
 
-    def __init__(self, server: str, plan: Plan, listeners: Sequence[socket.socket]) -> None:
+    def __init__(self, server: str, plan: ServeConfig, listeners: Sequence[socket.socket]) -> None:
         self._server = server
         self._plan = plan
         self._listeners = listeners
@@ -166,7 +168,7 @@ class Workers:
             worker.process.kill()
 
 
-def _work(server: str, plan: Plan, listener: socket.socket) -> None:
+def _work(server: str, plan: ServeConfig, listener: socket.socket) -> None:
     """Run a worker, from its start to its end."""
     leave_signals_to_main_process()
     end_with_main_process(plan.options.shutdown_timeout)

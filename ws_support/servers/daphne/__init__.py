@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from ws_support.conf import Options
 from ws_support.servers._run.shutdown import Stop
 from ws_support.servers._run.supervisor import SocketServer
-from ws_support.servers.base import Plan
+from ws_support.servers.base import ServeConfig
 
 __all__ = ["Daphne"]
 
@@ -25,7 +25,7 @@ class Daphne(SocketServer):
     extra = None
     merit = "it keeps every setting"
 
-    def refusals(self, plan: Plan) -> Iterator[str]:
+    def refusals(self, plan: ServeConfig) -> Iterator[str]:
         yield from super().refusals(plan)
         if plan.workers > 1:
             yield (
@@ -43,7 +43,9 @@ class Daphne(SocketServer):
 
         return configuration(options)
 
-    def serve(self, application: Any, plan: Plan, listener: socket.socket, stop: Stop) -> None:
+    def serve(
+        self, application: Any, plan: ServeConfig, listener: socket.socket, stop: Stop
+    ) -> None:
         from ws_support.servers.daphne.server import ProductionServer
 
         ProductionServer(application, plan, listener, stop).run()

@@ -27,7 +27,7 @@ from ws_support.conf import Options
 from ws_support.exceptions import ClientGone
 from ws_support.servers._run.application import apply_prefix
 from ws_support.servers._run.shutdown import Stop
-from ws_support.servers.base import Plan
+from ws_support.servers.base import ServeConfig
 from ws_support.servers.daphne.flow import ReceiveQueue
 from ws_support.servers.daphne.http import HTTPFactory, WebRequest
 from ws_support.servers.daphne.websocket import CAN_DEFLATE, WebSocketProtocol
@@ -255,7 +255,9 @@ async def _end_tasks() -> None:
 class ProductionServer(Server):
     """The server that `manage.py runasgi` starts."""
 
-    def __init__(self, application: Any, plan: Plan, listener: socket.socket, stop: Stop) -> None:
+    def __init__(
+        self, application: Any, plan: ServeConfig, listener: socket.socket, stop: Stop
+    ) -> None:
         super().__init__(
             application,
             endpoints=["one that listens already"],

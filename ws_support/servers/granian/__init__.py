@@ -29,7 +29,7 @@ from ws_support.servers._run.sockets import (
     watch_open_files,
 )
 from ws_support.servers._run.supervisor import end_with_main_process
-from ws_support.servers.base import ASGIServer, Plan
+from ws_support.servers.base import ASGIServer, ServeConfig
 
 __all__ = ["Granian"]
 
@@ -45,7 +45,7 @@ class Granian(ASGIServer):
     extra = "granian"
     merit = "fast, but without pings"
 
-    def refusals(self, plan: Plan) -> Iterator[str]:
+    def refusals(self, plan: ServeConfig) -> Iterator[str]:
         yield from super().refusals(plan)
         if plan.options.per_message_deflate:
             yield (
@@ -58,7 +58,7 @@ class Granian(ASGIServer):
                 " it: openssl pkcs8 -topk8 -nocrypt -in key.pem -out pkcs8.pem"
             )
 
-    def differences(self, plan: Plan) -> dict[str, str]:
+    def differences(self, plan: ServeConfig) -> dict[str, str]:
         options = plan.options
         size = options.max_message_size
         differences = {
@@ -75,7 +75,7 @@ class Granian(ASGIServer):
     def websocket_options(self, options: Options) -> dict[str, Any]:
         return {}
 
-    def run(self, plan: Plan) -> None:
+    def run(self, plan: ServeConfig) -> None:
         import granian
         from granian.constants import HTTPModes, Interfaces, SSLProtocols
         from granian.http import HTTP1Settings
@@ -123,7 +123,7 @@ _LOGGING: Final = {
 }
 
 
-def _load(plan: Plan) -> Any:
+def _load(plan: ServeConfig) -> Any:
     """Return the application. Called in a worker, which imports this module."""
     leave_signals_to_main_process()  # Until Granian handles them, which leaves SIGHUP alone.
     end_with_main_process(plan.options.shutdown_timeout)

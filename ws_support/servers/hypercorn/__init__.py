@@ -20,7 +20,7 @@ from ws_support.servers._run.queued_text import packed, size, unpacked
 from ws_support.servers._run.shutdown import Stop
 from ws_support.servers._run.sockets import BACKLOG
 from ws_support.servers._run.supervisor import CANNOT_START, SocketServer
-from ws_support.servers.base import Plan
+from ws_support.servers.base import ServeConfig
 
 __all__ = ["Hypercorn"]
 
@@ -44,7 +44,7 @@ class Hypercorn(SocketServer):
     extra = "hypercorn"
     merit = "it keeps every setting but KEEP_ALIVE_TIMEOUT, and speaks HTTP/2"
 
-    def differences(self, plan: Plan) -> dict[str, str]:
+    def differences(self, plan: ServeConfig) -> dict[str, str]:
         options = plan.options
         if not options.keep_alive_interval:
             return {}
@@ -61,7 +61,9 @@ class Hypercorn(SocketServer):
             "websocket_max_message_size": options.max_message_size,
         }
 
-    def serve(self, application: Any, plan: Plan, listener: socket.socket, stop: Stop) -> None:
+    def serve(
+        self, application: Any, plan: ServeConfig, listener: socket.socket, stop: Stop
+    ) -> None:
         from ws_support.servers.hypercorn import h2, h11, http, tcp, websocket
 
         tcp.install()

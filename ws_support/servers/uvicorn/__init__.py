@@ -16,7 +16,7 @@ from ws_support.servers._run.limits import HEAD_TIMEOUT
 from ws_support.servers._run.shutdown import Stop
 from ws_support.servers._run.sockets import BACKLOG
 from ws_support.servers._run.supervisor import SocketServer
-from ws_support.servers.base import Plan, how_to_install, lack
+from ws_support.servers.base import ServeConfig, how_to_install, lack
 
 __all__ = ["Uvicorn"]
 
@@ -54,7 +54,7 @@ class Uvicorn(SocketServer):
     def missing(self) -> str | None:
         return super().missing() or (_lack_of_sansio() if _lack_of_picows() else None)
 
-    def refusals(self, plan: Plan) -> Iterator[str]:
+    def refusals(self, plan: ServeConfig) -> Iterator[str]:
         yield from super().refusals(plan)
         if plan.protocol == _PICOWS and plan.options.per_message_deflate:
             yield (
@@ -65,7 +65,7 @@ class Uvicorn(SocketServer):
         if lacking := _lack_of_sansio() if is_sansio else _lack_of_picows():
             yield lacking
 
-    def differences(self, plan: Plan) -> dict[str, str]:
+    def differences(self, plan: ServeConfig) -> dict[str, str]:
         if _protocol(plan) == _PICOWS:
             line = f"{_PICOWS} {version(_PICOWS)}; for Uvicorn's own: --ws {_SANSIO}"
         elif _lack_of_picows():
@@ -84,7 +84,9 @@ class Uvicorn(SocketServer):
             "ws_per_message_deflate": options.per_message_deflate,
         }
 
-    def serve(self, application: Any, plan: Plan, listener: socket.socket, stop: Stop) -> None:
+    def serve(
+        self, application: Any, plan: ServeConfig, listener: socket.socket, stop: Stop
+    ) -> None:
         import uvicorn
         from uvicorn.logging import TRACE_LOG_LEVEL
 
@@ -175,7 +177,7 @@ class Uvicorn(SocketServer):
         Server(config).run(sockets=[listener])
 
 
-def _protocol(plan: Plan) -> str:
+def _protocol(plan: ServeConfig) -> str:
     """Return the parser of frames that `plan` names, or the fastest one that is usable."""
     if plan.protocol is not None:
         return plan.protocol
