@@ -23,4 +23,4 @@ class WsSupportConfig(AppConfig):
         checks.register(our_checks.check_project)
         checks.register(our_checks.check_application)
         checks.register(our_checks.check_deployment, deploy=True)
-        granian.say_goodbye_when_it_stops()
+        granian.patch_set_loop_signals()

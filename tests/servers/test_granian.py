@@ -10,12 +10,12 @@ import granian._signals
 import pytest
 
 from tests.harness import BOUND, serving
-from ws_support.servers.granian import say_goodbye_when_it_stops
+from ws_support.servers.granian import patch_set_loop_signals
 
 
 def test_a_granian_that_stops_in_another_way_is_left_alone(monkeypatch):
     monkeypatch.delattr(granian._signals, "set_loop_signals")
-    say_goodbye_when_it_stops()
+    patch_set_loop_signals()
     assert not hasattr(granian._signals, "set_loop_signals")
 
 

@@ -246,7 +246,7 @@ def _end_at_second_signal(uds: str | None) -> None:
         signal.signal(number, handle)
 
 
-def say_goodbye_when_it_stops() -> None:
+def patch_set_loop_signals() -> None:
     """Make a worker of Granian close its WebSockets before it stops.
 
     Granian 2.8 waits for requests, and leaves WebSockets as they are: no `disconnect()` is called,
