@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import IO, Any, cast
 
@@ -36,7 +36,12 @@ class Client:
         if other_ports:
             arguments["other_ports"] = other_ports
         processes = [process for server in servers for process in server.processes]
-        answer = self._ask({"load": load, "port": port, "processes": processes, **arguments})
+        request = {"load": load, "port": port, "processes": processes, **arguments}
+        with suppress(BrokenPipeError):
+            print(json.dumps(request), file=self._requests, flush=True)
+        if not (line := self._answers.readline()):
+            raise LoadFailed("The process that makes the load has ended; see above.")
+        answer = json.loads(line)
         for server in servers:
             server.check()
         if "failed" in answer:
@@ -44,19 +49,6 @@ class Client:
             raise LoadFailed(f"{servers[0].name} failed in {load}: {answer['failed']}\n{logs}")
         measured: dict[str, float] = answer["measured"]
         return measured
-
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        try:
-            self._requests.write(json.dumps(request) + "\n")
-            self._requests.flush()
-        except BrokenPipeError:
-            line = ""
-        else:
-            line = self._answers.readline()
-        if not line:
-            raise LoadFailed("The process that makes the load has ended; see above.")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from benchmarks.client import Client, running_client
-from benchmarks.processes import ServerProcess, running, running_redis
+from benchmarks.processes import Cores, ServerProcess, running, running_redis
 from benchmarks.results import Sample
 from benchmarks.servers import APPLICATIONS, RUNASGI, SERVERS, Competitor
 
@@ -147,9 +147,7 @@ QUICK: Final = {
 
 
 def measure(
-    parts: Mapping[str, Part],
-    competitors: Sequence[Competitor],
-    cores: tuple[int | None, int | None],
+    parts: Mapping[str, Part], competitors: Sequence[Competitor], cores: Cores
 ) -> Iterator[Sample]:
     """Measure these parts, and yield what was measured, one by one.
 
@@ -173,11 +171,7 @@ def measure(
 
 
 def _afresh(
-    name: str,
-    part: Part,
-    competitors: Sequence[Competitor],
-    cores: tuple[int | None, int | None],
-    client: Client,
+    name: str, part: Part, competitors: Sequence[Competitor], cores: Cores, client: Client
 ) -> Iterator[Sample]:
     """Measure with fresh processes: what one leaves behind is none of the next one's business."""
     for number in range(part.rounds):
@@ -192,10 +186,7 @@ def _afresh(
 
 @contextmanager
 def _fresh(
-    competitors: Sequence[Competitor],
-    case: Case,
-    layer: Mapping[str, Any],
-    cores: tuple[int | None, int | None],
+    competitors: Sequence[Competitor], case: Case, layer: Mapping[str, Any], cores: Cores
 ) -> Iterator[tuple[list[list[ServerProcess]], dict[str, Any]]]:
     """Run as many servers of each as the case asks for, with what is between them."""
     core, load_core = cores

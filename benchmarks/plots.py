@@ -91,19 +91,17 @@ def _by_server(series: Mapping[Competitor, list[float]], title: str, theme: Them
         return None
     figure, axes = _axes(4.2, title, theme)
     width = 0.8 / max(map(len, groups.values()))
-    for place, color in zip(_LABELS, theme.colors, strict=True):
-        first = True
-        for position, (server, bars) in enumerate(groups.items()):
-            if place not in bars:
-                continue
-            values = series[Competitor(server, place)]
-            # Bars of the same width everywhere, around the middle of their server.
-            x = position + width * (bars.index(place) - (len(bars) - 1) / 2)
-            label = _LABELS[place] if first else None
-            first = False
-            axes.bar(x, median(values), width * 0.92, color=color, label=label)
-            axes.vlines(x, min(values), max(values), color=theme.ink, linewidth=1)
-            _write(axes, f"{median(values):.0f}", (x, max(values)), (0, 3), theme, ha="center")
+    for application, color in zip(_LABELS, theme.colors, strict=True):
+        # Bars of the same width everywhere, around the middle of their server.
+        at = {
+            place + width * (bars.index(application) - (len(bars) - 1) / 2): server
+            for place, (server, bars) in enumerate(groups.items())
+            if application in bars
+        }
+        values = [median(series[Competitor(server, application)]) for server in at.values()]
+        label = _LABELS[application]
+        bars = axes.bar(list(at), values, width * 0.92, color=color, label=label)
+        axes.bar_label(bars, fmt="{:.0f}", padding=3, fontsize=9, color=theme.ink)
     axes.set_xticks(range(len(groups)), list(groups))
     axes.yaxis.grid(visible=True, color=theme.faint, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -116,16 +114,12 @@ def _peers(series: Mapping[Competitor, list[float]], theme: Theme) -> Figure | N
     """Draw one bar for each peer, when all of them were measured."""
     if not series.keys() >= set(_PEERS.values()):
         return None
-    title = "Echoed messages a second, one core: more is better"
-    figure, axes = _axes(2.6, title, theme)
-    for place, peer in enumerate(_PEERS.values()):
-        values = series[peer]
-        axes.barh(place, median(values), 0.7, color=theme.colors[peer.application == "ours"])
-        axes.hlines(place, min(values), max(values), color=theme.ink, linewidth=1)
-        _write(axes, f"{median(values):,.0f}", (max(values), place), (6, 0), theme, va="center")
-    axes.set_yticks(range(len(_PEERS)), list(_PEERS), fontsize=11)
+    figure, axes = _axes(2.6, "Echoed messages a second, one core: more is better", theme)
+    values = [median(series[peer]) for peer in _PEERS.values()]
+    colors = [theme.colors[peer.application == "ours"] for peer in _PEERS.values()]
+    bars = axes.barh(list(_PEERS), values, 0.7, color=colors)
+    axes.bar_label(bars, fmt="{:,.0f}", padding=6, fontsize=10, color=theme.ink)
     axes.set_xticks([])
-    axes.margins(x=0.12, y=0.03)
     axes.invert_yaxis()
     return figure
 
@@ -140,22 +134,3 @@ def _axes(height: float, title: str, theme: Theme) -> tuple[Figure, Any]:
     for spine in axes.spines.values():
         spine.set_visible(False)
     return figure, axes
-
-
-def _write(
-    axes: Any,
-    text: str,
-    at: tuple[float, float],
-    offset: tuple[int, int],
-    theme: Theme,
-    **alignment: str,
-) -> None:
-    axes.annotate(
-        text,
-        at,
-        xytext=offset,
-        textcoords="offset points",
-        fontsize=9,
-        color=theme.ink,
-        **alignment,
-    )

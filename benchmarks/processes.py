@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import psutil
 
@@ -33,11 +33,15 @@ _LOG_LINES: Final = 30
 """The last lines of a log, which are shown when a server failed."""
 
 
+Cores: TypeAlias = "tuple[int | None, int | None]"
+"""One for servers and one for the client."""
+
+
 class ServerFailed(Exception):
     """A server did not start, or has ended."""
 
 
-def choose_cores() -> tuple[int | None, int | None]:
+def choose_cores() -> Cores:
     """Return a core for servers and one for the client, so that neither takes time from the other.
 
     The two are not threads of one core, where there are others. Both are `None` on a machine with

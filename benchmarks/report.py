@@ -8,7 +8,7 @@ from statistics import median
 from typing import Final
 
 from benchmarks.results import Results
-from benchmarks.servers import RUNASGI, Competitor
+from benchmarks.servers import Competitor
 
 _SATURATED: Final = 0.9
 """The part of its core from which on the client may be what was measured, and below which the
@@ -33,72 +33,59 @@ class Ratio:
 
     heading: str
     figure: str
-    other: Callable[[Competitor], Competitor | None]
+    other: Callable[[Competitor], Competitor]
+    """Given a competitor, whom it is compared with; itself: nobody."""
 
 
-def _channels(ours: Competitor) -> Competitor | None:
-    name = ours.application
-    is_ours = name.startswith("ours")
-    return Competitor(ours.beside_it, name.replace("ours", "channels")) if is_ours else None
+def _channels(ours: Competitor) -> Competitor:
+    return Competitor(ours.beside_it, ours.application.replace("ours", "channels"))
 
 
 def _bare(other: Competitor) -> Competitor:
     return Competitor(other.beside_it, "bare")
 
 
-def _own_command(ours: Competitor) -> Competitor | None:
-    is_runasgi = ours.server.endswith(RUNASGI)
-    return Competitor(ours.beside_it, ours.application) if is_runasgi else None
+def _own_command(ours: Competitor) -> Competitor:
+    return Competitor(ours.beside_it, ours.application)
 
 
-def _own_protocol(ours: Competitor) -> Competitor | None:
-    """Uvicorn with its own protocol, for what runs on the fast lane."""
+def _own_protocol(ours: Competitor) -> Competitor:
+    """Return the same with Uvicorn's own protocol, for what runs on the fast lane."""
     is_fast = ours.server.startswith("uvicorn-picows")
-    return Competitor("uvicorn", ours.application) if is_fast else None
+    return Competitor("uvicorn", ours.application) if is_fast else ours
 
 
-def _node(_: Competitor) -> Competitor:
-    return Competitor("node", "node")
-
-
-def _websockets(_: Competitor) -> Competitor:
-    return Competitor("websockets", "websockets")
-
-
-_LATENCIES: Final = (
-    Column("p50 ms", "latency_p50_us", 2, 1e3),
-    Column("p99 ms", "latency_p99_us", 2, 1e3),
-)
+_NODE: Final = Competitor("node", "node")
+_WEBSOCKETS: Final = Competitor("websockets", "websockets")
 _SHARES: Final = (
     Column("server's core %", "server_share", 0, 0.01),
     Column("client's core %", "client_share", 0, 0.01),
 )
+_MESSAGES: Final = (
+    Column("messages/s", "per_second"),
+    Column("CPU us/message", "cpu_us", 1),
+    Column("p50 ms", "latency_p50_us", 2, 1e3),
+    Column("p99 ms", "latency_p99_us", 2, 1e3),
+    *_SHARES,
+)
+_RATIOS: Final = (
+    Ratio("to Channels", "per_second", _channels),
+    Ratio("CPU to bare", "cpu_us", _bare),
+    Ratio("CPU to own command", "cpu_us", _own_command),
+)
 
 TABLES: Final[dict[str, tuple[Column | Ratio, ...]]] = {
-    "echo": (
-        Column("messages/s", "per_second"),
-        Column("CPU us/message", "cpu_us", 1),
-        *_LATENCIES,
-        *_SHARES,
-        Ratio("to Channels", "per_second", _channels),
-        Ratio("CPU to bare", "cpu_us", _bare),
-        Ratio("CPU to own command", "cpu_us", _own_command),
-    ),
+    "echo": (*_MESSAGES, *_RATIOS),
     "lanes": (
-        Column("messages/s", "per_second"),
-        Column("CPU us/message", "cpu_us", 1),
-        *_LATENCIES,
-        *_SHARES,
+        *_MESSAGES,
         Ratio("CPU to Uvicorn's own", "cpu_us", _own_protocol),
-        Ratio("CPU to Node's ws", "cpu_us", _node),
+        Ratio("CPU to Node's ws", "cpu_us", lambda _: _NODE),
     ),
     "handshakes": (
         Column("handshakes/s", "per_second"),
         Column("CPU us/handshake", "cpu_us", 1),
         *_SHARES,
-        Ratio("to Channels", "per_second", _channels),
-        Ratio("CPU to bare", "cpu_us", _bare),
-        Ratio("CPU to own command", "cpu_us", _own_command),
+        *_RATIOS,
     ),
     "memory": (
         Column("KiB/connection", "bytes_per_connection", 1, 1024),
@@ -113,8 +100,8 @@ TABLES: Final[dict[str, tuple[Column | Ratio, ...]]] = {
         Column("the last has it, ms", "last_p50_us", 2, 1e3),
         *_SHARES,
         Ratio("to Channels", "per_second", _channels),
-        Ratio("CPU to websockets", "cpu_us", _websockets),
-        Ratio("CPU to Node's ws", "cpu_us", _node),
+        Ratio("CPU to websockets", "cpu_us", lambda _: _WEBSOCKETS),
+        Ratio("CPU to Node's ws", "cpu_us", lambda _: _NODE),
     ),
 }
 
@@ -157,7 +144,7 @@ def ratios(
 ) -> list[float]:
     """Return a ratio by round: what disturbed one of the two in a round disturbed the other too."""
     other = ratio.other(competitor)
-    if other is None or other == competitor:
+    if other == competitor:
         return []
     ours = results.series(part, competitor, ratio.figure, case)
     theirs = results.series(part, other, ratio.figure, case)
