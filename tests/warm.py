@@ -245,15 +245,17 @@ class Warm:
 
 
 _warm: dict[str, Warm] = {}
+_warming = threading.Lock()
 
 
 def warm(kind: str) -> Warm:
     """Return the warm process of this kind. It is started when it is first needed."""
-    if kind not in _warm:
-        _warm[kind] = Warm(kind)
-        if len(_warm) == 1:
-            atexit.register(end_all)
-    return _warm[kind]
+    with _warming:  # Some tests start several servers at once, in threads.
+        if kind not in _warm:
+            _warm[kind] = Warm(kind)
+            if len(_warm) == 1:
+                atexit.register(end_all)
+        return _warm[kind]
 
 
 def end_all() -> None:
