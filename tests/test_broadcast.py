@@ -589,10 +589,35 @@ async def test_the_topics_of_one_connection_have_a_size_together():
             await websocket.subscribe(f"{number:010000}")
         with pytest.raises(ValueError, match="262144 characters together"):
             await websocket.subscribe("x" * 10_000)
+        await websocket.unsubscribe(f"{0:010000}")
+        await websocket.subscribe("x" * 10_000)
         await websocket.send("done")
 
     async with connected(greedy) as peer:
         assert await received(peer) == "done"
+
+
+@override_settings(WS_SUPPORT={"MAX_SUBSCRIPTIONS": 10_000})
+async def test_whoever_subscribes_to_many_topics_lets_others_have_their_turn():
+    turns = 0
+
+    async def others():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    @websocket_view
+    async def greedy(websocket):
+        await websocket.accept()
+        for number in range(10_000):
+            await websocket.subscribe(f"topic {number}")
+        await websocket.send(str(turns))
+
+    other = asyncio.create_task(others())
+    async with connected(greedy) as peer:
+        assert int(await received(peer)) > 100
+    other.cancel()
 
 
 @pytest.fixture

@@ -36,6 +36,9 @@ CAPACITY: Final = 10_000
 """Messages that the channel layer keeps for a process that is busy. The layer's own default of 100
 is reached within an instant."""
 
+_TURN: Final = 64
+"""Topics that one connection subscribes to in a row, before others have their turn."""
+
 _LOG_EVERY: Final = 10.0
 """Seconds between two log lines about lost messages: many topics lose some at the same time."""
 
@@ -92,11 +95,18 @@ class TopicRegistry:
         During an outage of the layer, this returns as well, and the subscription holds once the
         layer is back. Raises `ValueError` when the connection may not subscribe to more.
         """
-        check_subscriptions(subscriber.topics, topic, get_options().max_subscriptions)
+        topics = subscriber.topics
+        if topics and len(topics) % _TURN == 0:
+            # Without a layer, nothing else here waits.
+            await asyncio.sleep(0)
+        limit = get_options().max_subscriptions
+        check_subscriptions(topics, subscriber.topics_length, topic, limit)
         _Listeners.are_here = True
         subscribers = self._topics.setdefault(topic, {})
         subscribers[subscriber] = None
-        subscriber.topics.add(topic)
+        if topic not in topics:
+            topics.add(topic)
+            subscriber.topics_length += len(topic)
         if self._layer is not None:
             if self._link is None:
                 self._link = ChannelLayerBroker(self._layer, self)
@@ -107,7 +117,9 @@ class TopicRegistry:
 
         When it was the last one, the layer is told before this returns, except during an outage.
         """
-        subscriber.topics.discard(topic)
+        if topic in subscriber.topics:
+            subscriber.topics.remove(topic)
+            subscriber.topics_length -= len(topic)
         subscribers = self._topics.get(topic)
         if subscribers is None:
             return

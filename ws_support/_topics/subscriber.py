@@ -91,6 +91,7 @@ class Subscriber:
         "_takes_steps",
         "_write_frame",
         "topics",
+        "topics_length",
     )
 
     def __init__(self, connection: Connection, limit: int) -> None:
@@ -105,6 +106,8 @@ class Subscriber:
         # wait for the end of the handshake.
         self._queue: deque[Any] | None = deque()
         self.topics: set[str] = set()
+        # In characters. Summed up anew for each, 10,000 topics would take seconds.
+        self.topics_length = 0
 
     def begin(self) -> None:
         """Start to send: the connection is accepted."""
