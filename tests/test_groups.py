@@ -399,11 +399,21 @@ async def test_groups_that_could_not_be_left_are_remembered_up_to_a_limit(hasty,
     assert sum(channel in layer.groups.get(name, {}) for name in names) == 3
 
 
-class LayerThatIsAway(InMemoryChannelLayer):
+class LayerThatRaises(InMemoryChannelLayer):
+    """Raises each of `errors`, and then has a message."""
+
+    def __init__(self, *errors):
+        super().__init__()
+        self.errors = list(errors)
+
     async def receive(self, channel):
-        raise ConnectionError("The layer is away.")
+        if self.errors:
+            raise self.errors.pop(0)
+        return {"type": "note"}
 
 
 async def test_what_a_layer_raises_is_raised_unless_a_message_is_malformed():
+    layer = LayerThatRaises(ValueError("no message"), ConnectionError("The layer is away."))
     with pytest.raises(ConnectionError, match="away"):
-        await Groups.of(LayerThatIsAway()).receive("specific.x")
+        await Groups.of(layer).receive("specific.x")
+    assert await Groups.of(layer).receive("specific.x") == {"type": "note"}
