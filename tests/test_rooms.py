@@ -12,7 +12,16 @@ PACKAGE = Path(__file__).parents[1] / "ws_support"
 
 ROOMS = [
     # Ground
-    {"close_codes", "signals", "_protocol", "_types", "_asyncio", "_logging", "_asgi"},
+    {
+        "close_codes",
+        "signals",
+        "_protocol",
+        "_types",
+        "_asyncio",
+        "_logging",
+        "_asgi",
+        "_queued_text",
+    },
     # Shared mechanisms
     {"_topics", "conf", "_validators", "exceptions"},
     # Building blocks

@@ -6,14 +6,16 @@ import asyncio
 import sys
 from typing import Any, Final
 
+from ws_support._queued_text import as_utf_8
+
 MAX_MESSAGES: Final = 64
 """Messages with which the queue is full."""
 
 MAX_SIZE: Final = 2**20
 """Bytes of memory, for all messages together, with which the queue is full."""
 
-_WIDE: Final = 2**12
-"""Bytes. A text that takes this much more memory than it has characters is kept as UTF-8."""
+_SLACK: Final = 2**12
+"""Bytes of memory that UTF-8 has to save. Otherwise a text is kept as it is."""
 
 
 class MessageQueue:
@@ -50,10 +52,10 @@ class MessageQueue:
         elif text.isascii():
             size = len(text)
         else:
-            size = sys.getsizeof(text)
-            # Python stores all characters of a text with the width of its widest one.
-            if size > len(text) + _WIDE:
-                encoded = text.encode("utf-8", "surrogatepass")
+            encoded = as_utf_8(text, _SLACK)
+            if encoded is None:
+                size = sys.getsizeof(text)
+            else:
                 message, size = {**message, "text": None}, len(encoded)
         self._messages.append((message, size, encoded))
         self._size += size

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from ws_support.servers._run.queued_text import packed, size, unpacked
+from ws_support._queued_text import packed, size, unpacked
 
 MAX_MESSAGES: Final = 32
 MAX_SIZE: Final = 64 * 1024

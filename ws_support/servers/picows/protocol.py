@@ -12,7 +12,6 @@ import asyncio
 import codecs
 import logging
 import os
-import sys
 from collections import deque
 from collections.abc import Awaitable, Coroutine
 from enum import IntEnum
@@ -50,7 +49,9 @@ from ws_support._protocol.handshake import (
     refusal,
     response,
 )
+from ws_support._queued_text import packed, unpacked
 from ws_support.close_codes import CloseCode, may_be_sent
+from ws_support.servers._run.limits import LINGER, SILENCE
 from ws_support.servers.picows.parser import (
     BINARY,
     CLOSE,
@@ -65,9 +66,6 @@ logger = logging.getLogger("ws_support.servers")
 
 _WAITING: Final = 2**16
 """Bytes of messages that may wait for the application before reading is paused."""
-
-_WIDE: Final = 2**16
-"""Bytes by which a `str` may be larger than its UTF-8, to be queued as it is."""
 
 _OF_EACH: Final = 256
 """Bytes that a message takes in addition to its content, approximately."""
@@ -88,21 +86,11 @@ _CLOSE_TIMEOUT: Final = 10.0
 _LAST_WORDS: Final = 0.5
 """Seconds that the client has to answer a close frame when the server stops."""
 
-_SILENCE: Final = 0.3
-"""Seconds without data from a client that has broken the protocol, after which TCP is closed."""
-
-_LINGER: Final = 5.0
-"""Seconds after which such a client is cut off, even if it still sends."""
-
 _LONGEST_CLOSE: Final = 131
 """Bytes of the longest close frame: its head, its mask and 125 bytes."""
 
 _SHRINK: Final = 5.0
 """Seconds after which a large buffer is replaced by a small one."""
-
-
-_UTF_8: Final = "utf-8"
-"""The key of a queued text that is kept as UTF-8, since that takes less memory than a `str`."""
 
 
 class _Phase(IntEnum):
@@ -405,9 +393,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._waiting = 0
             if self._is_paused:
                 self._resume_reading()
-        if self._is_wide and _UTF_8 in message:
-            return {"type": "websocket.receive", "text": message[_UTF_8].decode()}
-        return message
+        return unpacked(message) if self._is_wide else message
 
     async def send(self, message: Any) -> None:
         room = self._room
@@ -512,18 +498,18 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
         self._queue.append(message)
         self._waiting += size + _OF_EACH
         if self._waiting > _WAITING:
-            self._fall_behind(message.get("text"), size)
+            self._fall_behind()
 
-    def _fall_behind(self, text: str | None, size: int) -> None:
-        """Pause reading, and keep the last message as UTF-8 if its text takes far more than `size`.
+    def _fall_behind(self) -> None:
+        """Pause reading, and keep the last message in the form that takes less memory.
 
-        Python stores every character of a str in as many bytes as the widest one needs: up to four.
         Earlier messages were not checked, and take four times `_WAITING` at most.
         """
         if not self._is_paused:
             self._pause_reading()
-        if text is not None and not text.isascii() and sys.getsizeof(text) > size + _WIDE:
-            self._queue[-1] = {_UTF_8: text.encode()}
+        message = self._queue[-1]
+        self._queue[-1] = packed(message)
+        if self._queue[-1] is not message:
             self._is_wide = True
 
     def _on_control(self, kind: Any, frame: WSFrame) -> None:
@@ -677,7 +663,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             transport.set_protocol(self)
             transport.resume_reading()
             self._is_silent = True
-            self._set_timer(_SILENCE, self._linger, monotonic() + _LINGER)
+            self._set_timer(SILENCE, self._linger, monotonic() + LINGER)
         else:
             self._set_timer(_CLOSE_TIMEOUT, transport.abort)
             transport.close()
@@ -689,7 +675,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self.transport.abort()
         else:
             self._is_silent = True
-            self._set_timer(_SILENCE, self._linger, until)
+            self._set_timer(SILENCE, self._linger, until)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server_state.connections.discard(self)

@@ -14,6 +14,7 @@ from websockets.frames import Frame
 from websockets.protocol import State
 
 from ws_support._protocol.handshake import Refused, Request, refusal
+from ws_support._queued_text import SLACK, UTF_8, unpacked
 
 if TYPE_CHECKING:
     from websockets.http11 import Request as WebSocketsRequest
@@ -28,9 +29,6 @@ _TURN: Final = 0.002
 
 _WAITING: Final = 2**16
 """Bytes of messages that may wait for the application before parsing is paused."""
-
-_WIDE: Final = 2**16
-"""Bytes by which a `str` may be larger than its UTF-8, to be queued as it is."""
 
 _SENT: Final = 64
 """Messages that are sent in a row, before other tasks get a turn: `send()` never waits for a client
@@ -194,9 +192,9 @@ class Protocol(WebSocketsSansIOProtocol):
                 self.handle_parser_exception()
                 return
             size = sys.getsizeof(text)
-            if size > len(data) + _WIDE:
+            if size > len(data) + SLACK:
                 # Python stores every character of a str in as many bytes as the widest one needs.
-                message = {_UTF_8: data}
+                message = {UTF_8: data}
                 size = len(data)
             else:
                 message = {"type": "websocket.receive", "text": text}
@@ -216,9 +214,7 @@ class Protocol(WebSocketsSansIOProtocol):
         if self.read_paused and self.queue.empty():
             self.read_paused = False
             self.transport.resume_reading()
-        if _UTF_8 in message:
-            return {"type": "websocket.receive", "text": message[_UTF_8].decode()}
-        return message
+        return unpacked(message) if UTF_8 in message else message
 
     def write_frame(self, frame: bytes) -> bool:
         """Write a frame that many connections share. Return False if that was not possible.
@@ -293,10 +289,6 @@ def _size_of_frame(head: bytes) -> int | None:
             return None
         size, start = int.from_bytes(head[2 : 2 + length], "big"), 6 + length
     return start + size
-
-
-_UTF_8: Final = "utf-8"
-"""The key of a queued text that is kept as UTF-8, since that takes less memory than a `str`."""
 
 
 class _Writable(asyncio.Event):

@@ -7,12 +7,14 @@ import sys
 
 import pytest
 
-from ws_support.servers._run.queued_text import packed, size, unpacked
+from ws_support._queued_text import packed, size, unpacked
 from ws_support.servers.daphne.flow import MAX_SIZE, ReceiveQueue
 
 
-@pytest.mark.parametrize("text", ["", "x", "é" * 2**20, "x" * 2**20, "x" * 10 + "𝄞", "𝄞" * 1000])
-def test_text_that_takes_little_more_than_it_has_characters_waits_as_it_is(text):
+@pytest.mark.parametrize(
+    "text", ["", "x", "é" * 2**20, "x" * 2**20, "x" * 10 + "𝄞", "𝄞" * 2**18, "中" * 2**18]
+)
+def test_text_that_would_take_as_much_as_utf_8_waits_as_it_is(text):
     message = {"type": "websocket.receive", "text": text}
     assert packed(message) is message
     assert unpacked(message) is message
