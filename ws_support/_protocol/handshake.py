@@ -48,6 +48,30 @@ class Refused(Exception):
         self.headers = headers
 
 
+def elements(headers: Headers, wanted: bytes) -> list[bytes]:
+    """Return the elements of a list in one or more headers (RFC 9110, section 5.6.1)."""
+    found = (
+        element.strip(b" \t")
+        for name, value in headers
+        if name == wanted
+        for element in value.split(b",")
+    )
+    return [element for element in found if element]
+
+
+def origin_form(target: bytes, headers: Headers) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """Return a target that is a URL as path and query, and the headers with the host of the URL.
+
+    That host counts, whatever the Host header says (RFC 9112, section 3.2.2). Other targets and
+    their headers are returned as they are.
+    """
+    url = _URL.fullmatch(target)
+    if url is None:
+        return target, list(headers)
+    path = url[2] if url[2].startswith(b"/") else b"/" + url[2]
+    return path, [(name, url[1] if name == b"host" else value) for name, value in headers]
+
+
 @dataclass(frozen=True)
 class Request:
     """The head of an HTTP request."""
@@ -72,11 +96,7 @@ class Request:
             (name.lower(), value.strip(b" \t"))
             for name, _, value in (line.partition(b":") for line in lines)
         ]
-        if url := _URL.fullmatch(target):
-            # The host of a URL counts, whatever the Host header says (RFC 9112, section 3.2.2).
-            target = url[2] if url[2].startswith(b"/") else b"/" + url[2]
-            headers = [(name, url[1] if name == b"host" else value) for name, value in headers]
-        return cls(method, target, headers)
+        return cls(method, *origin_form(target, headers))
 
     def scope(self, root_path: str) -> dict[str, Any]:
         """Return the keys of the ASGI scope that follow from the head."""
@@ -108,22 +128,14 @@ class Request:
     @property
     def subprotocols(self) -> list[str]:
         """The sub-protocols that the client offers; several headers are joined (section 11.3.4)."""
-        offers = (
-            token.strip(b" \t")
-            for value in self.values(b"sec-websocket-protocol")
-            for token in value.split(b",")
-        )
-        return [offer.decode("latin-1") for offer in offers if offer]
+        return [
+            offer.decode("latin-1") for offer in elements(self.headers, b"sec-websocket-protocol")
+        ]
 
     @property
     def extensions(self) -> list[bytes]:
         """The extensions that the client offers, each with its parameters."""
-        offers = (
-            offer.strip(b" \t")
-            for value in self.values(b"sec-websocket-extensions")
-            for offer in value.split(b",")
-        )
-        return [offer for offer in offers if offer]
+        return elements(self.headers, b"sec-websocket-extensions")
 
     def values(self, name: bytes) -> list[bytes]:
         return [value for each, value in self.headers if each == name]

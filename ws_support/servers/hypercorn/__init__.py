@@ -13,10 +13,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, Final
 
+from ws_support._queued_text import packed, size, unpacked
 from ws_support.conf import Options
+from ws_support.exceptions import ClientGone
 from ws_support.servers._run.banner import ping_interval
 from ws_support.servers._run.limits import HEAD_TIMEOUT, MAX_HEAD
-from ws_support.servers._run.queued_text import packed, size, unpacked
 from ws_support.servers._run.shutdown import Stop
 from ws_support.servers._run.sockets import BACKLOG
 from ws_support.servers._run.supervisor import CANNOT_START, SocketServer
@@ -110,16 +111,12 @@ class _Application:
         return self._application(scope, receive, send)
 
     async def _request(self, scope: Any, receive: Any, send: Any) -> None:
-        from ws_support.servers.hypercorn.websocket import ClientHasGone
-
         try:
             await self._application(scope, receive, send)
-        except ClientHasGone:
+        except ClientGone:
             logger.debug("Sending has ended, since its client has gone.")
 
     async def _websocket(self, scope: Any, receive: Any, send: Any) -> None:
-        from ws_support.servers.hypercorn.websocket import ClientHasGone
-
         # Hypercorn's own setting counts messages and holds for HTTP requests as well: a request
         # whose body is not read has its chunks in the queue, and hangs when they and its end do
         # not fit.
@@ -129,7 +126,7 @@ class _Application:
             queue._put, queue._get = partial(_put, queue._queue), partial(_get, queue._queue)
         try:
             await self._application(scope, receive, send)
-        except ClientHasGone:
+        except ClientGone:
             logger.debug("Sending has ended, since its client has gone.")
         finally:
             # Hypercorn 0.18 waits for room in the queue before it ends a connection: the socket

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
@@ -15,14 +14,12 @@ from hypercorn.events import Closed
 from hypercorn.protocol import h11
 from hypercorn.protocol.events import Request
 
+from ws_support._protocol.handshake import elements, origin_form
 from ws_support.servers._run.limits import HEAD_TIMEOUT, MAX_HEAD, MAX_HEADERS
 from ws_support.servers.hypercorn import websocket
 from ws_support.servers.hypercorn.http import HTTPStream
 
 logger = logging.getLogger("ws_support.servers")
-
-_URL: Final = re.compile(rb"(?:http|ws)s?://([^/?#@]+)((?:[/?][^#]*)?)", re.IGNORECASE)
-"""A request's target in absolute form (RFC 9112, section 3.2.2)."""
 
 
 def install() -> None:
@@ -74,14 +71,10 @@ class H11Protocol(h11.H11Protocol):
             await self._send_error_response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             await self.send(Closed())
             return
-        target = request.target
-        if url := _URL.fullmatch(target):
-            # The host of a target in absolute form overrides the Host header (RFC 9112, 3.2.2).
-            target = url[2] if url[2].startswith(b"/") else b"/" + url[2]
-            headers = [(name, url[1] if name == b"host" else value) for name, value in headers]
+        target, headers = origin_form(request.target, headers)
         stream_class: Any = HTTPStream
-        if b"upgrade" in _tokens(headers, b"connection") and b"websocket" in _tokens(
-            headers, b"upgrade"
+        if _asks_for(headers, b"connection", b"upgrade") and _asks_for(
+            headers, b"upgrade", b"websocket"
         ):
             stream_class = websocket.WSStream
             self.connection = h11.H11WSConnection(self.connection)  # type: ignore[arg-type]
@@ -129,11 +122,5 @@ class _Connection(parser.Connection):
         return event
 
 
-def _tokens(headers: list[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
-    """Return the tokens in all lines of a header, in lower case (RFC 9110, section 5.3)."""
-    return [
-        token.strip(b" \t").lower()
-        for name, value in headers
-        if name == wanted
-        for token in value.split(b",")
-    ]
+def _asks_for(headers: list[tuple[bytes, bytes]], name: bytes, token: bytes) -> bool:
+    return token in map(bytes.lower, elements(headers, name))

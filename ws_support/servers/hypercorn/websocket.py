@@ -16,19 +16,13 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError
 
 from ws_support._protocol import handshake as handshakes
+from ws_support.servers._run.leftovers import Leftovers
 from ws_support.servers.hypercorn.deflate import Deflate, agree
 
 logger = logging.getLogger("ws_support.servers")
 
-LATE_SENDS: Final = 100
-"""Messages that an application may send after the end before `send()` raises."""
-
 _LAST_TIMEOUT: Final = 5.0
 """Seconds that a client which has broken the protocol has to end its TCP connection."""
-
-
-class ClientHasGone(ConnectionError):
-    """Error of an application that goes on sending long after the end of its connection."""
 
 
 def install() -> None:
@@ -54,10 +48,6 @@ class Handshake(ws_stream.Handshake):
     def is_valid(self) -> bool:
         """Return True, since invalid handshakes have been refused before."""
         return True
-
-    def offers(self) -> list[bytes]:
-        values = self.request.values(b"sec-websocket-extensions")
-        return [offer for value in values for offer in value.split(b",")]
 
     def accept(
         self, subprotocol: str | None, additional_headers: Any
@@ -92,7 +82,7 @@ class WSStream(ws_stream.WSStream):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._late_sends = 0
+        self._leftovers = Leftovers()
         self._timer: asyncio.Task[Any] | None = None
         # The client's close frame.
         self._said: CloseConnection | None = None
@@ -182,21 +172,11 @@ class WSStream(ws_stream.WSStream):
         self.app_put.__self__.full = is_never_full  # type: ignore[union-attr]
 
     def app_send(self, message: Any) -> Coroutine[Any, Any, None]:
-        # Not a coroutine either, for the same reason as `handle()`.
+        # Not a coroutine either, for the same reason as `handle()`. After the end, Hypercorn's
+        # `send()` returns at once without an error.
         if self.closed and message is not None:
-            return self._send_late()
+            return self._leftovers.drop()
         return super().app_send(message)
-
-    async def _send_late(self) -> None:
-        """Give other tasks a turn, and raise `ClientHasGone` after `LATE_SENDS` messages.
-
-        Hypercorn's `send()` then returns at once without an error: an application that only sends
-        in a loop blocks the whole process.
-        """
-        self._late_sends += 1
-        if self._late_sends > LATE_SENDS:
-            raise ClientHasGone("The connection has ended.")
-        await asyncio.sleep(0)
 
     async def _send_wsproto_event(self, event: Any) -> None:
         try:
@@ -204,14 +184,14 @@ class WSStream(ws_stream.WSStream):
         except LocalProtocolError:
             # A close frame has been sent or received. Hypercorn returns at once here, too.
             if isinstance(event, Message):
-                await self._send_late()
+                await self._leftovers.drop()
         else:
             await self.send(Data(self.stream_id, data))
 
     async def _accept(self, message: Any) -> None:
         if self.config.per_message_deflate:  # type: ignore[attr-defined]
             limit = self.config.websocket_max_message_size
-            self.handshake.deflate = agree(self.handshake.offers(), limit)
+            self.handshake.deflate = agree(self.handshake.request.extensions, limit)
         self._take = super().handle
         await super()._accept(message)
 
