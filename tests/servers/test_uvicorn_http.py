@@ -272,7 +272,7 @@ def test_a_trailer_is_no_header(shared):
 
 
 def test_a_client_that_goes_on_sending_is_cut_off(server, monkeypatch):
-    monkeypatch.setattr(http, "_LINGER", 0.5)
+    monkeypatch.setattr(http, "LINGER", 0.5)
     start = time.monotonic()
     with server.plain() as client, suppress(ConnectionError):
         while time.monotonic() < start + BOUND:

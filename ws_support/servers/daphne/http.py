@@ -15,16 +15,10 @@ import daphne.server  # Chooses the reactor, and imports `daphne.http_protocol` 
 from twisted.web import http
 
 from ws_support.servers._run.leftovers import Leftovers
-from ws_support.servers._run.limits import HEAD_TIMEOUT, MAX_HEAD, MAX_HEADERS
+from ws_support.servers._run.limits import HEAD_TIMEOUT, LINGER, MAX_HEAD, MAX_HEADERS, SILENCE
 from ws_support.servers.daphne.flow import Outbox
 
 logger = logging.getLogger("ws_support.daphne")
-
-_SILENCE: Final = 0.3
-"""Seconds without data from a refused client, after which its connection is closed."""
-
-_LINGER: Final = 5.0
-"""Seconds after which a refused client is cut off, even if it still sends."""
 
 _LAST_WORDS: Final = 1.0
 """Seconds to wait for the end of TLS, which a client that is gone never confirms."""
@@ -153,7 +147,7 @@ class HTTPChannel(_HTTPChannel):  # type: ignore[misc]
 
     def dataReceived(self, data: bytes) -> None:
         if self._linger is not None:
-            self._silence.reset(_SILENCE)
+            self._silence.reset(SILENCE)
             return
         super().dataReceived(data)
         self._watch()
@@ -263,8 +257,8 @@ class HTTPChannel(_HTTPChannel):  # type: ignore[misc]
             f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        self._linger = self.callLater(_LINGER, self._close_refused)
-        self._silence = self.callLater(_SILENCE, self._close_refused)
+        self._linger = self.callLater(LINGER, self._close_refused)
+        self._silence = self.callLater(SILENCE, self._close_refused)
 
     def _close_refused(self) -> None:
         self._abortingCall = self._abortingCall or self.callLater(

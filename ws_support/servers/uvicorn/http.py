@@ -14,7 +14,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ws_support._protocol.handshake import refusal
-from ws_support.servers._run.limits import HEAD_TIMEOUT, MAX_HEAD, MAX_HEADERS
+from ws_support.servers._run.limits import HEAD_TIMEOUT, LINGER, MAX_HEAD, MAX_HEADERS, SILENCE
 
 logger = logging.getLogger("ws_support.servers")
 
@@ -23,12 +23,6 @@ _PIECE: Final = 2**13
 
 _TURN: Final = 0.002
 """Seconds of parsing after which other tasks get a turn."""
-
-_SILENCE: Final = 0.3
-"""Seconds without data from a refused client, after which its connection is closed."""
-
-_LINGER: Final = 5.0
-"""Seconds after which a refused client is cut off, even if it still sends."""
 
 _LAST_WORDS: Final = 1.0
 """Seconds to wait for the end of TLS, which a client that is gone never confirms."""
@@ -256,7 +250,7 @@ class HTTPProtocol(HttpToolsProtocol):
         if transport.can_write_eof():
             transport.write_eof()
         self._stop_waiting()
-        self._limit = self.loop.call_later(_SILENCE, self._linger, self.loop.time() + _LINGER)
+        self._limit = self.loop.call_later(SILENCE, self._linger, self.loop.time() + LINGER)
 
     def _linger(self, until: float) -> None:
         if self._is_silent or self.loop.time() > until:
@@ -264,7 +258,7 @@ class HTTPProtocol(HttpToolsProtocol):
             self._limit = self.loop.call_later(_LAST_WORDS, self.transport.abort)
         else:
             self._is_silent = True
-            self._limit = self.loop.call_later(_SILENCE, self._linger, until)
+            self._limit = self.loop.call_later(SILENCE, self._linger, until)
 
     # The upgrade
 
