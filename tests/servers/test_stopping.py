@@ -22,7 +22,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import unix_connect
 
-from tests.harness import ASGI_SERVERS, BOUND, until
+from tests.harness import ASGI_SERVERS, BOUND, ROOT, free_port, until
 from tests.warm import WORKER
 from ws_support.servers._run.supervisor import _be_killed_after_main_process
 
@@ -239,6 +239,31 @@ def test_a_signal_while_the_lifespan_starts_ends_it_at_once(serve, name, workers
     ended(server)
     assert not path.exists()
     assert "Traceback" not in server.log()
+
+
+def test_a_signal_in_the_moment_before_the_lifespan_starts_ends_it_at_once():
+    """In a process that sends it to itself: the moment is short."""
+    program = (
+        "import os, signal, sys; from uvicorn import Config; load = Config.load\n"
+        "def loaded(self): load(self); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "Config.load = loaded; from django.core.management import execute_from_command_line\n"
+        f"execute_from_command_line(['', 'runasgi', '--server', 'uvicorn', '{free_port()}'])"
+    )
+    settings = {
+        "ASGI_APPLICATION": "tests.project.broken.without_an_end_of_its_start",
+        "WS_SUPPORT": {"SHUTDOWN_TIMEOUT": 60},
+    }
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "tests.project.settings",
+        "TEST_SETTINGS": json.dumps(settings),
+    }
+    subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        timeout=BOUND,
+        check=True,
+    )
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,10 @@ class Uvicorn(SocketServer):
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                 # Uvicorn 0.54 waits for the lifespan's start, even after a signal to stop.
                 self.starting = asyncio.current_task()
+                if self.should_exit:
+                    # The signal came before there was a task to cancel.
+                    self.starting = None
+                    return
                 if plan.certfile is not None:
                     # asyncio waits 60 s for a TLS handshake, and Uvicorn has no setting for that.
                     loop: Any = asyncio.get_running_loop()
