@@ -64,6 +64,27 @@ async def test_it_hears_of_the_end_behind_what_it_has_not_received():
     assert told[-1] == {"type": "websocket.disconnect", "code": 4000}
 
 
+class Failing(Reading):
+    """A server whose `receive()` raises instead of returning data."""
+
+    async def receive(self):
+        message = await super().receive()
+        if message["type"] == "websocket.receive":
+            raise RuntimeError("The server has failed.")
+        return message
+
+
+async def test_it_hears_of_the_end_also_from_a_server_that_fails(caplog):
+    told = []
+    async with connected(Heartbeat(sender(told)), Failing) as peer:
+        await ticks(peer, 2 * TURN)
+        peer.says("0")
+        await peer.end()
+    assert [message["code"] for message in told] == [1006]
+    assert "RuntimeError('The server has failed.')" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 async def test_a_heartbeat_is_answered_meanwhile():
     application = Heartbeat(sender([]), interval=60, message="ping", reply="pong")
     async with connected(application, Reading) as peer:

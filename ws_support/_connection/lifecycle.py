@@ -344,7 +344,17 @@ class Lifecycle:
 
     async def _read(self, queue: MessageQueue) -> None:
         while True:
-            message: Any = await self._receive()
+            try:
+                message: Any = await self._receive()
+            except Exception as error:
+                # The application waits for the queue, and would not hear of it.
+                logger.error(
+                    "The server cannot receive: %.500r, path %.200a.",
+                    error,
+                    self._scope["path"],
+                    extra=_logging.fields(self._scope),
+                )
+                message = {"type": "websocket.disconnect", "code": int(CloseCode.ABNORMAL_CLOSURE)}
             if self.heard(message):
                 await self.answer()
                 continue
