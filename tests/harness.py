@@ -343,6 +343,19 @@ class RawClient:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
+    def drip(self, data: bytes) -> None:
+        """Send `data` twice a second until the connection ends."""
+        self.socket.settimeout(0.5)
+        for _ in until("end of the connection"):
+            try:
+                self.socket.sendall(data)
+                if self.socket.recv(10_000) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+
     def handshake(self, *arguments: Any, **options: Any) -> tuple[int, bytes]:
         """Send a `request()`; the status and everything that came with it."""
         self.request(*arguments, **options)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.test_demo import FAILED, DemoPage
-from tests.harness import BOUND, ROOT, Server, serving
+from tests.harness import Server, serving, to_its_end
 
 pytestmark = pytest.mark.browser
 
@@ -27,19 +24,7 @@ STORAGES = [
 
 def collect(folder: Path, settings: dict[str, Any]) -> None:
     """Run `collectstatic`, and remove what has no hash in its name."""
-    environment = {
-        "DJANGO_SETTINGS_MODULE": "tests.project.settings",
-        "TEST_SETTINGS": json.dumps(settings),
-    }
-    run = subprocess.run(
-        [sys.executable, "manage.py", "collectstatic", "--noinput"],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=BOUND,
-        check=False,
-    )
+    run = to_its_end("collectstatic", "--noinput", settings=settings)
     assert run.returncode == 0, run.stdout + run.stderr
     for name in json.loads((folder / "staticfiles.json").read_text())["paths"]:
         (folder / name).unlink()

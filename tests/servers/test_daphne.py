@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.harness import BOUND, memory, serving, until
+from tests.harness import BOUND, memory, serving
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
@@ -745,20 +745,6 @@ def test_a_cookie_of_50_000_bytes_is_taken(demo, upgrade):
         assert client.handshake(headers=headers, without=without)[0] == (101 if upgrade else 426)
 
 
-def drip(server, client, data):
-    """Send `data` twice a second until the connection ends."""
-    client.socket.settimeout(0.5)
-    for _ in until("end of the connection", server.log):
-        try:
-            client.socket.sendall(data)
-            if client.socket.recv(10_000) == b"":
-                break
-        except TimeoutError:
-            continue
-        except OSError:
-            break
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
@@ -774,7 +760,7 @@ def test_a_head_that_drips_for_ever_is_given_up_after_20_seconds(demo, data):
     with demo.raw() as client:
         start = time.monotonic()
         client.socket.sendall(data)
-        drip(demo, client, b"a" if data else b"")
+        client.drip(b"a" if data else b"")
         assert 19 < time.monotonic() - start < 25
     demo.wait_for_log("Closed: no request within 20 s from 127.0.0.1:")
 

@@ -19,11 +19,7 @@ from ws_support._connection.lifecycle import TURN, Lifecycle
 from ws_support._connection.queue import MessageQueue
 from ws_support._connection.watchdog import Watchdog
 from ws_support._logging import mark_as_logged
-from ws_support._topics.outages import (
-    is_away,
-    is_idle,
-    log_away,
-)
+from ws_support._topics.outages import is_away, is_idle, log_away
 from ws_support._topics.registry import TopicRegistry
 from ws_support._topics.subscriber import Subscriber, server_of
 from ws_support.close_codes import CloseCode

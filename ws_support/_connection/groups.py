@@ -9,9 +9,10 @@ import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
+from ws_support._asyncio import PerLoop
 from ws_support._topics.brokers.channel_layer import (
     TIMEOUT,
     LayerError,
@@ -19,12 +20,7 @@ from ws_support._topics.brokers.channel_layer import (
     cancelled,
     within,
 )
-from ws_support._topics.outages import (
-    Strangers,
-    is_away,
-    is_malformed,
-    log_away,
-)
+from ws_support._topics.outages import Strangers, is_away, is_malformed, log_away
 
 logger = logging.getLogger("ws_support.channel_layer")
 
@@ -81,8 +77,7 @@ class Groups:
         # Only channels_redis.pubsub has this method. Its connections subscribe to names.
         self._is_pubsub = hasattr(type(layer), "_get_layer")
         self._is_unsettled = False
-        self._lanes: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
-        self._lanes = WeakKeyDictionary()
+        self._lanes = PerLoop(partial(asyncio.Semaphore, _LANES))
 
     # Methods for consumers.
 
@@ -159,8 +154,7 @@ class Groups:
 
     async def _tell(self, method: Callable[..., Awaitable[None]], *arguments: str) -> bool:
         """Call a method of the layer, at most `_LANES` at a time. Return False in an outage."""
-        lanes = self._lanes.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_LANES))
-        async with lanes:
+        async with self._lanes.get():
             if self._is_lost:
                 return False
             try:

@@ -80,7 +80,7 @@ class TopicRegistry:
         if is_between_processes():
             self._layer = _own_layer()
             self._publisher = Publisher(self._layer)
-        self._link: ChannelLayerBroker | None = None
+        self._broker: ChannelLayerBroker | None = None
         # asyncio itself keeps only weak references to tasks.
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -108,9 +108,9 @@ class TopicRegistry:
             topics.add(topic)
             subscriber.topics_length += len(topic)
         if self._layer is not None:
-            if self._link is None:
-                self._link = ChannelLayerBroker(self._layer, self)
-            await self._link.join(topic)
+            if self._broker is None:
+                self._broker = ChannelLayerBroker(self._layer, self)
+            await self._broker.join(topic)
 
     async def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
         """Remove a subscriber from `topic` at once.
@@ -127,14 +127,14 @@ class TopicRegistry:
         if subscribers:
             return
         del self._topics[topic]
-        link = self._link
-        if link is None:
+        broker = self._broker
+        if broker is None:
             return
         if self._topics:
-            leaving = link.leave(topic)
+            leaving = broker.leave(topic)
         else:
-            self._link = None
-            leaving = link.close()
+            self._broker = None
+            leaving = broker.close()
         # A task of its own, since the task that waits for it may be cancelled.
         task = asyncio.create_task(leaving)
         self._leaving.add(task)
