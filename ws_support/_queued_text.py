@@ -29,7 +29,10 @@ def as_utf_8(text: str, slack: int = SLACK) -> bytes | None:
 def packed(message: dict[str, Any]) -> dict[str, Any]:
     """Return `message`, a `websocket.receive`, in the form in which it takes less memory."""
     text = message.get("text")
-    encoded = as_utf_8(text) if text else None
+    # Each character takes four bytes at most: what is not longer cannot save as much.
+    if text is None or len(text) <= SLACK // 4:
+        return message
+    encoded = as_utf_8(text)
     return message if encoded is None else {UTF_8: encoded}
 
 

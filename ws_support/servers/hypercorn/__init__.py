@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, Final
 
-from ws_support._queued_text import packed, size, unpacked
+from ws_support._queued_text import UTF_8, packed, size, unpacked
 from ws_support.conf import Options
 from ws_support.exceptions import ClientGone
 from ws_support.servers._run.banner import ping_interval
@@ -148,7 +148,8 @@ def _put(messages: deque[dict[str, Any]], message: dict[str, Any]) -> None:
 
 
 def _get(messages: deque[dict[str, Any]]) -> dict[str, Any]:
-    return unpacked(messages.popleft())
+    message = messages.popleft()
+    return unpacked(message) if UTF_8 in message else message
 
 
 async def _drain(receive: Any) -> None:
