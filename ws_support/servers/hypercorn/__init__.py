@@ -107,14 +107,7 @@ class _Application:
             task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
             self.requests.add(task)
             task.add_done_callback(self.requests.discard)
-            return self._request(scope, receive, send)
         return self._application(scope, receive, send)
-
-    async def _request(self, scope: Any, receive: Any, send: Any) -> None:
-        try:
-            await self._application(scope, receive, send)
-        except ClientGone:
-            logger.debug("Sending has ended, since its client has gone.")
 
     async def _websocket(self, scope: Any, receive: Any, send: Any) -> None:
         # Hypercorn's own setting counts messages and holds for HTTP requests as well: a request
