@@ -85,7 +85,7 @@ def _by_server(medians: Series, title: str, theme: Theme) -> Figure:
     axes.yaxis.grid(visible=True, color=theme.faint, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines["bottom"].set(visible=True, color=theme.faint)
-    axes.legend(loc="upper right", frameon=False, labelcolor=theme.ink, fontsize=10)
+    axes.legend(loc="upper left", frameon=False, labelcolor=theme.ink, fontsize=10)
     return figure
 
 
