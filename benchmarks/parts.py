@@ -128,7 +128,7 @@ _QUICK_CASES: Final = ("", "16 of 100 B", "10 KB", "half load", "500 in memory",
 QUICK: Final = {
     name: replace(
         part,
-        rounds=2 if part.is_shared else 1,
+        rounds=1,
         arguments={key: _QUICK.get(key, value) for key, value in part.arguments.items()},
         cases=[case for case in part.cases if case.name in _QUICK_CASES],
         applications=[each for each in part.applications if not each.endswith("-layer")],
