@@ -22,12 +22,7 @@ from ws_support._asyncio import PerLoop
 from ws_support._topics.brokers.channel_layer import MOMENT, ChannelLayerBroker
 from ws_support._topics.brokers.publisher import Publisher
 from ws_support._topics.messages import check_subscriptions
-from ws_support._topics.subscriber import (
-    FILLING,
-    FULL,
-    Published,
-    Subscriber,
-)
+from ws_support._topics.subscriber import Published, Subscriber
 from ws_support.conf import get_options
 
 logger = logging.getLogger("ws_support.broadcast")
@@ -69,7 +64,6 @@ class TopicRegistry:
     in-memory layer, messages go from registry to registry within the process.
     """
 
-    dropped = 0
     lost = 0
     _logged_at: float | None = None
 
@@ -161,14 +155,10 @@ class TopicRegistry:
         its own threads, gets to run.
         """
         is_filling = False
-        published = Published(message)
+        published = Published(topic, message)
         for subscriber in tuple(self._topics.get(topic, ())):
-            state = subscriber.push(published)
-            if state == FILLING:
+            if subscriber.push(published):
                 is_filling = True
-            elif state == FULL:
-                TopicRegistry.dropped += 1
-                subscriber.drop(topic)
         return is_filling
 
     def miss(self, topic: str, count: int) -> None:
@@ -177,10 +167,7 @@ class TopicRegistry:
         The messages were lost on the way to this process.
         """
         TopicRegistry.lost += count
-        subscribers = [each for each in self._topics.get(topic, ()) if each.is_open]
-        for subscriber in subscribers:
-            subscriber.miss()
-        TopicRegistry.dropped += len(subscribers)
+        closed = sum([each.miss() for each in tuple(self._topics.get(topic, ()))])
         now = monotonic()
         if TopicRegistry._logged_at is None or now - TopicRegistry._logged_at >= _LOG_EVERY:
             TopicRegistry._logged_at = now
@@ -192,7 +179,7 @@ class TopicRegistry:
                 topic,
                 TopicRegistry.lost,
                 getattr(self._layer, "capacity", "Redis"),
-                len(subscribers),
+                closed,
             )
 
     async def publish(self, topic: str, message: Any) -> None:
@@ -281,7 +268,7 @@ def statistics() -> Statistics:
         subscriptions=sum(
             len(subscribers) for each in registries for subscribers in list(each._topics.values())
         ),
-        dropped=TopicRegistry.dropped,
+        dropped=Subscriber.dropped,
         lost=TopicRegistry.lost,
     )
 
