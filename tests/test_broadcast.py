@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from tests.harness import ASGI_SERVERS, BOUND, serving, until
 from tests.servers.test_behaviours import expected
 from tests.test_connection import Peer, connected
-from ws_support._topics.brokers.channel_layer import group_of
-from ws_support._topics.registry import _Listeners
+from ws_support._topics.brokers.channel_layer.calls import group_of
+from ws_support._topics.brokers.local import _Listeners
 from ws_support.broadcast import broadcast, broadcast_json, statistics
 from ws_support.consumers import AsyncWebsocketConsumer
 from ws_support.websocket import websocket_view
@@ -623,7 +623,7 @@ async def test_whoever_subscribes_to_many_topics_lets_others_have_their_turn():
 @pytest.fixture
 def alone(monkeypatch):
     """A process in which nobody has subscribed, as that of a shell."""
-    monkeypatch.setattr("ws_support._topics.registry._Listeners.are_here", False)
+    monkeypatch.setattr("ws_support._topics.brokers.local._Listeners.are_here", False)
 
 
 async def test_a_broadcast_that_nobody_can_hear_is_warned_of_once(alone, caplog):

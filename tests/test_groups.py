@@ -350,7 +350,7 @@ def hasty(monkeypatch):
 
 
 async def test_who_leaves_does_not_wait_for_a_layer_that_hangs(hasty, monkeypatch):
-    for module in ("_connection.groups", "_topics.brokers.channel_layer"):
+    for module in ("_connection.groups", "_topics.brokers.channel_layer.calls"):
         monkeypatch.setattr(f"ws_support.{module}.TIMEOUT", 0.1)
     layer = LayerThatHangs()
     groups = Groups.of(layer)

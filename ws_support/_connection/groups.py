@@ -13,13 +13,8 @@ from functools import partial
 from typing import Any, Final
 
 from ws_support._asyncio import PerLoop
-from ws_support._topics.brokers.channel_layer import (
-    TIMEOUT,
-    LayerError,
-    LayerOutage,
-    cancelled,
-    within,
-)
+from ws_support._topics.brokers.base import BrokerError, BrokerUnavailable
+from ws_support._topics.brokers.channel_layer.calls import TIMEOUT, cancelled, within
 from ws_support._topics.outages import Strangers, is_away, is_malformed, log_away
 
 logger = logging.getLogger("ws_support.channel_layer")
@@ -299,9 +294,9 @@ class Groups:
         """Call `method` of the layer. Return False if the layer refuses, and would refuse again."""
         try:
             await within(method(group, channel))
-        except LayerOutage:
+        except BrokerUnavailable:
             raise
-        except LayerError as error:
+        except BrokerError as error:
             logger.error("The layer refuses a change of the group %.100a: %s.", group, error)
             return False
         return True
@@ -338,7 +333,7 @@ class Groups:
 
     async def _unmark(self) -> None:
         self._marked.clear()
-        with suppress(LayerError):
+        with suppress(BrokerError):
             for _, connection, key in self._marks():
                 await within(connection.delete(key))
 
