@@ -13,6 +13,7 @@ from django.test import override_settings
 from tests.redis import CORE, PUBSUB
 from tests.test_connection import eventually
 from ws_support._topics.brokers import broker_class
+from ws_support._topics.brokers.base import BrokerError
 from ws_support._topics.brokers.channel_layer import ChannelLayerBroker
 from ws_support._topics.brokers.local import LocalBroker
 
@@ -197,3 +198,25 @@ async def test_a_receiver_that_is_filling_gets_the_next_message_a_moment_later(k
     # A thousandth of a second each, in which others have many turns.
     assert turns > 100
     await one.broker.unsubscribe("topic")
+
+
+@pytest.mark.parametrize("kind", list(ON_REDIS), indirect=True)
+async def test_an_outage_is_an_error_for_who_publishes_and_none_for_who_subscribes(kind, redis):
+    one = Receiver()
+    await one.broker.subscribe("before")
+    redis.stop()
+    with pytest.raises(BrokerError):
+        await one.broker.publish("before", text("lost"))
+    await one.broker.subscribe("meanwhile")
+    redis.start()
+    for topic in ("before", "meanwhile"):
+        one.taken.clear()
+        for _ in range(100):
+            await one.broker.publish(topic, text("heard"))
+            await asyncio.sleep(0.1)
+            if one.taken:
+                break
+        assert (topic, "heard") in one.taken
+    assert one.missed == []
+    for topic in ("before", "meanwhile"):
+        await one.broker.unsubscribe(topic)

@@ -95,7 +95,7 @@ class Listener:
     async def close(self) -> None:
         """Leave all groups, and end the tasks of the listener."""
         await cancelled(self._tender)
-        for membership in (self._probe, *self._memberships.values()):
+        for membership in self._all():
             membership.is_wanted = False
             await self._try_to_settle(membership)
         await cancelled(self._reader)
@@ -202,14 +202,21 @@ class Listener:
             self._look.clear()
             try:
                 if self._is_lost or monotonic() - renewed_at > renew_every:
-                    for membership in (self._probe, *self._memberships.values()):
+                    for membership in self._all():
                         await self._settle(membership, again=True)
                     renewed_at = monotonic()
                 await self._send_round()
+                await self._settle_late_ones()
             except BrokerError as error:
                 self._lose(error)
             else:
                 self._find()
+
+    async def _settle_late_ones(self) -> None:
+        """Tell the layer about topics that were subscribed to in the last round of an outage."""
+        while self._is_lost and (late := [each for each in self._all() if each.is_late]):
+            for membership in late:
+                await self._settle(membership)
 
     async def _send_round(self) -> None:
         await self._settle(self._probe)
@@ -224,6 +231,9 @@ class Listener:
             self._channel = None
             self._reader = asyncio.create_task(self._read())
             raise BrokerError("messages do not come back from it") from None
+
+    def _all(self) -> tuple[_Membership, ...]:
+        return (self._probe, *self._memberships.values())
 
     def _lose(self, error: Exception) -> None:
         if not self._is_lost:
@@ -275,3 +285,8 @@ class _Membership:
         self.is_wanted = False
         self.channel: str | None = None
         self.lock = asyncio.Lock()
+
+    @property
+    def is_late(self) -> bool:
+        """True if the membership is wanted and the layer does not know of it yet."""
+        return self.is_wanted and self.channel is None
