@@ -14,6 +14,7 @@ from tests.test_broadcast import KnownPeer, received
 from tests.test_connection import connected, eventually
 from ws_support._topics.brokers.channel_layer.listener import Listener
 from ws_support._topics.gaps import Gaps
+from ws_support._topics.outages import Outages
 from ws_support._topics.registry import TopicRegistry
 from ws_support.broadcast import BroadcastError, broadcast, statistics
 from ws_support.consumers import AsyncWebsocketConsumer
@@ -387,7 +388,7 @@ class RestartedLayer(LossyLayer):
 
 
 async def test_what_is_lost_while_the_layer_is_away_is_no_gap(lossy, monkeypatch, caplog):
-    caplog.set_level("WARNING", "ws_support.broadcast")
+    caplog.set_level("WARNING", "ws_support.channel_layer")
     monkeypatch.setattr(f"{__name__}.LossyLayer", RestartedLayer)
     async with connected(Subscriber.as_asgi()) as peer:
         await broadcast("topic", "heard")
@@ -443,7 +444,7 @@ async def test_the_last_one_who_leaves_as_the_layer_goes_away_leaves_nothing_beh
     monkeypatch.setattr("ws_support._topics.brokers.channel_layer.calls._CANCEL_EVERY", 0.05)
     before = asyncio.all_tasks()
     layer = GoingLayer()
-    listener = Listener(layer, receiver=None)
+    listener = Listener(layer, None, Outages())
     await listener.join("topic")
     await asyncio.sleep(0.01)
     layer.goes()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 from channels import DEFAULT_CHANNEL_LAYER
-from channels.layers import BaseChannelLayer, channel_layers
+from channels.layers import BaseChannelLayer, channel_layers, get_channel_layer
 
 from ws_support._asyncio import to_the_end
 from ws_support._topics.brokers.base import Broker, Receiver
 from ws_support._topics.brokers.channel_layer.listener import Listener
 from ws_support._topics.brokers.channel_layer.publisher import Publisher
+from ws_support._topics.outages import Outages
 
 CAPACITY: Final = 10_000
 """Messages that the channel layer keeps for a process that is busy. The layer's own default of 100
@@ -30,13 +31,15 @@ class ChannelLayerBroker(Broker):
         self._receiver = receiver
         self._layer = _own_layer()
         self._publisher = Publisher(self._layer)
+        # Consumers use the same Redis through the layer itself.
+        self._outages = Outages.of(get_channel_layer())
         self._topics: set[str] = set()
         self._listener: Listener | None = None
 
     async def subscribe(self, topic: str) -> None:
         self._topics.add(topic)
         if self._listener is None:
-            self._listener = Listener(self._layer, self._receiver)
+            self._listener = Listener(self._layer, self._receiver, self._outages)
         await self._listener.join(topic)
 
     async def unsubscribe(self, topic: str) -> None:

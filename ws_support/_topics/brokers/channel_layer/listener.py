@@ -20,7 +20,7 @@ from ws_support._topics.brokers.channel_layer.calls import (
     within,
 )
 from ws_support._topics.gaps import Gaps
-from ws_support._topics.outages import Strangers, is_malformed
+from ws_support._topics.outages import Outages, Strangers, is_malformed
 
 logger = logging.getLogger("ws_support.broadcast")
 
@@ -52,7 +52,7 @@ class Listener:
     A listener exists while topics are subscribed to. Publishing does not need one.
     """
 
-    def __init__(self, layer: Any, receiver: Receiver) -> None:
+    def __init__(self, layer: Any, receiver: Receiver, outages: Outages) -> None:
         self._layer = layer
         self._receiver = receiver
         self._gaps = Gaps()
@@ -61,7 +61,7 @@ class Listener:
         self._probe.is_wanted = True
         self._channel: str | None = None
         self._channel_lock = asyncio.Lock()
-        self._is_lost = False
+        self._outage = outages.detector()
         self._look = asyncio.Event()
         self._came_round = asyncio.Event()
         self._remembered: dict[str, None] = {}
@@ -99,9 +99,10 @@ class Listener:
             membership.is_wanted = False
             await self._try_to_settle(membership)
         await cancelled(self._reader)
+        self._outage.forget()
 
     async def _try_to_settle(self, membership: _Membership) -> None:
-        if not self._is_lost:
+        if not self._outage.is_away:
             try:
                 await self._settle(membership)
             except BrokerError as error:
@@ -167,7 +168,7 @@ class Listener:
         if len(self._remembered) > _REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
         topic = message["topic"]
-        if not self._is_lost and topic in self._memberships and "number" in message:
+        if not self._outage.is_away and topic in self._memberships and "number" in message:
             lost = self._gaps.lost_before(topic, message["publisher"], message["number"])
             if lost:
                 self._receiver.miss(topic, lost, self._cause_of_loss())
@@ -197,11 +198,11 @@ class Listener:
         renewed_at = monotonic()
         while True:
             with suppress(asyncio.TimeoutError):
-                every = _RETRY_EVERY if self._is_lost else min(_PROBE_EVERY, renew_every)
+                every = _RETRY_EVERY if self._outage.is_away else min(_PROBE_EVERY, renew_every)
                 await asyncio.wait_for(self._look.wait(), every)
             self._look.clear()
             try:
-                if self._is_lost or monotonic() - renewed_at > renew_every:
+                if self._outage.is_away or monotonic() - renewed_at > renew_every:
                     for membership in self._all():
                         await self._settle(membership, again=True)
                     renewed_at = monotonic()
@@ -210,11 +211,11 @@ class Listener:
             except BrokerError as error:
                 self._lose(error)
             else:
-                self._find()
+                self._outage.find()
 
     async def _settle_late_ones(self) -> None:
         """Tell the layer about topics that were subscribed to in the last round of an outage."""
-        while self._is_lost and (late := [each for each in self._all() if each.is_late]):
+        while self._outage.is_away and (late := [each for each in self._all() if each.is_late]):
             for membership in late:
                 await self._settle(membership)
 
@@ -236,23 +237,10 @@ class Listener:
         return (self._probe, *self._memberships.values())
 
     def _lose(self, error: Exception) -> None:
-        if not self._is_lost:
-            self._is_lost = True
+        if not self._outage.is_away:
             self._gaps.forget_all()
             self._look.set()
-            logger.error(
-                "The channel layer is away: %s. What is broadcast is lost until it comes back;"
-                " connections stay open.",
-                str(error).rstrip("."),
-            )
-
-    def _find(self) -> None:
-        if self._is_lost:
-            self._is_lost = False
-            logger.warning(
-                "The channel layer is back, with all that was subscribed to here (topics: %d).",
-                len(self._memberships),
-            )
+        self._outage.lose(error)
 
 
 def _is_ours(message: Any) -> bool:
