@@ -25,6 +25,7 @@ from tests.servers.test_behaviours import expected
 from tests.test_connection import Peer, connected
 from ws_support._topics.brokers.channel_layer.calls import group_of
 from ws_support._topics.brokers.local import _Listeners
+from ws_support._topics.registry import TopicRegistry
 from ws_support.broadcast import broadcast, broadcast_json, statistics
 from ws_support.consumers import AsyncWebsocketConsumer
 from ws_support.websocket import websocket_view
@@ -248,6 +249,40 @@ async def test_a_queue_that_is_full_before_the_accept_refuses_the_handshake():
     peer.incoming.put_nowait({"type": "websocket.connect"})
     assert (await peer.next())["type"] == "websocket.close"
     await peer.end()
+
+
+async def test_a_client_that_is_too_slow_is_closed_and_counted_once(caplog):
+    class Stuck(KnownPeer):
+        __module__ = KnownPeer.__module__
+        is_stuck = False
+
+        async def send(self, message):
+            if self.is_stuck and message["type"] == "websocket.send":
+                await asyncio.Event().wait()
+            await super().send(message)
+
+    before = statistics().dropped
+    async with connected(Subscriber.as_asgi(), Stuck) as peer:
+        peer.is_stuck = True
+        registry = TopicRegistry.of_this_loop()
+        for _ in range(64 + 3):
+            registry.deliver("topic", {"type": "websocket.send", "text": "x"})
+        assert (await peer.next())["code"] == 1013
+        await peer.end()
+    assert statistics().dropped == before + 1
+    assert caplog.text.count("64 messages were waiting") == 1
+
+
+async def test_a_connection_that_has_missed_messages_of_two_topics_is_closed_once():
+    before = statistics()
+    async with connected(Subscriber.as_asgi()) as peer:
+        registry = TopicRegistry.of_this_loop()
+        for _ in range(2):
+            registry.miss("topic", 3, "The test says so.")
+        assert (await peer.next())["reason"] == "Messages were lost"
+        await peer.end()
+    now = statistics()
+    assert (now.lost - before.lost, now.dropped - before.dropped) == (6, 1)
 
 
 async def test_one_connection_may_subscribe_to_many_topics_and_twice_is_once():
