@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from tests.harness import ASGI_SERVERS, BOUND, serving, until
 from tests.servers.test_behaviours import expected
 from tests.test_connection import Peer, connected
+from ws_support._asgi import DIRECT
 from ws_support._topics.brokers.channel_layer.calls import group_of
 from ws_support._topics.brokers.local import _Listeners
 from ws_support._topics.registry import TopicRegistry
@@ -65,6 +66,12 @@ def test_a_value_arrives_as_json(server):
         one = subscribed(stack, server, "json")
         tell(one, "broadcast json", topic="json", value={"é": [1, None]})
         assert json.loads(one.recv(BOUND)) == {"é": [1, None]}
+
+
+def test_a_server_says_in_the_scope_that_whoever_publishes_may_send(server):
+    with server.connect("/commands") as socket:
+        socket.send(json.dumps({"do": "scope", "keys": ["extensions"]}))
+        assert "ws_support.direct" in json.loads(socket.recv(BOUND))["extensions"]
 
 
 def test_messages_of_one_publisher_keep_their_order(server):
@@ -302,10 +309,11 @@ class KnownPeer(Peer):
     __module__ = "uvicorn.protocols"
 
 
-class WritingPeer(KnownPeer):
-    """One that writes frames itself, as our protocols for Uvicorn."""
+class WritingPeer(Peer):
+    """One that says by an extension of the scope that it writes frames itself."""
 
-    __module__ = "uvicorn.protocols"
+    def __init__(self, application):
+        super().__init__(application, extensions={DIRECT: self})
 
     def write_frame(self, frame):
         if self.error is not None:
@@ -349,7 +357,8 @@ async def test_an_error_of_the_server_is_raised_to_it(kind):
             await peer.end()
 
 
-async def test_middleware_around_send_runs_in_a_task_of_its_connection():
+@pytest.mark.parametrize("kind", [Peer, KnownPeer, WritingPeer])
+async def test_middleware_around_send_runs_in_a_task_of_its_connection(kind):
     tasks = []
 
     def watched(application):
@@ -363,7 +372,7 @@ async def test_middleware_around_send_runs_in_a_task_of_its_connection():
 
         return with_task
 
-    async with connected(watched(Subscriber.as_asgi())) as peer:
+    async with connected(watched(Subscriber.as_asgi()), kind) as peer:
         await broadcast("topic", "one")
         await broadcast("topic", "two")
         assert [await received(peer), await received(peer)] == ["one", "two"]

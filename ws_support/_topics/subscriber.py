@@ -9,15 +9,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from inspect import iscoroutine
 from types import coroutine
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ws_support._protocol.frames import message_frame
 from ws_support.close_codes import CloseCode
 
 logger = logging.getLogger("ws_support.broadcast")
-
-_SERVERS: Final = frozenset({"daphne", "granian", "hypercorn", "uvicorn", "ws_support"})
-"""Packages of servers whose `send()` may run in any task."""
 
 
 class Connection(Protocol):
@@ -32,8 +29,8 @@ class Connection(Protocol):
         """True once background tasks can no longer be started."""
 
     @property
-    def server(self) -> Any:
-        """The server's object for the connection, or `None` if `send_data()` is not its method."""
+    def direct(self) -> Any:
+        """The extension `DIRECT` of the server, or `None` if `send_data()` is not its `send()`."""
 
     def send_data(self, message: Any) -> Awaitable[None]:
         """Send a `websocket.send`."""
@@ -94,10 +91,10 @@ class Subscriber:
     def __init__(self, connection: Connection, limit: int) -> None:
         self._connection = connection
         self._limit = limit
-        server = connection.server
-        # The coroutine of a server's own `send()` may be started in any task, here the publisher's.
-        self._takes_steps = server is not None
-        self._write_frame: Callable[[bytes], bool] | None = getattr(server, "write_frame", None)
+        direct = connection.direct
+        # The coroutine of `send()` may be started in any task, here in that of the publisher.
+        self._takes_steps = direct is not None
+        self._write_frame: Callable[[bytes], bool] | None = getattr(direct, "write_frame", None)
         self._is_dropped = False
         # The messages that wait, or None when nothing is in front of the next one. At first, they
         # wait for the end of the handshake.
@@ -201,17 +198,6 @@ class Subscriber:
             if self._connection.is_open:
                 raise
         self._queue = None
-
-
-def server_of(send: Callable[[Any], Awaitable[None]]) -> Any:
-    """Return the server's object for a connection if `send` is its own method, else `None`.
-
-    A `send` that a middleware has wrapped may depend on its task, for example for a timeout.
-    """
-    while isinstance(send, partial):
-        send = send.func
-    owner = getattr(send, "__self__", None)
-    return owner if type(owner).__module__.partition(".")[0] in _SERVERS else None
 
 
 async def _awaited(awaitable: Awaitable[None]) -> None:
