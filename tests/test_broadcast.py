@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from tests.harness import ASGI_SERVERS, BOUND, serving, until
 from tests.servers.test_behaviours import expected
 from tests.test_connection import Peer, connected
-from ws_support._asgi import DIRECT
+from ws_support._asgi import DIRECT, DirectSend
 from ws_support._topics.brokers.channel_layer.calls import group_of
 from ws_support._topics.brokers.local import _Listeners
 from ws_support._topics.registry import TopicRegistry
@@ -320,6 +321,42 @@ class WritingPeer(Peer):
             raise self.error
         self.outgoing.put_nowait(frame)
         return True
+
+
+class PartialPeer(KnownPeer):
+    """Passes a part of its `send()`, as Daphne by its own command."""
+
+    __module__ = "daphne.server"
+
+    async def run(self, application):
+        await application(self.scope, self.receive, partial(self.send))
+
+
+class DirectPeer(Peer):
+    """One that says by an extension of the scope that its `send()` may run in any task."""
+
+    def __init__(self, application):
+        super().__init__(application, extensions={DIRECT: DirectSend(self.send)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_direct"),
+    [(Peer, False), (KnownPeer, True), (PartialPeer, True), (DirectPeer, True)],
+)
+async def test_a_server_that_allows_it_sends_in_the_task_of_the_publisher(kind, is_direct):
+    tasks = []
+
+    class Noting(kind):
+        __module__ = kind.__module__
+
+        async def send(self, message):
+            tasks.append(asyncio.current_task())
+            await super().send(message)
+
+    async with connected(Subscriber.as_asgi(), Noting) as peer:
+        await broadcast("topic", "message")
+        assert await received(peer) == "message"
+    assert (tasks[1] is asyncio.current_task()) == is_direct
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), RuntimeError("the handler is closed")])
