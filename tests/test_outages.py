@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_layer
 from django.test import override_settings
@@ -32,6 +34,16 @@ ANSWERS = [
 class Hears(AsyncWebsocketConsumer):
     async def note(self, event):
         await self.send(event["text"])
+
+
+class Joins(Hears):
+    groups = ["group"]
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Consumers try again soon."""
+    monkeypatch.setattr("ws_support._asyncio.Backoff.next", lambda self: 0.2)
 
 
 class FailingLayer(InMemoryChannelLayer):
@@ -67,14 +79,21 @@ async def test_a_redis_that_answers_with_an_error_is_away_and_the_socket_stays_o
         assert await peer.texts(1) == ["heard"]
 
 
-async def test_a_socket_stays_open_while_redis_is_a_replica(redis, caplog):
+async def test_a_socket_stays_open_while_redis_is_a_replica(redis, hasty, caplog):
+    def looks():
+        """How often Redis was asked if it still has the groups."""
+        return int(re.search(r"zscore:calls=(\d+)|$", redis.ask("INFO", "commandstats"))[1] or 0)
+
     with override_settings(CHANNEL_LAYERS=redis.layers()):
-        consumer = Hears()
+        consumer = Joins()
         async with connected(consumer) as peer:
             layer = get_channel_layer()
             await eventually(lambda: "bzpopmin" in redis.ask("CLIENT", "LIST"))
+            await eventually(lambda: any("mark" in name for name in redis.names()))
             redis.ask("REPLICAOF", "127.0.0.1", "1")
             await eventually(lambda: "The channel layer is away" in caplog.text)
+            before = looks()
+            await eventually(lambda: looks() >= before + 2)
             assert "is back" not in caplog.text  # It can be read from all the time.
             redis.ask("REPLICAOF", "NO", "ONE")
             await eventually(lambda: "The channel layer is back" in caplog.text)
@@ -105,7 +124,7 @@ class Both(Hears):
 
 @pytest.mark.parametrize("backend", [CORE, PUBSUB], ids=["core", "pubsub"])
 async def test_an_outage_is_one_line_for_broadcasts_and_consumers_and_so_is_its_end(
-    redis, backend, caplog
+    redis, hasty, backend, caplog
 ):
     with override_settings(CHANNEL_LAYERS=redis.layers(backend)):
         async with connected(Both.as_asgi()) as one, connected(Both.as_asgi()) as two:
