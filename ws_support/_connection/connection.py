@@ -13,15 +13,14 @@ from typing import Any, Final
 from channels.exceptions import StopConsumer
 
 from ws_support import _logging
-from ws_support._asgi import check_close, is_served
-from ws_support._asyncio import Backoff, cancelled_by_others
+from ws_support._asgi import check_close, direct_of, is_served
+from ws_support._asyncio import cancelled_by_others
 from ws_support._connection.lifecycle import TURN, Lifecycle
 from ws_support._connection.queue import MessageQueue
 from ws_support._connection.watchdog import Watchdog
 from ws_support._logging import mark_as_logged
-from ws_support._topics.outages import is_away, is_idle, log_away
 from ws_support._topics.registry import TopicRegistry
-from ws_support._topics.subscriber import Subscriber, server_of
+from ws_support._topics.subscriber import Subscriber
 from ws_support.close_codes import CloseCode
 from ws_support.conf import get_options
 from ws_support.exceptions import ClientGone, InvalidMessage, is_client_gone
@@ -199,8 +198,8 @@ class Connection:
         return self._is_over
 
     @property
-    def server(self) -> Any:
-        return server_of(self._send_data)
+    def direct(self) -> Any:
+        return direct_of(self._scope, self._send_data)
 
     def fail(self, error: Exception) -> None:
         """End the connection because of an error of the server. `run()` raises this error."""
@@ -334,19 +333,8 @@ class Connection:
 
     @staticmethod
     async def _listen(source: Callable[[], Awaitable[Any]], queue: MessageQueue) -> None:
-        backoff = Backoff()
         while True:
-            began_at = monotonic()
-            try:
-                message = await source()
-            except Exception as error:
-                if not is_away(error):
-                    raise
-                if not is_idle(error, monotonic() - began_at):
-                    log_away(error)
-                    await asyncio.sleep(backoff.next())
-                continue
-            queue.put(message)
+            queue.put(await source())
             if queue.is_full:
                 await queue.room()
 
