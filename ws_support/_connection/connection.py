@@ -43,10 +43,6 @@ _LAST_TIMEOUT: Final = 10.0
 
 _UNSET: Final = object()
 
-# Looked up for each published message, at which the enum would be slow.
-_CLOSING: Final = State.CLOSING
-_CLOSED: Final = State.CLOSED
-
 
 class NoHandler(ValueError):
     """The consumer has no handler for a type of message."""
@@ -190,12 +186,12 @@ class Connection:
     @property
     def is_open(self) -> bool:
         """True until this side closes the connection."""
-        return self._state is not _CLOSING and self._state is not _CLOSED
+        return self._state is not State.CLOSING and self._state is not State.CLOSED
 
     @property
     def is_over(self) -> bool:
         """True once no handler runs any more, except for that of the end."""
-        return self._state is _CLOSED
+        return self._state is State.CLOSED
 
     @property
     def server(self) -> Any:
@@ -389,7 +385,7 @@ class Connection:
         if self.is_over:
             return
         close = Close.told(code, reason, Side.SERVER)
-        self._drop_what_is_sent()
+        self._stop_sending(State.CLOSING)
         if self.tell(close):
             self._end = self._end or close
         elif self._queue is None or self.cancel_on_disconnect:
@@ -419,7 +415,7 @@ class Connection:
         except OSError as error:
             raise ClientGone(*error.args) from error
         if kind == "websocket.http.response.body" and not message.get("more_body"):
-            self._drop_what_is_sent()
+            self._stop_sending(State.CLOSING)
             self._end = Close(CloseCode.ABNORMAL_CLOSURE, "", Side.APPLICATION)
 
     async def _accept(self, message: Message) -> None:
@@ -450,7 +446,7 @@ class Connection:
             Side.APPLICATION if asyncio.current_task() is self.task else Side.TASK,
             message,
         )
-        self._drop_what_is_sent()
+        self._stop_sending(State.CLOSING)
         self.tell(close)
         if asyncio.current_task() is not self.task and self not in self._watchdog.busy:
             self._interrupt(close)
@@ -462,9 +458,12 @@ class Connection:
         await self._stop(*self._sources)
         await self._send_frame(message)
 
-    def _drop_what_is_sent(self) -> None:
-        self._state = State.CLOSING
+    def _stop_sending(self, state: State) -> None:
+        """Go to `state`, in which what is sent is dropped."""
+        self._state = state
         self._send_data = _dropped
+        if self._subscriber is not None:
+            self._subscriber.end()
 
     def _interrupt(self, end: Close | BaseException) -> None:
         """End the connection now: cancel the handler that runs, or the wait for a message."""
@@ -529,8 +528,7 @@ class Connection:
         else:
             error = error or self._end
             close = self._end_because_of(error)
-        self._state = State.CLOSED
-        self._send_data = _dropped
+        self._stop_sending(State.CLOSED)
         # This runs in the task and the context of all handlers, so that `disconnect()` can leave a
         # context manager that `connect()` has entered.
         limit = self._limit_the_end() if isinstance(error, asyncio.CancelledError) else None
