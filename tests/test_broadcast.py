@@ -488,6 +488,36 @@ async def test_what_is_broadcast_while_a_connection_ends_is_dropped(kind):
         assert peer.outgoing.empty()
 
 
+@override_settings(WS_SUPPORT={"BROADCAST_QUEUE": 2})
+async def test_a_queue_that_is_full_while_the_connection_ends_does_not_open_it_again(caplog):
+    class Stuck(Peer):
+        async def send(self, message):
+            if message["type"] == "websocket.send":
+                await asyncio.Event().wait()
+            if message["type"] == "websocket.close":
+                for _ in range(3):
+                    await broadcast("topic", "late")
+            await super().send(message)
+
+    class Stopping(Subscriber):
+        async def receive(self, text_data=None, bytes_data=None):
+            await broadcast("topic", "never sent")
+            raise StopConsumer
+
+        async def disconnect(self, code):
+            codes.append(code)
+            with pytest.raises(RuntimeError, match="after the connection had ended"):
+                self.start_background(asyncio.sleep(0))
+
+    codes = []
+    async with connected(Stopping.as_asgi(), Stuck) as peer:
+        peer.says("stop")
+        assert (await peer.next())["code"] == 1000
+        await peer.end()
+    assert codes == [1000]
+    assert "Closed with 1013" in caplog.text
+
+
 async def test_a_client_that_is_given_up_while_a_message_waits_is_not_waited_for():
     class Stuck(KnownPeer):
         __module__ = KnownPeer.__module__

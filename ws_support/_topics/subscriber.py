@@ -109,6 +109,10 @@ class Subscriber:
         if waiting:
             self._send_later(waiting.popleft(), waiting)
 
+    def end(self) -> None:
+        """Write no more frames: this side has closed the connection, which drops what is sent."""
+        self._write_frame = None
+
     def push(self, published: Published) -> bool:
         """Send a message, or put it into the queue.
 
@@ -156,12 +160,7 @@ class Subscriber:
     def _send_now(self, published: Published) -> None:
         write_frame = self._write_frame
         try:
-            is_written = (
-                write_frame is not None
-                and self._connection.is_open
-                and write_frame(published.frame)
-            )
-            if is_written:
+            if write_frame is not None and write_frame(published.frame):
                 return
             awaitable = self._connection.send_data(published.message)
             steps = awaitable if iscoroutine(awaitable) else _awaited(awaitable)
