@@ -300,6 +300,21 @@ async def test_after_closing_here_nothing_is_received():
         assert (websocket.close_code, websocket.close_reason) == (4000, "enough")
 
 
+async def test_a_task_that_receives_hears_that_the_handler_has_raised():
+    receiving = asyncio.get_running_loop().create_future()
+
+    async def handler(websocket):
+        await websocket.accept()
+        receiving.set_result(asyncio.create_task(websocket.receive()))
+        await asyncio.sleep(0)
+        raise LookupError
+
+    async with handled(handler):
+        with pytest.raises(ConnectionHasEnded) as closed:
+            await asyncio.wait_for(await receiving, 5)
+        assert closed.value.code == 1011
+
+
 async def test_senders_take_turns():
     async with accepted() as (peer, websocket):
         sends = [websocket.send(f"{sender} {n}") for n in range(50) for sender in "ab"]

@@ -438,14 +438,14 @@ async def _handle(
     try:
         await _with_its_databases(handler, websocket)
     except InvalidMessage as error:
-        websocket._end_with(Close(error.code, error.reason, Side.APPLICATION))
+        websocket._connection.tell(Close(error.code, error.reason, Side.APPLICATION))
         raise
     except asyncio.CancelledError:
-        websocket._end_with(Close(CloseCode.SERVICE_RESTART, "", Side.SERVER))
+        websocket._connection.tell(Close(CloseCode.SERVICE_RESTART, "", Side.SERVER))
         raise
     except Exception as error:
         if not websocket.closed or not is_client_gone(error):
-            websocket._end_with(Close(CloseCode.INTERNAL_ERROR, "", Side.APPLICATION))
+            websocket._connection.tell(Close(CloseCode.INTERNAL_ERROR, "", Side.APPLICATION))
             if is_client_gone(error):
                 # The error is from another connection. Only for its own connection a handler may
                 # leave it uncaught.

@@ -389,7 +389,7 @@ class Lifecycle:
         self._opened_at = self.heard_at = monotonic()
         open_connections.accepted(self)
         if self._options.heartbeat_interval is not None:
-            self._silence = SilenceTimer(self, 2 * self._options.heartbeat_interval)
+            self._silence = SilenceTimer(self, self._options.heartbeat_interval)
         if logger.isEnabledFor(logging.INFO):
             extra = _logging.fields(self._scope)
             logger.info("Connected: path %.200a.", self._scope["path"], extra=extra)

@@ -11,6 +11,10 @@ _GRACE: Final = 0.1
 that came meanwhile are read in this time."""
 
 
+_INTERVALS: Final = 2
+"""Intervals of the heartbeat in which a client may be silent: one heartbeat may be late."""
+
+
 class Client(Protocol):
     """The client of a connection, as the server sees it."""
 
@@ -26,19 +30,19 @@ class Client(Protocol):
 
 
 class SilenceTimer:
-    """Ends the connection of a client that was silent for `silence` seconds.
+    """Ends the connection of a client that was silent for two intervals of the heartbeat.
 
     Messages do not touch the timer, which keeps them cheap. When the timer fires and a message came
-    meanwhile, the timer is set again, for `silence` seconds after that message.
+    meanwhile, the timer is set again, to the time of that message and two intervals.
     """
 
     __slots__ = ("_client", "_handle", "_in_grace", "_silence")
 
-    def __init__(self, client: Client, silence: float) -> None:
+    def __init__(self, client: Client, interval: float) -> None:
         self._client = client
-        self._silence = silence
+        self._silence = _INTERVALS * interval
         self._in_grace = False
-        self._set(silence)
+        self._set(self._silence)
 
     def cancel(self) -> None:
         self._handle.cancel()
