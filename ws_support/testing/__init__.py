@@ -1,0 +1,26 @@
+"""Tools to test WebSockets: an in-process client, raw frames, and real servers."""
+
+from __future__ import annotations
+
+from ws_support.testing.peer import (
+    HandshakeRefused,
+    Peer,
+    RunningApplication,
+    websocket_scope,
+)
+from ws_support.testing.server import Server, ServerPool, free_port
+from ws_support.testing.waiting import BOUND, wait_until
+from ws_support.testing.wire import RawClient
+
+__all__ = [
+    "BOUND",
+    "HandshakeRefused",
+    "Peer",
+    "RawClient",
+    "RunningApplication",
+    "Server",
+    "ServerPool",
+    "free_port",
+    "wait_until",
+    "websocket_scope",
+]
