@@ -138,6 +138,7 @@ EXPORTS = {
     "ws_support.testing.server": {
         "Process",
         "Server",
+        "ServerGetter",
         "ServerPool",
         "Spawn",
         "free_port",

@@ -24,7 +24,15 @@ from ws_support.testing.wire import RawClient
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
-__all__ = ["Process", "Server", "ServerPool", "Spawn", "free_port", "spawn_python"]
+__all__ = [
+    "Process",
+    "Server",
+    "ServerGetter",
+    "ServerPool",
+    "Spawn",
+    "free_port",
+    "spawn_python",
+]
 
 _Self = TypeVar("_Self", bound="Server")
 
