@@ -513,3 +513,37 @@ async def test_an_application_that_has_raised_raises_at_the_end():
     with pytest.raises(LookupError, match="asked for"):
         async with RunningApplication(application, {"type": "http"}):
             await asyncio.sleep(0)
+
+
+async def test_an_application_is_cancelled_like_by_a_server_that_stops():
+    async with Peer(stubborn, "/ws") as peer:
+        peer.cancel()
+        await peer.wait()
+        assert peer.scope["is_cancelled"]
+
+
+async def test_what_the_application_has_not_read_is_counted():
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        await receive()
+        await send({"type": "websocket.send", "text": "one"})
+        await receive()
+
+    async with Peer(application, "/ws") as peer:
+        await peer.send("one")
+        await peer.send("two")
+        assert peer.unread == 2
+        await peer.receive()
+        await peer.wait()
+        assert peer.unread == 0
+
+
+async def test_a_server_may_do_otherwise():
+    class Forgetful(Peer):
+        async def serve_receive(self):
+            message = await super().serve_receive()
+            return message | {"text": "another"} if "text" in message else message
+
+    async with Forgetful(ECHO, "/ws") as peer:
+        await peer.send("hello")
+        assert await peer.receive() == "another"

@@ -202,15 +202,17 @@ class RunningApplication:
         self._send_error = error
         self._for_application.set()
 
-    def _start(self) -> None:
-        # As under a server, the application has no context variables of the test.
-        self._task = contextvars.Context().run(asyncio.create_task, self._run())
-        self._task.add_done_callback(lambda _: self._for_test.set())
+    def cancel(self) -> None:
+        """Cancel the application, as a server does that stops."""
+        self._task.cancel()
 
-    async def _run(self) -> None:
-        await self._application(self.scope, self._receive, self._send)
+    @property
+    def unread(self) -> int:
+        """The number of messages that the application has not read yet."""
+        return len(self._input)
 
-    async def _receive(self) -> dict[str, Any]:
+    async def serve_receive(self) -> dict[str, Any]:
+        """Be the `receive` of the application. Override it to be a server that does otherwise."""
         while not self._input:
             self._for_application.clear()
             await self._for_application.wait()
@@ -218,7 +220,8 @@ class RunningApplication:
         self._for_test.set()
         return dict(message)
 
-    async def _send(self, message: Mapping[str, Any]) -> None:
+    async def serve_send(self, message: Mapping[str, Any]) -> None:
+        """Be the `send` of the application. Override it to be a server that does otherwise."""
         while self._is_full() and not self._has_left and self._send_error is None:
             self._for_application.clear()
             await self._for_application.wait()
@@ -228,6 +231,14 @@ class RunningApplication:
             raise self._send_error
         self._output.append(message)
         self._for_test.set()
+
+    def _start(self) -> None:
+        # As under a server, the application has no context variables of the test.
+        self._task = contextvars.Context().run(asyncio.create_task, self._run())
+        self._task.add_done_callback(lambda _: self._for_test.set())
+
+    async def _run(self) -> None:
+        await self._application(self.scope, self.serve_receive, self.serve_send)
 
     def _is_full(self) -> bool:
         return not self._is_reading or len(self._output) >= _MAX_WAITING
@@ -463,25 +474,26 @@ class Peer(RunningApplication):
     def _closed(self) -> ConnectionClosed:
         return ConnectionClosed(self.close_code or CloseCode.NORMAL_CLOSURE, self.close_reason)
 
-    async def _run(self) -> None:
-        await super()._run()
-        # An application that returns without closing is closed with 1000 by its server.
-        if self.close_code is None and self._is_accepted:
-            self.close_code = int(CloseCode.NORMAL_CLOSURE)
-
-    async def _send(self, message: Mapping[str, Any]) -> None:
+    async def serve_send(self, message: Mapping[str, Any]) -> None:
+        """Be the `send` of the application, and check what it says about the connection."""
         kind = message["type"]
         if kind == "websocket.accept":
             check_accept(self.scope, message)
         elif kind == "websocket.close":
             check_close(message)
-        await super()._send(message)
+        await super().serve_send(message)
         if kind == "websocket.accept":
             self._is_accepted = True
         elif kind == "websocket.close" and self._is_accepted:
             self._leave(
                 message.get("code") or CloseCode.NORMAL_CLOSURE, message.get("reason") or ""
             )
+
+    async def _run(self) -> None:
+        await super()._run()
+        # An application that returns without closing is closed with 1000 by its server.
+        if self.close_code is None and self._is_accepted:
+            self.close_code = int(CloseCode.NORMAL_CLOSURE)
 
     def _leave(self, code: int, reason: str) -> None:
         """End the connection, once: the application hears of it behind what was sent before."""
