@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from channels.routing import URLRouter
-from channels.testing import WebsocketCommunicator
 from django.urls import path
 from websockets.exceptions import InvalidStatus
 
 from tests.harness import SERVERS
 from ws_support.asgi import WebSocketSupport
+from ws_support.testing import Peer
 
 
 @pytest.mark.parametrize("unknown", ["/", "/nope", "/ws/", "/ws/more", "/nested/nope", "/%ff%00"])
@@ -50,9 +50,9 @@ async def test_an_error_of_a_consumer_is_not_taken_for_an_unknown_path():
         raise ValueError("No route found for path, says the consumer")
 
     application = WebSocketSupport(URLRouter([path("ws", consumer)]), allow_missing_origin=True)
-    client = WebsocketCommunicator(application, "/ws")
     with pytest.raises(ValueError, match="says the consumer"):
-        await client.connect()
+        async with Peer(application, "/ws"):
+            pass
 
 
 async def test_an_unknown_path_of_another_protocol_stays_an_error():
