@@ -11,11 +11,11 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from channels.testing import WebsocketCommunicator
 
 from tests.deploy.conftest import clean_environment
 from tests.harness import BOUND, ROOT
 from tests.redis import broadcast_from_the_shell
+from ws_support.testing import Peer
 
 _SETTINGS = "from tests.project.settings import *\nROOT_URLCONF = 'mysite.urls'\n"
 _ACCOUNTS = (
@@ -131,11 +131,10 @@ def test_the_tests_of_a_room_run_as_they_are(tmp_path):
 async def test_a_token_is_read_from_the_sub_protocols(offered, said):
     names: dict = {}
     exec(examples_of("first.md")["tokens"], names)
-    communicator = WebsocketCommunicator(names["ByToken"].as_asgi(), "/", subprotocols=offered)
-    assert await communicator.connect() == (True, next(iter(offered), None))
-    message = await communicator.receive_output()
-    assert [message.get("text") or (message["code"], message["reason"])] == said
-    await communicator.disconnect()
+    async with Peer(names["ByToken"].as_asgi(), "/", subprotocols=offered) as peer:
+        assert peer.subprotocol == next(iter(offered), None)
+        message = await peer.receive_output()
+        assert [message.get("text") or (message["code"], message["reason"])] == said
 
 
 def examples_of(page: str) -> dict[str, str]:
