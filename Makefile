@@ -23,7 +23,9 @@ demo: $(VENV)/.demo ## Open a page that talks to /ws (PORT=8000)
 	@$(BIN)/python manage.py runserver 127.0.0.1:$(PORT)
 
 test: $(VENV)/.dev ## Run the tests (PYTEST_ARGS="-k origin")
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@# What each process would compile for itself is kept; more of them than cores, since many wait.
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder \
+		$(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## Check style and formatting
 	$(BIN)/python -m ruff check .

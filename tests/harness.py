@@ -97,6 +97,7 @@ def serving(
     listens_at: Path | None = None,
     waits: bool = True,
     warm: bool = True,
+    measured: bool = True,
     **settings: Any,
 ) -> Iterator[Server]:
     """A server for `tests.project` with these settings, started and stopped.
@@ -104,7 +105,8 @@ def serving(
     It has a port of its own, unless one is given. `asgi_server` is one that `runasgi` starts,
     instead of `command`. `listens_at` is the Unix socket that the arguments name. Unless it
     `waits`, the server may not be listening yet. Unless it is `warm`, Python itself is started, as
-    by its users: for tests of just that, and of a process's memory.
+    by its users: for tests of just that, and of a process's memory. Unless it is `measured`, its
+    lines are not counted, which takes longer than the lines: for tests with a lot to do.
     """
     if asgi_server is not None:
         command = "runasgi"
@@ -125,6 +127,8 @@ def serving(
         "TEST_SETTINGS": json.dumps(settings),
         **(environment or {}),
     }
+    if not measured:
+        environment[warm_processes.UNMEASURED] = "yes"
     if (asgi_server or command).startswith(_WITHOUT_DAPHNE):
         environment["WITHOUT_DAPHNE"] = "yes"
     with running(

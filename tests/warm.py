@@ -126,6 +126,9 @@ _KINDS = {
     ),
 }
 
+UNMEASURED = "TESTS_WITHOUT_COVERAGE"
+"""The name in the environment of a process whose coverage is not measured."""
+
 _DEFAULTS = {
     "broadcast": "uvicorn",  # Any would do.
     "runasgi": "uvicorn",
@@ -380,7 +383,8 @@ def _start_coverage() -> None:
         inherited._auto_save = False
         inherited.stop()
     os._exit = posix._exit
-    coverage.process_startup(force=True)
+    if UNMEASURED not in os.environ:
+        coverage.process_startup(force=True)
 
 
 def _run(arguments: Sequence[str]) -> None:

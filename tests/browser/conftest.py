@@ -24,7 +24,10 @@ expect.set_options(timeout=BOUND * 1000)
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium, for one module: playwright's loop must not run while tests of asyncio do."""
-    program = need_program("chromium", "chromium-browser", "google-chrome")
+    # The shell first: without a window, a page takes a third of the processor.
+    program = need_program(
+        "chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"
+    )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         yield browser

@@ -45,6 +45,7 @@ def violations(page: Page, axe: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 1280])
 def test_the_demo_page_is_accessible_from_the_start_to_the_end(
     page: Page, demo: Server, axe: str, width: int, expected_errors: list[str]

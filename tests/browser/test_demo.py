@@ -618,6 +618,7 @@ def test_messages_and_bytes_are_counted_each_way(demo_page: DemoPage) -> None:
     expect(demo_page.counted("Received")).to_have_text("2 messages, 2,007 B")
 
 
+@pytest.mark.slow
 def test_round_trips_are_plotted_and_put_into_words(page: Page, demo: Server) -> None:
     page.clock.install(time=0)
     demo_page = DemoPage(page, demo.origin)

@@ -118,7 +118,8 @@ def test_make_test_starts_within_three_seconds_from_the_second_time_on(checkout,
     project = copy / "pyproject.toml"
     text = re.sub(r"(?ms)^dev = \[.*?^\]", 'dev = ["pytest", "pytest-xdist"]', project.read_text())
     project.write_text(text)
-    options = ["test", "PYTEST_ARGS=--version"]
+    executable(tmp_path / "npm", "exit 0")
+    options = ["test", "PYTEST_ARGS=--version", f"PATH={tmp_path}:{os.environ['PATH']}"]
     first = make(copy, *options)
     assert first.returncode == 0, first.stdout
     for _ in range(3):

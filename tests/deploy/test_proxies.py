@@ -41,6 +41,9 @@ from tests.deploy.test_commands import group_exists
 from tests.harness import BOUND, ROOT, Server, until
 from ws_support.conf import Options
 
+# They need three proxies, which few have.
+pytestmark = pytest.mark.slow
+
 IDLE_TIMEOUT = 3
 SILENCE = 10
 """Seconds, several times the timeout."""
@@ -290,7 +293,6 @@ def stays_silent_until(end: float, client: ClientConnection) -> None:
         client.recv(max(end - time.monotonic(), 0))
 
 
-@pytest.mark.slow
 def test_pings_keep_a_silent_connection_through_every_proxy(start, new_proxy):
     proxies = impatient(start, new_proxy, 1)
     with ExitStack() as stack:
@@ -303,7 +305,6 @@ def test_pings_keep_a_silent_connection_through_every_proxy(start, new_proxy):
             assert client.recv(BOUND) == "still here"
 
 
-@pytest.mark.slow
 def test_without_pings_nginx_and_haproxy_cut_a_silent_connection_and_caddy_does_not(
     start, new_proxy
 ):

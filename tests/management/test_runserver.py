@@ -162,6 +162,7 @@ def test_it_ends_in_time_also_when_an_application_does_not(serve):
         assert server.process.wait(BOUND) == 0
 
 
+@pytest.mark.slow
 def test_under_the_autoreloader_ctrl_c_says_goodbye_too(serve):
     server = serve(command="reloading")
     with server.connect("/logged") as socket, server.connect("/sync"):
@@ -175,6 +176,7 @@ def test_under_the_autoreloader_ctrl_c_says_goodbye_too(serve):
     assert "Traceback" not in server.log()
 
 
+@pytest.mark.slow
 def test_under_the_autoreloader_a_closed_terminal_says_goodbye_too(serve):
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         pytest.skip("The tests run under nohup, which servers inherit.")
@@ -188,6 +190,7 @@ def test_under_the_autoreloader_a_closed_terminal_says_goodbye_too(serve):
     assert [event["code"] for event in server.events("disconnected")] == [1012]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/events", "/poll?60"])
 def test_a_change_reloads_it_while_a_request_is_open_whose_view_is_told(serve, tmp_path, path):
     module = tmp_path / "reloaded.py"

@@ -160,10 +160,16 @@ def test_no_server_warns_of_a_lifespan_that_is_not_there(serve, name):
     assert "lifespan" not in server.log().lower()
 
 
-@pytest.mark.parametrize("application", ["without_a_start", "without_a_pool"])
 @pytest.mark.parametrize(
-    ("name", "workers"),
-    [("uvicorn", 1), ("uvicorn", 2), ("hypercorn", 1), ("hypercorn", 2), ("granian", 1)],
+    ("name", "workers", "application"),
+    [
+        ("uvicorn", 1, "without_a_start"),
+        ("uvicorn", 2, "without_a_pool"),
+        ("hypercorn", 1, "without_a_pool"),
+        ("hypercorn", 2, "without_a_start"),
+        ("granian", 1, "without_a_start"),
+        ("granian", 1, "without_a_pool"),
+    ],
 )
 def test_a_start_that_fails_in_the_lifespan_ends_the_server(name, workers, application):
     result = runasgi_to_its_end(

@@ -558,6 +558,7 @@ def test_a_client_that_does_not_answer_pings_is_dropped(pinging):
 # Many
 
 
+@pytest.mark.slow
 def test_a_thousand_connections_at_once_are_served(server):
     with ExitStack() as stack:
         clients = [stack.enter_context(server.raw()) for _ in range(1000)]

@@ -108,8 +108,11 @@ def test_a_message_that_becomes_too_large_closes_with_1009(server):
 
 
 @pytest.mark.slow
-def test_a_connection_that_compresses_costs_little_memory_and_time(server):
-    pid, count = server.process.pid, 100
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_connection_that_compresses_costs_little_memory_and_time(serve, name):
+    settings = {"PER_MESSAGE_DEFLATE": True, "KEEP_ALIVE_INTERVAL": None}
+    server = serve(asgi_server=name, measured=False, WS_SUPPORT=settings)
+    pid, count = server.process.pid, 60
     # No page of a window is left that was never written to.
     texts = [random.Random(seed).randbytes(512).hex() for seed in range(70)]
     with ExitStack() as stack:

@@ -13,7 +13,7 @@ from tests.harness import ASGI_SERVERS, BOUND, RawClient, memory, serving
 from tests.servers.test_behaviours import expected
 
 MEGABYTE = 10**6
-SECONDS = 1.5
+SECONDS = 1.0
 LONGEST_WAIT = 0.5
 """Seconds; a tenth of that on a machine of its own."""
 TEXT, BINARY, PING, PONG = 1, 2, 9, 10
@@ -132,6 +132,7 @@ def test_a_flood_of_pings_costs_less_than_10_mb(serve, name):
     assert (growth < 10) == (expected(server, "A flood of pings", "10 MB") == "10 MB")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["daphne", "uvicorn"])
 def test_the_last_ping_is_answered_when_a_client_reads_again(serve, name):
     """The two servers where that is our doing."""
