@@ -517,9 +517,10 @@ async def test_an_application_that_has_raised_raises_at_the_end():
 
 async def test_an_application_is_cancelled_like_by_a_server_that_stops():
     async with Peer(stubborn, "/ws") as peer:
+        assert not peer.was_cancelled
         peer.cancel()
         await peer.wait()
-        assert peer.scope["is_cancelled"]
+        assert peer.was_cancelled
 
 
 async def test_what_the_application_has_not_read_is_counted():
@@ -547,3 +548,24 @@ async def test_a_server_may_do_otherwise():
     async with Forgetful(ECHO, "/ws") as peer:
         await peer.send("hello")
         assert await peer.receive() == "another"
+
+
+async def test_an_error_of_the_server_that_is_no_oserror_is_an_error():
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        await receive()
+        await send({"type": "websocket.send", "text": "hello"})
+
+    async with Peer(application, "/ws") as peer:
+        peer.fail_sends(RuntimeError("asked for"))
+        await peer.send("go")
+        with pytest.raises(RuntimeError, match="asked for"):
+            await peer.wait()
+
+
+async def test_sends_may_succeed_again():
+    async with Peer(ECHO, "/ws") as peer:
+        peer.fail_sends(OSError("gone"))
+        peer.fail_sends(None)
+        await peer.send("hello")
+        assert await peer.receive() == "hello"

@@ -194,10 +194,11 @@ class RunningApplication:
         self._is_reading = True
         self._for_application.set()
 
-    def fail_sends(self, error: BaseException) -> None:
+    def fail_sends(self, error: BaseException | None) -> None:
         """Raise `error` from each `send` of the application, as a server does that cannot send.
 
-        An application that ends with this very error has not failed, as under a server.
+        `None` ends that. An application that ends with an `OSError` of this kind has not failed, as
+        under a server.
         """
         self._send_error = error
         self._for_application.set()
@@ -205,6 +206,11 @@ class RunningApplication:
     def cancel(self) -> None:
         """Cancel the application, as a server does that stops."""
         self._task.cancel()
+
+    @property
+    def was_cancelled(self) -> bool:
+        """True if the application has ended with its cancellation."""
+        return self._task.cancelled()
 
     @property
     def unread(self) -> int:
@@ -258,7 +264,9 @@ class RunningApplication:
         if not self._task.done() or self._task.cancelled():
             return
         error = self._task.exception()
-        if error is not None and error is not self._send_error:
+        if isinstance(error, OSError) and error is self._send_error:
+            return
+        if error is not None:
             self._is_raised = True
             raise error
 
