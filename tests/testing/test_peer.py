@@ -550,7 +550,7 @@ async def test_a_server_may_do_otherwise():
         assert await peer.receive() == "another"
 
 
-async def test_an_error_of_the_server_that_is_no_oserror_is_an_error():
+async def test_an_error_of_the_server_that_comes_back_to_it_is_raised():
     async def application(scope, receive, send):
         await accepting(scope, receive, send)
         await receive()

@@ -128,6 +128,8 @@ class RunningApplication:
         self._input: deque[Mapping[str, Any]] = deque()
         self._output: deque[Mapping[str, Any]] = deque()
         self._send_error: BaseException | None = None
+        # What servers raise, and take for no failure when it comes back to them.
+        self._gone = OSError("The client has gone")
         self._has_left = False
         self._is_reading = True
         self._is_raised = False
@@ -175,7 +177,7 @@ class RunningApplication:
     async def receive_nothing(self, duration: float = 0.1) -> bool:
         """Return True if the application sends nothing for `duration` seconds."""
         is_sent = await self._wait_for(lambda: bool(self._output), duration)
-        self._raise_error()
+        self._raise_unread()
         return not is_sent
 
     async def wait(self, timeout: float | None = None) -> None:
@@ -197,8 +199,7 @@ class RunningApplication:
     def fail_sends(self, error: BaseException | None) -> None:
         """Raise `error` from each `send` of the application, as a server does that cannot send.
 
-        `None` ends that. An application that ends with an `OSError` of this kind has not failed, as
-        under a server.
+        `None` ends that.
         """
         self._send_error = error
         self._for_application.set()
@@ -232,7 +233,7 @@ class RunningApplication:
             self._for_application.clear()
             await self._for_application.wait()
         if self._send_error is None and self._is_full():
-            self.fail_sends(OSError("The client has gone, and has not read what was sent"))
+            self.fail_sends(self._gone)
         if self._send_error is not None:
             raise self._send_error
         self._output.append(message)
@@ -264,9 +265,7 @@ class RunningApplication:
         if not self._task.done() or self._task.cancelled():
             return
         error = self._task.exception()
-        if isinstance(error, OSError) and error is self._send_error:
-            return
-        if error is not None:
+        if error is not None and error is not self._gone:
             self._is_raised = True
             raise error
 
@@ -420,7 +419,7 @@ class Peer(RunningApplication):
 
         The application hears of it with 1006, and whatever it sends raises an `OSError`.
         """
-        self.fail_sends(OSError("The client has gone"))
+        self.fail_sends(self._gone)
         self._leave(CloseCode.ABNORMAL_CLOSURE, "")
         await self.wait()
 
