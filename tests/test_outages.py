@@ -7,7 +7,8 @@ from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_la
 from django.test import override_settings
 from redis import exceptions
 
-from tests.test_connection import connected, eventually
+from tests.peers import connected
+from tests.test_connection import eventually
 from ws_support.consumers import AsyncWebsocketConsumer
 
 ANSWERS = [
