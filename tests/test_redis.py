@@ -15,10 +15,10 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import need_program
 from tests.harness import ASGI_SERVERS, BOUND, serving, until
+from tests.peers import connected
 from tests.project.live import Prices
 from tests.redis import CORE, PUBSUB, Redis
 from tests.test_broadcast import asked, subscribed, tell
-from tests.test_connection import connected
 from ws_support._topics.brokers.channel_layer import group_of
 from ws_support.broadcast import broadcast
 
