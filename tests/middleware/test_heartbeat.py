@@ -180,21 +180,6 @@ def reports():
     disconnected.disconnect(receive)
 
 
-class Ended:
-    """An application that notes with which exception it has ended."""
-
-    def __init__(self, application):
-        self.application = application
-        self.error = None
-
-    async def __call__(self, scope, receive, send):
-        try:
-            await self.application(scope, receive, send)
-        except BaseException as error:
-            self.error = error
-            raise
-
-
 async def accepting(scope, receive, send):
     assert (await receive())["type"] == "websocket.connect"
     await send({"type": "websocket.accept"})
@@ -217,11 +202,10 @@ async def test_an_application_that_is_cancelled_is_reported_with_1012(reports):
         await accepting(scope, receive, send)
         await receive()
 
-    ended = Ended(Heartbeat(application))
-    async with client_of(ended) as client:
+    async with client_of(Heartbeat(application)) as client:
         client.cancel()
         await client.wait()
-    assert isinstance(ended.error, asyncio.CancelledError)
+    assert client.was_cancelled
     assert reports == [(1012, "")]
 
 
@@ -390,10 +374,9 @@ async def test_a_cancellation_at_the_moment_of_the_verdict_is_not_lost(reports):
         loop.call_later(0.32, asyncio.current_task().cancel)
         await receive()
 
-    ended = Ended(Heartbeat(application, interval=0.1))
-    async with client_of(ended) as client:
+    async with client_of(Heartbeat(application, interval=0.1)) as client:
         await client.wait()
-    assert isinstance(ended.error, asyncio.CancelledError)
+    assert client.was_cancelled
     assert len(reports) == 1
 
 
@@ -405,14 +388,14 @@ async def test_after_the_verdict_the_application_can_be_cancelled():
         await receive()
 
     verdict = asyncio.Event()
-    ended = Ended(Heartbeat(application, interval=0.1))
-    async with RunningApplication(ended, websocket_scope("/ws")) as running:
+    application = Heartbeat(application, interval=0.1)
+    async with RunningApplication(application, websocket_scope("/ws")) as running:
         await running.send_input({"type": "websocket.connect"})
         await asyncio.wait_for(verdict.wait(), BOUND)
         await asyncio.sleep(0)
         running.cancel()
         await running.wait()
-    assert isinstance(ended.error, asyncio.CancelledError)
+    assert running.was_cancelled
 
 
 async def test_a_silent_client_is_found_by_whichever_task_reads():
