@@ -10,7 +10,7 @@ from ws_support.testing import RunningApplication, websocket_scope
 
 
 class Served(RunningApplication):
-    """An application as a server runs it: after an exception, a close frame is sent to the client."""
+    """An application as a server runs it: after an exception, it sends a close frame."""
 
     def __init__(self, application: Any, **scope: Any) -> None:
         scope = {"asgi": {"version": "3.0"}, "extensions": {}, **scope}
