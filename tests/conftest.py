@@ -18,7 +18,7 @@ from tests.harness import ROOT, Server, serving
 from tests.redis import CORE, PUBSUB, Redis
 from tests.warm import end_all
 
-pytest_plugins = ["ws_support.testing.plugin", "pytester"]
+pytest_plugins = ["ws_support.testing.plugin", "tests.tracebacks", "pytester"]
 
 ALONE = frozenset(
     {

@@ -31,6 +31,7 @@ __all__ = [
     "running",
     "serving",
     "spawn_warm",
+    "started",
     "to_its_end",
     "until",
     "wait_until_listening",
@@ -52,6 +53,10 @@ _OPTIONS = {
 _WITHOUT_DAPHNE = ("uvicorn", "hypercorn", "granian")
 """Servers for which the application "daphne" is not installed: it loads Twisted, and half of what a
 server needs to start is for that."""
+
+
+started: list[Server] = []
+"""Those that run, or have been stopped by the present test."""
 
 
 class Server(testing.Server):
@@ -175,6 +180,7 @@ def running(
         start_new_session=start_new_session,
         spawn=spawn_warm if warm else spawn_python,
     )
+    started.append(server)
     with server:
         if waits:
             server.wait_until_listening(listens_at)

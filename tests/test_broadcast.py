@@ -200,10 +200,6 @@ def test_subscriptions_end_with_their_connection(server):
                 break
 
 
-def test_nothing_of_this_leaves_a_traceback(server):
-    assert "Traceback" not in server.log()
-
-
 # In one process, by ASGI messages.
 
 

@@ -49,7 +49,6 @@ def test_a_client_whose_network_is_cut_is_reported_within_the_same_time(server):
         assert 2 <= time.monotonic() - start <= 3
     assert event["code"] == 3008
     assert [each["code"] for each in server.events("disconnect()", "/logged")] == [3008]
-    assert "Traceback" not in server.log()
 
 
 @pytest.mark.slow
