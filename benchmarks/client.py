@@ -2,68 +2,71 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import gc
+import multiprocessing
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
-from typing import IO, Any, cast
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any
 
-from benchmarks.load import LoadFailed
-from benchmarks.processes import ROOT, ServerProcess, prepare
+import uvloop
 
+from benchmarks import Failed
+from benchmarks.load.echo import echo
+from benchmarks.load.fanout import fanout
+from benchmarks.load.handshakes import handshakes
+from benchmarks.load.memory import memory
+from benchmarks.processes import ServerProcess, prepare
 
-class Client:
-    """Drives one competitor at a time."""
-
-    def __init__(self, requests: IO[str], answers: IO[str]) -> None:
-        self._requests = requests
-        self._answers = answers
-
-    def measure(
-        self, load: str, servers: Sequence[ServerProcess], **arguments: Any
-    ) -> dict[str, float]:
-        """Put a load on a server, or on several at a time.
-
-        The keyword arguments and results are those of `benchmarks.load`. Raises `LoadFailed` with
-        the servers' logs when that does not work, and `ServerFailed` when one of their processes
-        has ended.
-        """
-        for server in servers:
-            server.check()
-        port, *other_ports = [server.port for server in servers]
-        if other_ports:
-            arguments["other_ports"] = other_ports
-        processes = [process for server in servers for process in server.processes]
-        request = {"load": load, "port": port, "processes": processes, **arguments}
-        with suppress(BrokenPipeError):
-            print(json.dumps(request), file=self._requests, flush=True)
-        if not (line := self._answers.readline()):
-            raise LoadFailed("The process that makes the load has ended; see above.")
-        answer = json.loads(line)
-        for server in servers:
-            server.check()
-        if "failed" in answer:
-            logs = "\n".join(server.log() for server in servers)
-            raise LoadFailed(f"{servers[0].name} failed in {load}: {answer['failed']}\n{logs}")
-        measured: dict[str, float] = answer["measured"]
-        return measured
+_LOADS = {"echo": echo, "handshakes": handshakes, "memory": memory, "fanout": fanout}
 
 
 @contextmanager
-def running_client(core: int | None) -> Iterator[Client]:
+def running_client(core: int) -> Iterator[Executor]:
     """Run the load's process on this core."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.load"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=partial(prepare, core),
-    ) as process:
-        try:
-            yield Client(cast(IO[str], process.stdin), cast(IO[str], process.stdout))
-        finally:
-            process.kill()
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=_begin, initargs=(core,)) as client:
+        yield client
+
+
+def measure(
+    client: Executor, load: str, servers: Sequence[ServerProcess], **arguments: Any
+) -> dict[str, float]:
+    """Put a load on a server, or on several at a time.
+
+    The keyword arguments and results are those of `benchmarks.load`. Raises `Failed` with the
+    servers' logs when that does not work, or when one of their processes has ended.
+    """
+    for server in servers:
+        server.check()
+    arguments["port"], *other_ports = [server.port for server in servers]
+    if other_ports:
+        arguments["other_ports"] = other_ports
+    arguments["processes"] = [process for server in servers for process in server.processes]
+    try:
+        measured = client.submit(_run, load, arguments).result()
+    except (Failed, OSError, BrokenProcessPool) as error:
+        logs = "\n".join(server.log() for server in servers)
+        raise Failed(f"{servers[0].name} failed in {load}: {error}\n{logs}") from error
+    for server in servers:
+        server.check()
+    return measured
+
+
+def _begin(core: int) -> None:
+    """Prepare the load's process."""
+    prepare(core)
+    # The Ctrl-C of the terminal is for the parent, which ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The load makes hardly any cycles, and a collection would be somebody's latency.
+    gc.disable()
+
+
+def _run(load: str, arguments: dict[str, Any]) -> dict[str, float]:
+    """Run a load in its process."""
+    try:
+        return uvloop.run(_LOADS[load](**arguments))
+    finally:
+        gc.collect()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from benchmarks.client import Client, running_client
+from benchmarks.client import measure, running_client
 from benchmarks.processes import Cores, ServerProcess, running, running_redis
 from benchmarks.results import Sample
 from benchmarks.servers import APPLICATIONS, RUNASGI, SERVERS, Competitor
@@ -31,6 +32,9 @@ class Case:
     """Whether there are two servers, between which clients are divided, and a Redis."""
 
 
+Turn: TypeAlias = tuple[Competitor, Case]
+
+
 @dataclass(frozen=True)
 class Part:
     load: str
@@ -46,15 +50,19 @@ class Part:
     is_shared: bool = True
     """Whether its rounds share one process for each competitor. Otherwise each starts anew."""
 
-    def turns(self, competitors: Iterable[Competitor]) -> list[tuple[Competitor, Case]]:
-        """Return what is measured in a round. The competitors of a case stand in a row."""
-        taking_part = [each for each in competitors if each.application in self.applications]
-        return [
+    def turns(self, competitors: Iterable[Competitor], number: int = 0) -> list[Turn]:
+        """Return what is measured in a round. The competitors of a case stand in a row.
+
+        Every other round goes backwards: when the machine becomes slower, it does for both of a
+        pair.
+        """
+        turns = [
             (competitor, case)
             for case in self.cases
-            for competitor in taking_part
-            if competitor.server in case.servers
+            for competitor in competitors
+            if competitor.application in self.applications and competitor.server in case.servers
         ]
+        return turns[::-1] if number % 2 else turns
 
 
 _LANES: Final = {
@@ -88,32 +96,25 @@ _FANOUTS: Final = (
 )
 """To how many subscribers, and through which layer."""
 
+_ECHO: Final = {"connections": 50, "message_size": 100, "warm_up": 0.5, "seconds": 2.0}
+
 PARTS: Final = {
-    "echo": Part(
-        "echo", 7, {"connections": 50, "message_size": 100, "warm_up": 0.5, "seconds": 2.0}
-    ),
+    "echo": Part("echo", 7, _ECHO),
     "lanes": Part(
         "echo",
         5,
-        {"connections": 50, "message_size": 100, "warm_up": 0.5, "seconds": 2.0},
+        _ECHO,
         ("bare", "ours", "channels", "node"),
         [Case(name, load, _LANE_SERVERS) for name, load in _LANES.items()],
     ),
     "handshakes": Part("handshakes", 5, {"concurrency": 20, "warm_up": 0.3, "seconds": 1.0}),
     # In fresh processes: a heap that has been used has room left.
-    "memory": Part("memory", 3, {"connections": 2000, "message_size": 100}, is_shared=False),
+    "memory": Part("memory", 3, {"idle": 2000, "message_size": 100}, is_shared=False),
     "fanout": Part(
         "fanout",
         3,
-        {
-            "message_size": 100,
-            # Far less than the 100 for which a channel layer has room.
-            "at_once": 4,
-            "warm_up": 0.5,
-            "seconds": 2.0,
-            "least": 40,
-            "seconds_one_by_one": 1.0,
-        },
+        # At once, far less than the 100 for which a channel layer has room.
+        {"message_size": 100, "at_once": 4, "warm_up": 0.5, "seconds": 2.0, "least": 40},
         ("ours", "channels", "websockets", "node"),
         _FANOUTS,
         {"BACKEND": "channels.layers.InMemoryChannelLayer"},
@@ -121,38 +122,28 @@ PARTS: Final = {
     ),
 }
 
-_QUICK: Final[Mapping[str, tuple[int, dict[str, float], Sequence[str]]]] = {
-    "echo": (2, {"warm_up": 0.2, "seconds": 0.4}, ()),
-    "lanes": (2, {"warm_up": 0.2, "seconds": 0.4}, ("16 of 100 B", "10 KB", "half load")),
-    "handshakes": (2, {"warm_up": 0.1, "seconds": 0.3}, ()),
-    "memory": (1, {"connections": 500}, ()),
-    "fanout": (
-        1,
-        {"warm_up": 0.2, "seconds": 0.5, "least": 4, "seconds_one_by_one": 0.3},
-        ("500 in memory", "500 over Redis"),
-    ),
-}
+_QUICK: Final = {"warm_up": 0.2, "seconds": 0.4, "least": 4, "idle": 500}
+_QUICK_CASES: Final = ("", "16 of 100 B", "10 KB", "half load", "500 in memory", "500 over Redis")
 
 QUICK: Final = {
     name: replace(
-        PARTS[name],
-        rounds=rounds,
-        arguments={**PARTS[name].arguments, **arguments},
-        cases=[case for case in PARTS[name].cases if not names or case.name in names],
-        applications=[each for each in PARTS[name].applications if not each.endswith("-layer")],
+        part,
+        rounds=1,
+        arguments={key: _QUICK.get(key, value) for key, value in part.arguments.items()},
+        cases=[case for case in part.cases if case.name in _QUICK_CASES],
+        applications=[each for each in part.applications if not each.endswith("-layer")],
     )
-    for name, (rounds, arguments, names) in _QUICK.items()
+    for name, part in PARTS.items()
 }
 """For a look: too short to be quoted."""
 
 
-def measure(
+def measure_all(
     parts: Mapping[str, Part], competitors: Sequence[Competitor], cores: Cores
 ) -> Iterator[Sample]:
     """Measure these parts, and yield what was measured, one by one.
 
-    Raises `ServerFailed` and `LoadFailed` as soon as there is something that is not as it should
-    be; no server is left running.
+    Raises `Failed` as soon as something is not as it should be; no server is left running.
     """
     core, load_core = cores
     with running_client(load_core) as client:
@@ -162,70 +153,52 @@ def measure(
             by_competitor = {server.competitor: server for server in servers}
             for name, part in shared.items():
                 for number in range(part.rounds):
-                    for competitor, case in _there_and_back(part.turns(competitors), number):
+                    for competitor, case in part.turns(competitors, number):
                         server = by_competitor[competitor]
-                        yield _sample(name, part, number, case, client, [server])
+                        yield _sample(client, name, part, case, number, [server])
         for name, part in parts.items():
             if not part.is_shared:
                 yield from _afresh(name, part, competitors, cores, client)
 
 
 def _afresh(
-    name: str, part: Part, competitors: Sequence[Competitor], cores: Cores, client: Client
+    name: str, part: Part, competitors: Sequence[Competitor], cores: Cores, client: Executor
 ) -> Iterator[Sample]:
     """Measure with fresh processes: what one leaves behind is none of the next one's business."""
     for number in range(part.rounds):
-        turns = _there_and_back(part.turns(competitors), number)
+        turns = part.turns(competitors, number)
         # The applications of a server start together, which saves time.
         for (_, case), group in groupby(turns, lambda turn: (turn[0].server, turn[1])):
             chosen = [competitor for competitor, _ in group]
-            with _fresh(chosen, case, part.layer, cores) as (teams, load):
+            with _fresh(chosen, case, part.layer, cores) as teams:
                 for team in teams:
-                    yield _sample(name, part, number, case, client, team, **load)
+                    yield _sample(client, name, part, case, number, team)
 
 
 @contextmanager
 def _fresh(
     competitors: Sequence[Competitor], case: Case, layer: Mapping[str, Any], cores: Cores
-) -> Iterator[tuple[list[list[ServerProcess]], dict[str, Any]]]:
+) -> Iterator[list[list[ServerProcess]]]:
     """Run as many servers of each as the case asks for, with what is between them."""
     core, load_core = cores
     with ExitStack() as stack:
-        load: dict[str, Any] = {}
         size = 1
         if case.is_over_redis:
             # On the core of the client, so that it takes nothing from the server.
-            process, layer = stack.enter_context(running_redis(load_core))
-            load, size = {"layer_processes": [process]}, 2
+            layer, size = stack.enter_context(running_redis(load_core)), 2
         everybody = [each for each in competitors for _ in range(size)]
         servers = stack.enter_context(running(everybody, core, layer))
-        yield [servers[start : start + size] for start in range(0, len(servers), size)], load
-
-
-def _there_and_back(
-    turns: list[tuple[Competitor, Case]], number: int
-) -> list[tuple[Competitor, Case]]:
-    """Return the turns of a round: when the machine becomes slower, it does for both of a pair."""
-    return turns if number % 2 == 0 else turns[::-1]
+        yield [servers[start : start + size] for start in range(0, len(servers), size)]
 
 
 def _sample(
-    name: str,
-    part: Part,
-    number: int,
-    case: Case,
-    client: Client,
-    servers: Sequence[ServerProcess],
-    **load: Any,
+    client: Executor, name: str, part: Part, case: Case, number: int, servers: list[ServerProcess]
 ) -> Sample:
     competitor = servers[0].competitor
-    print(
-        f"{time.strftime('%X')} {name}, round {number + 1} of {part.rounds}: {competitor}",
-        case.name,
-        file=sys.stderr,
-    )
-    arguments = {**part.arguments, **case.load, **load}
+    progress = f"{name}, round {number + 1} of {part.rounds}: {competitor} {case.name}"
+    print(time.strftime("%X"), progress, file=sys.stderr)
+    arguments = {**part.arguments, **case.load}
     if part.load != "fanout":
         arguments["path"] = competitor.path
-    measured = client.measure(part.load, servers, **arguments)
+    measured = measure(client, part.load, servers, **arguments)
     return Sample(name, case.name, competitor.server, competitor.application, number, measured)

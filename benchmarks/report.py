@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import astuple, dataclass
 from typing import Final
+
+from pandas import DataFrame, Series
 
 from benchmarks.results import Results
 from benchmarks.servers import Competitor
@@ -64,7 +65,6 @@ _SHARES: Final = (
 _MESSAGES: Final = (
     Column("messages/s", "per_second"),
     Column("CPU us/message", "cpu_us", 1),
-    Column("p50 ms", "latency_p50_us", 2, 1e3),
     Column("p99 ms", "latency_p99_us", 2, 1e3),
     *_SHARES,
 )
@@ -89,15 +89,12 @@ TABLES: Final[dict[str, tuple[Column | Ratio, ...]]] = {
     ),
     "memory": (
         Column("KiB/connection", "bytes_per_connection", 1, 1024),
-        Column("MiB before", "bytes_before", 1, 2**20),
         Ratio("to Channels", "bytes_per_connection", _channels),
         Ratio("to bare", "bytes_per_connection", _bare),
     ),
     "fanout": (
         Column("deliveries/s", "per_second"),
         Column("CPU us/delivery", "cpu_us", 1),
-        Column("Redis us/delivery", "layer_cpu_us", 2),
-        Column("the last has it, ms", "last_p50_us", 2, 1e3),
         *_SHARES,
         Ratio("to Channels", "per_second", _channels),
         Ratio("CPU to websockets", "cpu_us", lambda _: _WEBSOCKETS),
@@ -109,73 +106,70 @@ TABLES: Final[dict[str, tuple[Column | Ratio, ...]]] = {
 def report(results: Results) -> str:
     """Return every part that was measured as a table, with what is to be known of it."""
     where = results.environment
-    parts = [name for name in TABLES if results.rows(name)]
-    return "\n\n".join(
-        [f"{where['python']}, {where['machine']}", *("\n".join(_part(results, p)) for p in parts)]
-    )
+    parts = [f"{where['python']}, {where['machine']}"]
+    for name in TABLES:
+        if name in results.arguments and not (part := results.part(name)).empty:
+            arguments = results.arguments[name].items()
+            given = ", ".join(f"{argument} {value:g}" for argument, value in arguments)
+            title = f"{name} ({given}); median (least-greatest)"
+            parts.append("\n".join([title, _table(part, TABLES[name]), *_notes(name, part)]))
+    return "\n\n".join(parts)
 
 
-def _part(results: Results, part: str) -> Iterator[str]:
-    arguments = ", ".join(f"{name} {value:g}" for name, value in results.arguments[part].items())
-    yield f"{part} ({arguments}); median (least-greatest)"
-    columns = TABLES[part]
-    rows = [["competitor", "case", *(column.heading for column in columns)]]
-    for competitor, case in results.rows(part):
-        cells = (_cell(results, part, competitor, case, column) for column in columns)
-        rows.append([str(competitor), case, *cells])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width)
-        yield "  ".join(cells).rstrip()
-    yield from _notes(results, part)
+def _table(part: DataFrame, columns: Iterable[Column | Ratio]) -> str:
+    cells = {column.heading: _cells(part, column) for column in columns}
+    rows = part.index.droplevel("round").unique()
+    table = DataFrame(cells, rows).fillna("").reset_index()
+    # A column in which nothing stands says nothing.
+    return table.loc[:, (table != "").any()].to_string(index=False)
 
 
-def _cell(
-    results: Results, part: str, competitor: Competitor, case: str, column: Column | Ratio
-) -> str:
+def _cells(part: DataFrame, column: Column | Ratio) -> Series:
+    """Return a cell for each competitor and case, in the order of measuring."""
     if isinstance(column, Ratio):
-        return _spread(ratios(results, part, competitor, case, column), 2)
-    values = results.series(part, competitor, column.figure, case).values()
-    return _spread([value / column.unit for value in values], column.places)
+        values, places = ratios(part, column).dropna(), 2
+    else:
+        values, places = part[column.figure] / column.unit, column.places
+    rounds = values.groupby(["server", "application", "case"], sort=False)
+    return rounds.agg(lambda values: _spread(values, places))
 
 
-def ratios(
-    results: Results, part: str, competitor: Competitor, case: str, ratio: Ratio
-) -> list[float]:
-    """Return a ratio by round: what disturbed one of the two in a round disturbed the other too."""
-    other = ratio.other(competitor)
-    if other == competitor:
-        return []
-    ours = results.series(part, competitor, ratio.figure, case)
-    theirs = results.series(part, other, ratio.figure, case)
-    # Too little CPU time for the clock is no ratio.
-    return [ours[number] / theirs[number] for number in ours.keys() & theirs if theirs[number]]
-
-
-def _spread(values: Iterable[float], places: int) -> str:
-    if not (values := list(values)):
-        return ""
-    shown = [f"{value:,.{places}f}" for value in (median(values), min(values), max(values))]
+def _spread(values: Series, places: int) -> str:
+    shown = [f"{value:,.{places}f}" for value in (values.median(), values.min(), values.max())]
     return shown[0] if len(values) == 1 else "{} ({}-{})".format(*shown)
 
 
-def _notes(results: Results, part: str) -> Iterator[str]:
+def ratios(part: DataFrame, ratio: Ratio) -> Series:
+    """Return a ratio by round: what disturbed one of the two in a round disturbed the other too.
+
+    The values of whom nobody is compared with are missing.
+    """
+    figures = part[ratio.figure]
+    others = [
+        (*astuple(ratio.other(Competitor(server, application))), case, number)
+        for server, application, case, number in part.index
+    ]
+    theirs = figures.reindex(others).set_axis(part.index)
+    # Too little CPU time for the clock is no ratio.
+    return figures / theirs.where(theirs > 0).mask(part.index == others)
+
+
+def _notes(name: str, part: DataFrame) -> Iterator[str]:
     """Say which figures are not to be trusted, and why."""
+    if name == "memory":
+        return
     notes: dict[str, list[str]] = {}
-    for competitor, case in results.rows(part) if part != "memory" else ():
-        client, server = (
-            results.series(part, competitor, figure, case).values()
-            for figure in ("client_share", "server_share")
-        )
-        to_bare = ratios(results, part, competitor, case, Ratio("", "cpu_us", _bare))
-        if max(client) > _SATURATED:
+    part = part.assign(to_bare=ratios(part, Ratio("", "cpu_us", _bare)))
+    rows = part.groupby(["server", "application", "case"], sort=False)
+    for (server, application, case), rounds in rows:
+        if rounds.client_share.max() > _SATURATED:
             why = "The client's core is saturated, it was the client that was measured"
-        elif part == "echo" and to_bare and max(to_bare) < _LEAST:
+        elif name == "echo" and rounds.to_bare.max() < _LEAST:
             why = "Costs less than the server alone, which cannot be"
-        elif min(server) < _SATURATED and case != "half load":
+        elif rounds.server_share.min() < _SATURATED and case != "half load":
             why = "The server had not all of its core, so trust CPU time and not throughput"
         else:
             continue
-        notes.setdefault(why, []).append(f"{competitor} {case}".rstrip())
-    for why, rows in notes.items():
-        yield f"! {why}: {'all' if len(rows) == len(results.rows(part)) else ', '.join(rows)}."
+        notes.setdefault(why, []).append(f"{server}/{application} {case}".rstrip())
+    for why, noted in notes.items():
+        yield f"! {why}: {'all' if len(noted) == len(rows) else ', '.join(noted)}."

@@ -14,7 +14,9 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from benchmarks.servers import ENVIRONMENT, Competitor
+from pandas import DataFrame, MultiIndex
+
+from benchmarks.servers import ENVIRONMENT
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,6 @@ class Sample:
     measured: Mapping[str, float]
     """Figures by name."""
 
-    @property
-    def competitor(self) -> Competitor:
-        return Competitor(self.server, self.application)
-
 
 @dataclass(frozen=True)
 class Results:
@@ -44,38 +42,22 @@ class Results:
 
     samples: list[Sample] = field(default_factory=list)
 
-    def rows(self, part: str) -> list[tuple[Competitor, str]]:
-        """Return the competitors of a part and their cases, in the order of measuring."""
-        of_part = (each for each in self.samples if each.part == part)
-        return list(dict.fromkeys((each.competitor, each.case) for each in of_part))
+    def part(self, name: str) -> DataFrame:
+        """Return the figures of a part, one a column; a row is a competitor in a case and round."""
+        samples = [sample for sample in self.samples if sample.part == name]
+        rows = [(each.server, each.application, each.case, each.round) for each in samples]
+        index = MultiIndex.from_tuples(rows, names=["server", "application", "case", "round"])
+        return DataFrame([each.measured for each in samples], index)
 
-    def series(
-        self, part: str, competitor: Competitor, figure: str, case: str = ""
-    ) -> dict[int, float]:
-        """Return one figure of a competitor by round; empty when it was not measured."""
-        wanted = (part, competitor, case)
-        return {
-            each.round: each.measured[figure]
-            for each in self.samples
-            if (each.part, each.competitor, each.case) == wanted
-        }
-
-    def write(self, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    def write(self, directory: Path) -> Path:
+        """Write `results.json`, and return the file."""
+        directory.mkdir(parents=True, exist_ok=True)
+        file = directory / "results.json"
         file.write_text(json.dumps(asdict(self), indent=1) + "\n")
-
-    @classmethod
-    def read(cls, file: Path) -> Results:
-        """Read a file. Raises `OSError` or `ValueError` for one that is not there or not ours."""
-        try:
-            written = json.loads(file.read_text())
-            samples = [Sample(**each) for each in written.pop("samples")]
-            return cls(**written, samples=samples)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} holds no results: {error!r}.") from error
+        return file
 
 
-def environment(cores: tuple[int | None, int | None]) -> dict[str, Any]:
+def environment(cores: tuple[int, int]) -> dict[str, Any]:
     """Return the machine and the software, as far as figures depend on them."""
     return {
         "command": shlex.join(sys.orig_argv),

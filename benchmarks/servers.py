@@ -9,26 +9,16 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.handshake import HOST, LAYER_PATH, PATH
-
-APPLICATIONS: Final = (
-    "bare",
-    "channels",
-    "ours",
-    "channels-layer",
-    "ours-layer",
-    "starlette",
-    "websockets",
-    "node",
-)
-"""With "-layer", its consumer is in a group of the in-memory channel layer."""
+from benchmarks.applications import HOST, LAYER_PATH, PATH
 
 _DJANGO: Final = ("bare", "channels", "ours", "channels-layer", "ours-layer")
+APPLICATIONS: Final = (*_DJANGO, "starlette", "websockets", "node")
+"""With "-layer", its consumer is in a group of the in-memory channel layer."""
 
 RUNASGI: Final = "+runasgi"
 """What the name of a server ends with when `manage.py runasgi` of this package starts it."""
@@ -41,8 +31,8 @@ class Server:
     applications: tuple[str, ...]
     """Names of applications that run on it."""
 
-    command: Callable[[str, int], list[str]]
-    """Arguments for the program, given an application as `module:name`, and a port."""
+    command: str
+    """What the program is told, with `{application}` as `module:name`, and with `{port}`."""
 
     program: str = sys.executable
     """Python, unless it is none of ours."""
@@ -71,7 +61,8 @@ class Competitor:
     def command(self, port: int) -> list[str]:
         """Return what starts it on this port."""
         server = SERVERS[self.server]
-        return [server.program, *server.command(f"{self._module}:application", port)]
+        command = server.command.format(application=f"{self._module}:application", port=port)
+        return [server.program, *command.split()]
 
     def environment(self, layer: Mapping[str, Any]) -> dict[str, str]:
         """Return what it finds in its environment; `layer` is the channel layer `default`, and
@@ -98,55 +89,6 @@ def competitors(servers: list[str], applications: list[str]) -> list[Competitor]
     ]
 
 
-def _uvicorn(loop: str, ws: str = "websockets-sansio") -> Callable[[str, int], list[str]]:
-    # The one of Uvicorn's own WebSocket implementations that does the least for each message;
-    # "auto" chooses the old one. Compression is left on: the client does not ask for it.
-    return lambda application, port: [
-        *("-m", "uvicorn", application, "--host", HOST, "--port", str(port), "--workers", "1"),
-        *("--loop", loop, "--ws", ws),
-        *("--log-level", "warning", "--no-access-log"),
-    ]
-
-
-def _hypercorn(application: str, port: int) -> list[str]:
-    return [
-        *("-m", "hypercorn", application, "--bind", f"{HOST}:{port}", "--workers", "1"),
-        *("--log-level", "warning"),
-    ]
-
-
-def _granian(application: str, port: int) -> list[str]:
-    return [
-        *("-m", "granian", application, "--host", HOST, "--port", str(port), "--workers", "1"),
-        *("--interface", "asgi", "--log-level", "warning", "--no-access-log"),
-        # By default 1024 connections at a time; the next one would wait for one of them to end.
-        *("--backpressure", "8192"),
-    ]
-
-
-def _daphne(application: str, port: int) -> list[str]:
-    return ["-m", "daphne", "--bind", HOST, "--port", str(port), "--verbosity", "0", application]
-
-
-def _runasgi(server: str, *options: str) -> Callable[[str, int], list[str]]:
-    return lambda _, port: [
-        *("manage.py", "runasgi", "--server", server, "--host", HOST, "--port", str(port)),
-        *options,
-    ]
-
-
-def _runserver(_: str, port: int) -> list[str]:
-    return ["manage.py", "runserver", "--noreload", "--skip-checks", f"{HOST}:{port}"]
-
-
-def _websockets(_: str, port: int) -> list[str]:
-    return ["-m", "benchmarks.applications.websockets", str(port)]
-
-
-def _node(_: str, port: int) -> list[str]:
-    return [str(_NODE / "server.mjs"), str(port)]
-
-
 ENVIRONMENT: Final = {
     "DJANGO_SETTINGS_MODULE": "benchmarks.settings",
     # asyncio makes room for 256 KiB before each recv(). glibc maps and unmaps that, message by
@@ -159,25 +101,44 @@ ENVIRONMENT: Final = {
 }
 """What every server finds in its environment."""
 
-_PICOWS: Final = "ws_support.servers.picows:PicowsProtocol"
-
-_NODE: Final = Path(__file__).parent / "node"
-_NODE_JS: Final = shutil.which("node") if (_NODE / "node_modules").exists() else None
+_NODE_MODULES: Final = Path(__file__).parent / "node" / "node_modules"
+_NODE_JS: Final = shutil.which("node") if _NODE_MODULES.exists() else None
 """Node.js, when it and `ws` are there."""
 
+_AT: Final = f"--host {HOST} --port {{port}}"
+_WORKER: Final = "--workers 1 --log-level warning --no-access-log"
+_UVICORN: Final = f"-m uvicorn {{application}} {_AT} {_WORKER}"
+# The one of Uvicorn's own WebSocket implementations that does the least for each message; "auto"
+# chooses the old one. Compression is left on: the client does not ask for it.
+_SANSIO: Final = "--ws websockets-sansio"
+_PICOWS: Final = "--ws ws_support.servers.picows:PicowsProtocol"
+_RUNASGI: Final = f"manage.py runasgi {_AT} --server"
+
 SERVERS: Final = {
-    "uvicorn": Server((*_DJANGO, "starlette"), _uvicorn("uvloop")),
-    f"uvicorn{RUNASGI}": Server(("ours",), _runasgi("uvicorn", "--ws", "websockets-sansio")),
-    "uvicorn-picows": Server((*_DJANGO, "starlette"), _uvicorn("uvloop", _PICOWS)),
-    f"uvicorn-picows{RUNASGI}": Server(("ours",), _runasgi("uvicorn", "--ws", "picows")),
-    "uvicorn-asyncio": Server((*_DJANGO, "starlette"), _uvicorn("asyncio")),
-    "hypercorn": Server(_DJANGO, _hypercorn),
-    f"hypercorn{RUNASGI}": Server(("ours",), _runasgi("hypercorn")),
-    "granian": Server(_DJANGO, _granian),
-    f"granian{RUNASGI}": Server(("ours",), _runasgi("granian")),
-    "daphne": Server(_DJANGO, _daphne),
-    f"daphne{RUNASGI}": Server(("ours",), _runasgi("daphne")),
-    "runserver": Server(("bare", "channels", "ours"), _runserver),
-    "websockets": Server(("websockets",), _websockets),
-    **({"node": Server(("node",), _node, _NODE_JS)} if _NODE_JS else {}),
+    "uvicorn": Server((*_DJANGO, "starlette"), f"{_UVICORN} --loop uvloop {_SANSIO}"),
+    f"uvicorn{RUNASGI}": Server(("ours",), f"{_RUNASGI} uvicorn {_SANSIO}"),
+    "uvicorn-picows": Server((*_DJANGO, "starlette"), f"{_UVICORN} --loop uvloop {_PICOWS}"),
+    f"uvicorn-picows{RUNASGI}": Server(("ours",), f"{_RUNASGI} uvicorn --ws picows"),
+    "uvicorn-asyncio": Server((*_DJANGO, "starlette"), f"{_UVICORN} --loop asyncio {_SANSIO}"),
+    "hypercorn": Server(
+        _DJANGO, f"-m hypercorn {{application}} --bind {HOST}:{{port}} --log-level warning"
+    ),
+    f"hypercorn{RUNASGI}": Server(("ours",), f"{_RUNASGI} hypercorn"),
+    "granian": Server(
+        _DJANGO,
+        # By default 1024 connections at a time; the next one would wait for one of them to end.
+        f"-m granian --interface asgi {{application}} {_AT} {_WORKER} --backpressure 8192",
+    ),
+    f"granian{RUNASGI}": Server(("ours",), f"{_RUNASGI} granian"),
+    "daphne": Server(
+        _DJANGO, f"-m daphne --bind {HOST} --port {{port}} --verbosity 0 {{application}}"
+    ),
+    f"daphne{RUNASGI}": Server(("ours",), f"{_RUNASGI} daphne"),
+    "runserver": Server(
+        ("bare", "channels", "ours"),
+        f"manage.py runserver --noreload --skip-checks {HOST}:{{port}}",
+    ),
+    "websockets": Server(("websockets",), "-m benchmarks.applications.websockets {port}"),
 }
+if _NODE_JS:
+    SERVERS["node"] = Server(("node",), "benchmarks/node/server.mjs {port}", _NODE_JS)

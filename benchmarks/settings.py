@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from benchmarks.handshake import HOST, ORIGIN
+from benchmarks.applications import HOST, ORIGIN
 
 SECRET_KEY = "only-for-benchmarks"  # noqa: S105 - it protects nothing
 DEBUG = False

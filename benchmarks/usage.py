@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import psutil
 
 
-@dataclass(frozen=True)
-class Usage:
-    """Times in seconds, which mean something as the difference of two."""
+class Meter:
+    """The time that a server and its client take, from now on.
 
-    wall: float
-    server: float
-    """CPU time of the server's processes, in user mode and in the kernel, of all their threads.
-    The kernel counts it in hundredths of a second."""
+    The kernel counts CPU time in hundredths of a second, in user mode and in the kernel, of all
+    threads. Raises `psutil.NoSuchProcess` when a process has ended.
+    """
 
-    client: float
-    """CPU time of this process."""
+    def __init__(self, processes: Iterable[int]) -> None:
+        self._processes = [psutil.Process(process) for process in processes]
+        self._before = self._now()
 
-    @classmethod
-    def now(cls, processes: Iterable[int]) -> Usage:
-        """Return the usage until now. Raises `psutil.NoSuchProcess` when a process has ended."""
-        times = [psutil.Process(process).cpu_times() for process in processes]
+    def _now(self) -> tuple[float, float, float]:
+        times = [process.cpu_times() for process in self._processes]
         server = sum(each.user + each.system for each in times)
-        return cls(time.perf_counter(), server, time.process_time())
-
-    def __sub__(self, earlier: Usage) -> Usage:
-        return Usage(
-            self.wall - earlier.wall, self.server - earlier.server, self.client - earlier.client
-        )
+        return time.perf_counter(), server, time.process_time()
 
     def figures(self, count: int) -> dict[str, float]:
         """Return the figures of `count` messages, handshakes or deliveries in this time.
@@ -39,11 +30,13 @@ class Usage:
         A `client_share` near 1 says that it was the client that was measured, and a `server_share`
         far below 1 that the server had no full load.
         """
+        both = zip(self._now(), self._before, strict=True)
+        wall, server, client = (now - before for now, before in both)
         return {
-            "per_second": count / self.wall,
-            "cpu_us": self.server * 1e6 / count,
-            "server_share": self.server / self.wall,
-            "client_share": self.client / self.wall,
+            "per_second": count / wall,
+            "cpu_us": server * 1e6 / count,
+            "server_share": server / wall,
+            "client_share": client / wall,
         }
 
 

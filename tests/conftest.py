@@ -162,5 +162,6 @@ def layers(request: pytest.FixtureRequest, redis: Redis) -> dict[str, Any]:
 
 @pytest.fixture
 def two_servers(serve: Callable[..., Server], layers: dict[str, Any]) -> list[Server]:
-    """Two processes with the same channel layer."""
-    return [serve(asgi_server=name, CHANNEL_LAYERS=layers) for name in ("uvicorn", "granian")]
+    """Two processes with the same channel layer, and queues that a busy machine does not fill."""
+    options = {"CHANNEL_LAYERS": layers, "WS_SUPPORT": {"BROADCAST_QUEUE": 1000}}
+    return [serve(asgi_server=name, **options) for name in ("uvicorn", "granian")]

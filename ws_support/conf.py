@@ -69,7 +69,7 @@ class Options:
     allowed_origins: tuple[str, ...] | None = _setting(
         None,
         origins,
-        "Origin patterns that may connect; `None`: the hosts of `ALLOWED_HOSTS`.",
+        "Patterns of origins that may connect; `None`: the hosts of `ALLOWED_HOSTS`.",
     )
     allowed_origin_regexes: tuple[str | re.Pattern[str], ...] = _setting(
         (), regexes, "Regular expressions that match a whole serialized origin."
@@ -80,7 +80,7 @@ class Options:
     keep_alive_interval: float | None = _setting(
         120,
         number("a number of seconds from 0", zero=True, none="for no pings"),
-        "Seconds between ping frames from the server; `None` or 0: none.",
+        "Seconds between ping frames from the server; `None` or 0: no pings.",
     )
     keep_alive_timeout: float | None = _setting(
         20,
@@ -90,7 +90,7 @@ class Options:
     heartbeat_interval: float | None = _setting(
         None,
         number("a number of seconds above 0", none="for no heartbeat"),
-        "Seconds within which the client promises a message; `None`: it promises nothing.",
+        "Seconds within which every client has to send a message; `None`: no heartbeat.",
     )
     heartbeat_message: str | None = _setting(
         "\x05",

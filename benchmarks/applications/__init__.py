@@ -1,7 +1,17 @@
-"""The applications, a module for each library that is measured.
+"""The applications, a module for each library that is measured, and where they are.
 
-Each echoes at `/ws` what came, as what it came. Those that can do it also echo at `/layer`, as a
-member of a group of a channel layer, and send to all clients at `/topic` what comes at `/publish`.
+Each echoes at `PATH` what came, as what it came. Those that can do it also echo at `LAYER_PATH`, as
+a member of a group of a channel layer, and send to all clients at `TOPIC` what comes at `PUBLISH`.
 """
 
 from __future__ import annotations
+
+from typing import Final
+
+HOST: Final = "127.0.0.1"
+PATH: Final = "/ws"
+LAYER_PATH: Final = "/layer"
+TOPIC: Final = "/topic"
+PUBLISH: Final = "/publish"
+ORIGIN: Final = "https://client.example"
+"""The origin that every client names, the only one that `ours` admits."""

@@ -10,7 +10,7 @@ import sys
 
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
-from benchmarks.handshake import HOST, PUBLISH, TOPIC
+from benchmarks.applications import HOST, PUBLISH, TOPIC
 
 _subscribers: set[ServerConnection] = set()
 

@@ -1,7 +1,3 @@
-"""The load: a process of its own, `python -m benchmarks.load`, that drives one server at a time."""
+"""What is done to a server, a module for each kind of load: coroutines that return figures."""
 
 from __future__ import annotations
-
-
-class LoadFailed(Exception):
-    """A server did not do what it should have: its figures would mean nothing."""

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
-from benchmarks.handshake import HOST, ORIGIN
-from benchmarks.load import LoadFailed
+from benchmarks import Failed
+from benchmarks.applications import HOST, ORIGIN
 
 _AT_ONCE = 50
 """Handshakes under way at a time: every server has room for as many in its backlog."""
@@ -62,7 +62,7 @@ class Connection(WSListener):
 
     def fail(self, reason: str) -> None:
         if not self._failed.done():
-            self._failed.set_exception(LoadFailed(reason))
+            self._failed.set_exception(Failed(reason))
 
 
 ConnectionType = TypeVar("ConnectionType", bound=Connection)
@@ -73,7 +73,7 @@ async def connect(
 ) -> list[ConnectionType]:
     """Open `count` connections, made by `new` from a message of `size` bytes.
 
-    Raises `LoadFailed` when one is refused, or would be compressed.
+    Raises `Failed` when one is refused, or would be compressed.
     """
     room = asyncio.Semaphore(_AT_ONCE)
     # No two are equal: nobody gets away with another's echo.
@@ -89,39 +89,39 @@ async def connect(
                     websocket_handshake_timeout=_TIMEOUT,
                 )
             except (OSError, WSError, asyncio.TimeoutError) as error:
-                raise LoadFailed(f"No connection: {error!r}") from error
+                raise Failed(f"No connection: {error!r}") from error
         if "Sec-WebSocket-Extensions" in transport.response.headers:
-            raise LoadFailed("The server compresses what nobody asked to have compressed.")
+            raise Failed("The server compresses what nobody asked to have compressed.")
         return connection  # type: ignore[return-value]
 
     return await asyncio.gather(*(connect_one(message) for message in messages))
 
 
 async def goodbye(connections: Iterable[Connection]) -> None:
-    """End them all with a closing handshake. Raises `LoadFailed` when one is not answered."""
+    """End them all with a closing handshake. Raises `Failed` when one is not answered."""
     waiting = []
     for connection in connections:
         connection.leave()
         waiting.append(asyncio.ensure_future(connection.transport.wait_disconnected()))
     _, pending = await asyncio.wait(waiting, timeout=_TIMEOUT)
     if pending:
-        raise LoadFailed(f"{len(pending)} close frames were not answered in {_TIMEOUT:g} s.")
+        raise Failed(f"{len(pending)} close frames were not answered in {_TIMEOUT:g} s.")
 
 
 async def wait_until(what: Awaitable[Any], failed: asyncio.Future[None]) -> None:
-    """Wait for `what`. Raises `LoadFailed` when a connection fails, or it takes too long."""
+    """Wait for `what`. Raises `Failed` when a connection fails, or it takes too long."""
     awaited = asyncio.ensure_future(what)
     either: set[asyncio.Future[Any]] = {awaited, failed}
     await asyncio.wait(either, timeout=_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
     if failed.done():
         failed.result()
     if not awaited.done():
-        raise LoadFailed(f"The server has not answered everything in {_TIMEOUT:g} s.")
+        raise Failed(f"The server has not answered everything in {_TIMEOUT:g} s.")
     awaited.result()
 
 
 async def wait(failed: asyncio.Future[None], seconds: float) -> None:
-    """Let the load run. Raises `LoadFailed` as soon as a connection fails."""
+    """Let the load run. Raises `Failed` as soon as a connection fails."""
     await asyncio.wait({failed}, timeout=seconds)
     if failed.done():
         failed.result()

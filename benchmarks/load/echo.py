@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from statistics import median, quantiles
+from statistics import quantiles
 from time import perf_counter_ns
 
 from benchmarks.load.connections import Connection, connect, goodbye, wait, wait_until
-from benchmarks.usage import Usage
+from benchmarks.usage import Meter
 
 
 async def echo(
@@ -27,7 +27,7 @@ async def echo(
     bytes, of which `in_flight` are on their way in each connection; or with `rate` messages a
     second in all, whoever has answered.
 
-    Raises `LoadFailed` when something else comes back, or a connection is lost.
+    Raises `Failed` when something else comes back, or a connection is lost.
     """
     latencies: list[int] = []
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -43,23 +43,19 @@ async def echo(
             for _ in range(in_flight):
                 connection.send()
     else:
+        now = asyncio.get_running_loop().time()
         for number, connection in enumerate(opened):
-            connection.send_each(connections / rate, number / rate)
+            connection.send_each(connections / rate, now + number / rate)
     await wait(failed, warm_up)
-    before = Usage.now(processes)
+    meter = Meter(processes)
     latencies.clear()
     await wait(failed, seconds)
-    used = Usage.now(processes) - before
-    count = len(latencies)
+    measured = latencies.copy()
+    figures = meter.figures(len(measured))
     # No goodbye while a message is on its way: that is another kind of end, which some log.
     await wait_until(asyncio.gather(*(connection.stop() for connection in opened)), failed)
     await goodbye(opened)
-    latencies = latencies[:count]
-    return {
-        **used.figures(count),
-        "latency_p50_us": median(latencies) / 1e3,
-        "latency_p99_us": quantiles(latencies, n=100)[-1] / 1e3,
-    }
+    return {**figures, "latency_p99_us": quantiles(measured, n=100)[-1] / 1e3}
 
 
 class _Repeating(Connection):
@@ -81,17 +77,14 @@ class _Repeating(Connection):
         self._sent_at.append(perf_counter_ns())
         super().send()
 
-    def send_each(self, interval: float, delay: float) -> None:
-        """Every `interval` seconds, from `delay` seconds on."""
+    def send_each(self, interval: float, when: float) -> None:
+        """Send every `interval` seconds, from `when` on by the clock of the event loop."""
         loop = asyncio.get_running_loop()
-        self._send_at(loop, loop.time() + delay, interval)
-
-    def _send_at(self, loop: asyncio.AbstractEventLoop, when: float, interval: float) -> None:
         if self._goes_on:
             if loop.time() >= when:
                 self.send()
                 when += interval
-            loop.call_at(when, self._send_at, loop, when, interval)
+            loop.call_at(when, self.send_each, interval, when)
 
     def echoed(self) -> None:
         now = perf_counter_ns()

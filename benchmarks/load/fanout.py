@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from statistics import median
-from time import perf_counter_ns
+from dataclasses import dataclass
 
 from picows import WSFrame, WSMsgType, WSTransport
 
-from benchmarks.handshake import PUBLISH, TOPIC
+from benchmarks.applications import PUBLISH, TOPIC
 from benchmarks.load.connections import Connection, connect, goodbye, wait, wait_until
-from benchmarks.usage import Usage
+from benchmarks.usage import Meter
 
 
 async def fanout(
@@ -19,24 +18,21 @@ async def fanout(
     processes: list[int],
     *,
     other_ports: Sequence[int] = (),
-    layer_processes: Sequence[int] = (),
     subscribers: int,
     message_size: int,
     at_once: int,
     warm_up: float,
     seconds: float,
     least: int,
-    seconds_one_by_one: float,
 ) -> dict[str, float]:
     """Measure deliveries for `seconds`, after `warm_up` seconds of the same, with `at_once`
-    messages that not everybody has; then, for `seconds_one_by_one`, how long it takes until the
-    last subscriber has one that is alone. `layer_processes` are those of the channel layer.
+    messages that not everybody has.
 
     Some deliver in bursts: it is measured from the end of one message to that of another, and for
     so long that there are `least` of them.
 
     At no time more is on its way than any of them has room for: nothing may be lost. Raises
-    `LoadFailed` when a subscriber does not get every message, once and in order.
+    `Failed` when a subscriber does not get every message, once and in order.
     """
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     audience = Audience(message_size, failed)
@@ -44,38 +40,24 @@ async def fanout(
     audience.keep_publishing(at_once)
     await wait(failed, warm_up)
     await audience.next_everywhere()
-    before, layer_before = Usage.now(processes), Usage.now(layer_processes)
-    count, messages = audience.deliveries, len(audience.times) + least
+    meter, count = Meter(processes), audience.deliveries
+    messages = audience.everywhere + least
     await wait(failed, seconds)
     await audience.next_everywhere()
-    while len(audience.times) < messages:
+    while audience.everywhere < messages:
         await audience.next_everywhere()
-    count = audience.deliveries - count
-    used = Usage.now(processes) - before
-    used_by_layer = Usage.now(layer_processes) - layer_before
-    await audience.stop()
-    audience.times.clear()
-    audience.keep_publishing(1)
-    await wait(failed, seconds_one_by_one)
-    await audience.stop()
+    figures = meter.figures(audience.deliveries - count)
     await audience.leave()
-    return {
-        **used.figures(count),
-        "layer_cpu_us": used_by_layer.server * 1e6 / count,
-        "last_p50_us": median(audience.times) / 1e3,
-    }
+    return figures
 
 
+@dataclass(slots=True)
 class _Message:
     """One that not everybody has."""
 
-    __slots__ = ("left", "sent_at", "text")
-
-    def __init__(self, text: bytes, left: int) -> None:
-        self.text = text
-        self.left = left
-        """How many do not have it yet."""
-        self.sent_at = perf_counter_ns()
+    text: bytes
+    left: int
+    """How many do not have it yet."""
 
 
 class Audience:
@@ -87,9 +69,8 @@ class Audience:
     def __init__(self, size: int, failed: asyncio.Future[None]) -> None:
         self.failed = failed
         self.on_their_way: dict[int, _Message] = {}
-        self.times: list[int] = []
-        """Nanoseconds that each message took to the last subscriber, from when it was sent to be
-        published."""
+        self.everywhere = 0
+        """The number of messages that every subscriber has."""
         self._size = size
         self._count = 0
         self._at_once = 0
@@ -129,21 +110,23 @@ class Audience:
         self._is_everywhere.clear()
         await wait_until(self._is_everywhere.wait(), self.failed)
 
-    async def stop(self) -> None:
-        """Publish nothing more, and wait until everybody has everything."""
+    async def leave(self) -> None:
+        """Publish nothing more, wait until everybody has everything, and say goodbye.
+
+        Raises `Failed` when something else comes first.
+        """
         self._at_once = 0
         while self.on_their_way:
             await self.next_everywhere()
-
-    def is_everywhere(self, number: int) -> None:
-        self.times.append(perf_counter_ns() - self.on_their_way.pop(number).sent_at)
-        self._is_everywhere.set()
-        self.keep_publishing(self._at_once)
-
-    async def leave(self) -> None:
-        """Say goodbye. Raises `LoadFailed` when something else comes first."""
         await goodbye([*self._subscribers, self._publisher])
         await wait(self.failed, 0)
+
+    def is_everywhere(self, number: int) -> None:
+        """Take note that the last subscriber has this message."""
+        del self.on_their_way[number]
+        self.everywhere += 1
+        self._is_everywhere.set()
+        self.keep_publishing(self._at_once)
 
 
 class _Subscriber(Connection):

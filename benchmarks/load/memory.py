@@ -9,14 +9,14 @@ from benchmarks.usage import private_memory
 
 
 async def memory(
-    port: int, processes: list[int], *, path: str, connections: int, message_size: int
+    port: int, processes: list[int], *, path: str, idle: int, message_size: int
 ) -> dict[str, float]:
-    """Measure what `connections` add to the server, each used for one echo of `message_size` bytes.
+    """Measure what `idle` connections add to the server.
 
-    A quarter as many are there before: by then whatever is loaded once is loaded, and the room that
-    the start left in the heap is filled.
+    Each was used for one echo of `message_size` bytes. A quarter as many are there before: by then
+    whatever is loaded once is loaded, and the room that the start left in the heap is filled.
 
-    Raises `LoadFailed` when something else comes back, or a connection is lost.
+    Raises `Failed` when something else comes back, or a connection is lost.
     """
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -29,9 +29,9 @@ async def memory(
         await wait_until(asyncio.gather(*(each.last_echo for each in opened)), failed)
         return opened
 
-    first = await open_and_use(connections // 4)
+    first = await open_and_use(idle // 4)
     before = private_memory(processes)
-    others = await open_and_use(connections)
+    others = await open_and_use(idle)
     added = private_memory(processes) - before
     await goodbye(first + others)
-    return {"bytes_per_connection": added / connections, "bytes_before": before}
+    return {"bytes_per_connection": added / idle}

@@ -279,6 +279,7 @@ def test_a_larger_text_closes_with_1009(demo_page: DemoPage) -> None:
     expect(demo_page.lines.last).to_contain_text("Code: 1009 (message too big). Reason: ")
 
 
+@pytest.mark.slow
 def test_a_much_larger_file_closes_with_1009(demo_page: DemoPage) -> None:
     demo_page.connect()
     demo_page.send_file(bytes(4 * LIMIT))
@@ -355,6 +356,7 @@ def test_a_server_that_goes_away_closes_like_a_client_that_is_done(
     assert colours(demo_page.state) == good
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_bad_close_looks_like_none_of_the_good_ones_and_is_readable(
     new_page: Callable[..., Page], demo: Server, scheme: str
@@ -647,6 +649,7 @@ def test_round_trips_are_plotted_and_put_into_words(page: Page, demo: Server) ->
     expect(page.locator(".scale")).to_have_text("200 ms")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{}, {"HEARTBEAT_INTERVAL": 30}, {"HEARTBEAT_INTERVAL": 0.5}], ids=str
 )
@@ -799,6 +802,7 @@ def test_while_the_server_closes_messages_wait(sockets: Page, demo: Server) -> N
 # The log
 
 
+@pytest.mark.slow
 def test_the_log_keeps_500_lines_and_counts_the_others(demo_page: DemoPage) -> None:
     demo_page.connect()
     demo_page.send_quickly(260)
@@ -816,6 +820,7 @@ def test_the_newest_line_stays_in_sight(demo_page: DemoPage) -> None:
     assert demo_page.page.evaluate("scrollY") == 0, "at Playwright's 1280 x 720 pixels"
 
 
+@pytest.mark.slow
 def test_a_small_screen_shows_the_last_event_where_one_sends(
     new_page: Callable[..., Page], demo: Server
 ) -> None:
@@ -837,6 +842,7 @@ def test_a_small_screen_shows_the_last_event_where_one_sends(
     expect(last_event).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_a_small_screen_has_room_for_file_names_and_events(
     new_page: Callable[..., Page], demo: Server
 ) -> None:
@@ -851,21 +857,22 @@ def test_a_small_screen_has_room_for_file_names_and_events(
     assert event["width"] > 0.8 * log["width"]
 
 
-@pytest.mark.parametrize("width", [360, 1000, 1280])
-def test_a_size_stays_on_one_line(demo_page: DemoPage, demo: Server, width: int) -> None:
-    demo_page.page.set_viewport_size({"width": width, "height": 720})
+@pytest.mark.slow
+def test_a_size_stays_on_one_line(demo_page: DemoPage, demo: Server) -> None:
     demo_page.page.route_web_socket("**/large", lambda socket: None)
     demo_page.connect(demo.url("/large"))
     demo_page.send_file(bytes(2 * LIMIT))
     size = demo_page.cells(1).nth(5)
     expect(size).to_have_text("2,097,152 B")
-    lines, is_inside = size.evaluate("""cell => {
-        const text = document.createRange();
-        text.selectNodeContents(cell);
-        const [line, ...others] = text.getClientRects();
-        return [1 + others.length, line.left >= cell.getBoundingClientRect().left];
-    }""")
-    assert (lines, is_inside) == (1, True)
+    for width in (360, 1000, 1280):
+        demo_page.page.set_viewport_size({"width": width, "height": 720})
+        lines, is_inside = size.evaluate("""cell => {
+            const text = document.createRange();
+            text.selectNodeContents(cell);
+            const [line, ...others] = text.getClientRects();
+            return [1 + others.length, line.left >= cell.getBoundingClientRect().left];
+        }""")
+        assert (lines, is_inside) == (1, True), width
 
 
 def test_a_busy_log_is_announced_in_one_sentence(page: Page, demo: Server) -> None:
@@ -942,12 +949,13 @@ def test_the_page_says_what_it_is_a_demo_of_and_leads_to_the_other(
     expect(demo_page.page).to_have_url(re.compile("/live$"))
 
 
-@pytest.mark.parametrize("width", [360, 480, 1000, 1200, 1280, 1600])
-def test_the_reason_and_the_file_have_room(demo_page: DemoPage, width: int) -> None:
-    demo_page.page.set_viewport_size({"width": width, "height": 800})
-    assert demo_page.close_reason.evaluate("field => field.scrollWidth <= field.clientWidth")
-    form = demo_page.page.locator("#fileForm").bounding_box()
-    assert demo_page.file.bounding_box()["width"] == form["width"]
+@pytest.mark.slow
+def test_the_reason_and_the_file_have_room(demo_page: DemoPage) -> None:
+    for width in (360, 480, 1000, 1200, 1280, 1600):
+        demo_page.page.set_viewport_size({"width": width, "height": 800})
+        assert demo_page.close_reason.evaluate("field => field.scrollWidth <= field.clientWidth")
+        form = demo_page.page.locator("#fileForm").bounding_box()
+        assert demo_page.file.bounding_box()["width"] == form["width"], width
 
 
 def test_the_focus_is_visible(demo_page: DemoPage) -> None:
@@ -965,6 +973,7 @@ def test_a_close_leaves_the_focus_where_it_works(demo_page: DemoPage) -> None:
     expect(demo_page.log).to_be_focused()
 
 
+@pytest.mark.slow
 def test_no_message_makes_the_page_scroll_sideways(
     demo_page: DemoPage, expected_errors: list[str]
 ) -> None:
@@ -987,6 +996,7 @@ def test_no_message_makes_the_page_scroll_sideways(
             assert needed <= there, f"{element} at {width} pixels"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
 def test_the_page_follows_the_colour_scheme(
     new_page: Callable[..., Page], demo: Server, scheme: str, is_dark: bool
@@ -1021,6 +1031,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
+@pytest.mark.slow
 def test_nothing_moves_for_those_who_asked_for_that(
     new_page: Callable[..., Page], demo: Server
 ) -> None:
@@ -1052,6 +1063,7 @@ def test_without_javascript_the_page_says_so_after_a_second(
     expect(page.get_by_text(SCRIPT_NOTICE)).to_be_visible()
 
 
+@pytest.mark.slow
 def test_the_notice_takes_no_room_while_the_script_is_on_its_way(
     page: Page, demo: Server, expected_errors: list[str]
 ) -> None:

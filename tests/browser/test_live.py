@@ -305,17 +305,19 @@ def test_enter_with_shift_starts_a_new_line(page: Page, live: Server) -> None:
     expect(text).to_have_css("white-space-collapse", "preserve")
 
 
-@pytest.mark.parametrize("width", [1000, 1280, 1600])
-def test_the_sections_leave_no_hole(page: Page, live: Server, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 800})
+@pytest.mark.slow
+def test_the_sections_leave_no_hole(page: Page, live: Server) -> None:
     live_page = LivePage(page, live)
-    one, other = (section.bounding_box() for section in live_page.sections)
-    main = page.get_by_role("main").bounding_box()
-    assert one["x"] == main["x"]
-    assert one["y"] == other["y"]
-    assert other["x"] + other["width"] == pytest.approx(main["x"] + main["width"], abs=1)
+    for width in (1000, 1280, 1600):
+        page.set_viewport_size({"width": width, "height": 800})
+        one, other = (section.bounding_box() for section in live_page.sections)
+        main = page.get_by_role("main").bounding_box()
+        assert one["x"] == main["x"]
+        assert one["y"] == other["y"]
+        assert other["x"] + other["width"] == pytest.approx(main["x"] + main["width"], abs=1)
 
 
+@pytest.mark.slow
 def test_no_text_makes_the_page_scroll_sideways(page: Page, live: Server) -> None:
     live_page = LivePage(page, live)
     live_page.expect_open(live)
@@ -330,6 +332,7 @@ def test_no_text_makes_the_page_scroll_sideways(page: Page, live: Server) -> Non
             assert needed <= there, f"{element} at {width} pixels"
 
 
+@pytest.mark.slow
 def test_on_a_phone_the_message_stands_below_its_hint(page: Page, live: Server) -> None:
     page.set_viewport_size({"width": 360, "height": 800})
     live_page = LivePage(page, live)
@@ -340,6 +343,7 @@ def test_on_a_phone_the_message_stands_below_its_hint(page: Page, live: Server) 
     assert text["y"] == button["y"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_each_state_is_readable_and_looks_different(
     new_page: Callable[..., Page], live: Server, scheme: str

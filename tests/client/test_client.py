@@ -78,6 +78,7 @@ def test_the_client_works_in_node_from_its_opening_to_its_close(
     assert run.stdout.splitlines() == said, run.stderr
 
 
+@pytest.mark.slow
 def test_the_types_fit_how_it_is_used(node: str) -> None:
     compiler = need_npm_package("typescript") / "bin" / "tsc"
     run = subprocess.run(

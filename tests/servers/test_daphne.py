@@ -619,7 +619,7 @@ def test_pings_come_each_interval_while_they_are_answered(serve):
         for number in range(1, 4):
             opcode, payload = client.frame()
             assert opcode == PING
-            assert number - 0.1 <= time.monotonic() - start <= number + 0.5
+            assert number - 0.1 <= time.monotonic() - start <= number + 2.5
             client.send_frame(PONG, payload)
     assert server.wait_for_event("disconnected", "/logged")["duration"] >= 2.9
 

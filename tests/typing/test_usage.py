@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import need_npm_package
 from tests.harness import ROOT
 
 
+@pytest.mark.slow
 def test_pyright_agrees_with_what_the_documentation_shows() -> None:
     program = need_npm_package("pyright") / "index.js"
     run = subprocess.run(

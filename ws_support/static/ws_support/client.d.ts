@@ -1,78 +1,78 @@
-/** A message, as `WebSocket.send()` takes it. */
+/** A message: the types that `WebSocket.send()` takes. */
 export type Data = string | ArrayBuffer | ArrayBufferView | Blob;
 
-/** Where to connect to. Relative to the page, and `http:` is read as `ws:`. */
+/** The URL to connect to. It may be relative to the page, and `http:` is read as `ws:`. */
 export type Address = string | URL | (() => string | URL | Promise<string | URL>);
 
-/** To offer: each one, or a list with the preferred ones first. */
+/** The sub-protocols to offer: one, or a list with the preferred ones first. */
 export type Protocols = string | string[];
 
 /** All durations are in milliseconds. */
 export interface Options {
-  /** Where to connect to when the first argument is missing: from `{% websocket_client "/ws" %}`. */
+  /** The path to connect to without a first argument. Default: that of `{% websocket_client "/ws" %}`. */
   path?: string;
 
-  /** The most that the first attempt to reconnect waits. Each further one may wait twice as long. Default: 1,000. */
+  /** The longest wait before the first attempt to reconnect. The limit doubles with each further attempt. Default: 1,000. */
   minDelay?: number;
 
-  /** The most that any attempt waits. Default: 30,000. */
+  /** The longest wait before any attempt. Default: 30,000. */
   maxDelay?: number;
 
-  /** Attempts in a row after which it is given up. Default: `Infinity`. */
+  /** Failed attempts in a row after which the client gives up. Default: `Infinity`. */
   maxAttempts?: number;
 
-  /** The same for a connection that was never open: the server may refuse this page. Attempts while the browser is offline do not count. Default: 5. */
+  /** The same before the first connection: the server may refuse this page. Attempts while the browser is offline do not count. Default: 5. */
   maxFirstAttempts?: number;
 
-  /** After which an attempt that is neither open nor refused counts as failed. Default: 10,000. */
+  /** The longest time for one attempt. Default: 10,000. */
   connectTimeout?: number;
 
-  /** Close codes after which it is not tried again, besides 1002, 1003, 1007 to 1010, 3000 and 3003. */
+  /** Close codes after which the client does not reconnect, besides 1002, 1003, 1007 to 1010, 3000 and 3003. */
   finalCodes?: number[];
 
-  /** Whether messages wait while there is no connection; otherwise they are dropped. Default: `true`. */
+  /** Queue messages while there is no connection; `false` drops them. Default: `true`. */
   queue?: boolean;
 
-  /** How many of them may wait. Default: 100. */
+  /** The size of that queue in messages. Default: 100. */
   maxQueue?: number;
 
-  /** Between two heartbeats; `null`: none. Default: `HEARTBEAT_INTERVAL`, from the page. */
+  /** The time between two heartbeats; `null`: no heartbeat. Default: `HEARTBEAT_INTERVAL`, from the page. */
   heartbeatInterval?: number | null;
 
-  /** Default: `HEARTBEAT_MESSAGE`, from the page. `null`: none. */
+  /** The text of a heartbeat; `null`: no heartbeat. Default: `HEARTBEAT_MESSAGE`, from the page. */
   heartbeatMessage?: string | null;
 
-  /** Default: `HEARTBEAT_REPLY`, from the page. */
+  /** The text that answers a heartbeat. Default: `HEARTBEAT_REPLY`, from the page. */
   heartbeatReply?: string;
 }
 
-/** The connection was lost, or an attempt has failed, and there will be another one. */
+/** The connection was lost, or an attempt has failed, and another attempt follows. */
 export interface ReconnectingEvent extends Event {
   readonly type: "reconnecting";
 
-  /** Of the attempt that follows, from 1 on. */
+  /** The number of the attempt that follows, from 1 on. */
   readonly attempt: number;
 
-  /** Until then. */
+  /** The time until that attempt. */
   readonly delay: number;
 
-  /** Why: as in a `CloseEvent`. */
+  /** The reason of the loss, as in a `CloseEvent`. */
   readonly code: number;
   readonly reason: string;
   readonly wasClean: boolean;
 
-  /** What the function threw that is to return the URL or the sub-protocols. */
+  /** The exception of the function that returns the URL or the sub-protocols. */
   readonly error?: unknown;
 }
 
-/** The connection is back. `open` has been dispatched just before. */
+/** The client has reconnected. `open` was dispatched just before. */
 export interface ReconnectedEvent extends Event {
   readonly type: "reconnected";
 
-  /** How many it has taken. */
+  /** The number of attempts since the loss. */
   readonly attempts: number;
 
-  /** From the loss until now. */
+  /** The time from the loss until now. */
   readonly downtime: number;
 }
 
@@ -80,24 +80,24 @@ export interface ReconnectedEvent extends Event {
 export interface LatencyEvent extends Event {
   readonly type: "latency";
 
-  /** From the heartbeat to its reply. */
+  /** The time from the heartbeat to its reply. */
   readonly latency: number;
 }
 
 export interface ReliableWebSocketEventMap {
-  /** There is a connection: the first, or one more. */
+  /** A connection is open: the first one, or a later one. */
   open: Event;
   message: MessageEvent;
-  /** It is over, and will not be tried again. */
+  /** The client is closed for good. */
   close: CloseEvent;
-  /** The same, unless it was closed in order. */
+  /** Comes before `close`, unless the connection was closed in order. */
   error: Event & { readonly error?: unknown };
   reconnecting: ReconnectingEvent;
   reconnected: ReconnectedEvent;
   latency: LatencyEvent;
 }
 
-/** What a property returns: it takes the place of `WebSocket`'s own. */
+/** The type that an `on...` property returns, as the one of `WebSocket`. */
 type NativeHandler<Type extends keyof ReliableWebSocketEventMap> =
   | ((this: WebSocket, event: ReliableWebSocketEventMap[Type]) => any)
   | null;
@@ -107,9 +107,9 @@ type Handler<Type extends keyof ReliableWebSocketEventMap> =
   | null;
 
 /**
- * A WebSocket that comes back, in place of the browser's own.
+ * A WebSocket that reconnects, in place of the browser's own.
  *
- * It throws what `WebSocket` throws, and a `TypeError` that names an option that cannot be used.
+ * It throws the exceptions of `WebSocket`, and a `TypeError` that names an invalid option.
  */
 export class ReliableWebSocket extends EventTarget implements WebSocket {
   static readonly CONNECTING: 0;
@@ -130,11 +130,11 @@ export class ReliableWebSocket extends EventTarget implements WebSocket {
   readonly CLOSED: 3;
 
   readonly url: string;
-  /** `CONNECTING` also while the connection is lost, until it is back or given up. */
+  /** `CONNECTING` also between a loss and the next connection, until the client gives up. */
   readonly readyState: number;
   readonly protocol: string;
   readonly extensions: string;
-  /** Bytes that are not sent yet, also those that wait for a connection. */
+  /** The number of bytes that are not sent yet, including the queue. */
   readonly bufferedAmount: number;
   /** Milliseconds from the last heartbeat to its reply; `null` before the first. */
   readonly latency: number | null;
@@ -153,16 +153,16 @@ export class ReliableWebSocket extends EventTarget implements WebSocket {
   onlatency: Handler<"latency">;
 
   /**
-   * Send a message, or keep it until there is a connection. At most once: what was on its way when
-   * the connection was lost is not sent again. Throws a `QuotaExceededError` when `maxQueue` messages
-   * wait already.
+   * Send a message, or queue it while there is no connection. Delivery is at most once: a message in
+   * flight when the connection is lost is not sent again. Throws a `QuotaExceededError` when the queue
+   * is full.
    */
   send(data: Data): void;
 
-  /** Close for good, within 10 s. Messages that wait for a connection are dropped. */
+  /** Close for good, within 10 s. The messages of the queue are dropped. */
   close(code?: number, reason?: string): void;
 
-  /** Do not wait any longer before the next attempt. */
+  /** Start the next attempt now. */
   reconnect(): void;
 
   addEventListener<Type extends keyof ReliableWebSocketEventMap>(
@@ -187,5 +187,5 @@ export class ReliableWebSocket extends EventTarget implements WebSocket {
   ): void;
 }
 
-/** What `{% websocket_client %}` has put into the page. */
+/** Return the settings that `{% websocket_client %}` has put into the page. */
 export function pageSettings(): Options;

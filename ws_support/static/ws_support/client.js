@@ -1,13 +1,13 @@
-// A WebSocket that comes back: in place of the browser's own, with the same arguments and events.
+// A WebSocket that reconnects, in place of the browser's own, with the same arguments and events.
 //
 //     const socket = new ReliableWebSocket("/ws");
 //     socket.onmessage = ({ data }) => console.log(data);
 //     socket.send("Hello");
 //
-// Without dependencies, and served as it is. Types are in client.d.ts.
+// This module has no dependencies and no build step. The types are in client.d.ts.
 //
-// No comment has an import in it: collectstatic rewrites it, too, where it does so with imports, and
-// fails on a module that seems to import itself.
+// No comment contains an example of an import statement: some storages rewrite such statements in
+// collectstatic, also in comments, and fail on a module that seems to load itself.
 
 const DEFAULTS = {
   path: undefined,
@@ -24,7 +24,8 @@ const DEFAULTS = {
   heartbeatReply: "\x06",
 };
 
-// What has no better end the next time: the client broke the protocol or a limit, or may not connect.
+// After these, another attempt would end in the same way: the client broke the protocol or a limit, or
+// may not connect.
 const FINAL_CODES = [1002, 1003, 1007, 1008, 1009, 1010, 3000, 3003];
 
 const NO_STATUS = 1005;
@@ -34,7 +35,7 @@ const TIMEOUT = 3008;
 const CLOSE_TIMEOUT = 10_000; // milliseconds
 const MAX_UNANSWERED = 16;
 const MIN_TICK = 10; // milliseconds
-const MAX_DELAY = 2 ** 31 - 1; // of setTimeout
+const MAX_DELAY = 2 ** 31 - 1; // milliseconds, the limit of setTimeout
 
 const EVENTS = ["open", "message", "close", "error", "reconnecting", "reconnected", "latency"];
 
@@ -55,12 +56,12 @@ export class ReliableWebSocket extends EventTarget {
   #protocol = "";
   #extensions = "";
 
-  // One attempt, and the connection that comes of it: aborting it ends whatever belongs to it.
+  // One attempt and its connection. An abort ends everything that belongs to them.
   #attempt = new AbortController();
   #socket = null;
   #timer;
   #isWaiting = false;
-  #attempts = 0; // in a row, none of which has led to much
+  #attempts = 0; // in a row, without a connection that lasted
   #hasOpened = false;
   #openedAt = 0;
   #lostAt = 0;
@@ -69,7 +70,7 @@ export class ReliableWebSocket extends EventTarget {
   #heartbeatTimer;
   #sentAt = 0;
   #receivedAt = 0;
-  #unanswered = []; // when each heartbeat was sent that has no reply yet
+  #unanswered = []; // the times of the heartbeats that have no reply yet
   #latency = null;
 
   constructor(url, protocols = [], options = {}) {
@@ -96,7 +97,7 @@ export class ReliableWebSocket extends EventTarget {
     return this.#url;
   }
 
-  /** CONNECTING also while the connection is lost, until it is back or given up. */
+  /** CONNECTING also between a loss and the next connection, until the client gives up. */
   get readyState() {
     return this.#readyState;
   }
@@ -109,7 +110,7 @@ export class ReliableWebSocket extends EventTarget {
     return this.#extensions;
   }
 
-  /** Bytes that are not sent yet, also those that wait for a connection. */
+  /** The number of bytes that are not sent yet, including the queue. */
   get bufferedAmount() {
     const waiting = this.#queue.reduce((sum, data) => sum + byteSize(data), 0);
     return waiting + (this.#socket?.bufferedAmount ?? 0);
@@ -131,10 +132,10 @@ export class ReliableWebSocket extends EventTarget {
   }
 
   /**
-   * Send a message, or keep it until there is a connection.
+   * Send a message, or queue it while there is no connection.
    *
-   * Throws a QuotaExceededError when `maxQueue` messages wait already. What was sent and had not
-   * arrived when the connection was lost is not sent again.
+   * Throws a QuotaExceededError when the queue is full. A message in flight when the connection is
+   * lost is not sent again.
    */
   send(data) {
     if (this.#readyState > ReliableWebSocket.OPEN) return; // as browsers do
@@ -156,12 +157,12 @@ export class ReliableWebSocket extends EventTarget {
     }
   }
 
-  /** Close for good, within 10 s. Messages that wait for a connection are dropped. */
+  /** Close for good, within 10 s. The messages of the queue are dropped. */
   close(code, reason) {
     checkClose(code, reason);
     if (this.#readyState > ReliableWebSocket.OPEN) return;
     this.#queue = [];
-    // Replies that are under way are still not for the page.
+    // The page does not see replies in flight either.
     clearTimeout(this.#heartbeatTimer);
     if (this.#socket) {
       this.#readyState = ReliableWebSocket.CLOSING;
@@ -172,16 +173,16 @@ export class ReliableWebSocket extends EventTarget {
     }
     this.#release();
     this.#readyState = ReliableWebSocket.CLOSING;
-    // Events come after the call has returned, as in browsers.
+    // The events are dispatched after the call has returned, as in browsers.
     queueMicrotask(() => this.#finish({ code: code ?? NO_STATUS, reason: reason ?? "" }, false));
   }
 
-  /** Do not wait any longer before the next attempt. */
+  /** Start the next attempt now. */
   reconnect() {
     if (this.#isWaiting) this.#connectAgain();
   }
 
-  // From attempt to attempt.
+  // Attempts.
 
   #connect() {
     this.#release();
@@ -205,7 +206,7 @@ export class ReliableWebSocket extends EventTarget {
     }
   }
 
-  /** What WebSocket itself does not take, it will not take the next time either. */
+  /** Close for good after an exception of WebSocket, which each further attempt would raise, too. */
   #giveUp(error) {
     this.#release();
     this.#finish({ code: ABNORMAL_CLOSURE, reason: error.message, error }, false);
@@ -221,7 +222,7 @@ export class ReliableWebSocket extends EventTarget {
       missing = "No sub-protocols";
       protocols = (await answer(this.#protocols)) ?? [];
     } catch (error) {
-      // It may have asked a server that is away, too.
+      // The function may have asked a server that is down, too.
       if (!signal.aborted) this.#lose({ code: ABNORMAL_CLOSURE, reason: missing, error });
       return;
     }
@@ -257,8 +258,8 @@ export class ReliableWebSocket extends EventTarget {
     this.#hasOpened = true;
     this.#openedAt = performance.now();
     this.#startHeartbeat();
-    // First, so that what its handlers send comes before what has waited: it may be what the server
-    // has to know of each connection.
+    // Before the queue is sent: the handlers of this event may send what the server has to know about
+    // each connection.
     this.dispatchEvent(new Event("open"));
     if (isBack && this.#readyState === ReliableWebSocket.OPEN) {
       const downtime = this.#openedAt - this.#lostAt;
@@ -287,13 +288,13 @@ export class ReliableWebSocket extends EventTarget {
     }
   }
 
-  /** Node.js 20 dispatches no close event after a handshake that has failed; browsers do. */
+  /** Handle an error. Node.js 20 dispatches no close event after a failed handshake; browsers do. */
   #handleError({ readyState }) {
     if (readyState !== ReliableWebSocket.CONNECTING) return;
     this.#handleClose({ code: ABNORMAL_CLOSURE, reason: "", wasClean: false });
   }
 
-  /** Try again after a while, unless that has been tried often enough. */
+  /** Schedule the next attempt, or give up after too many. */
   #lose({ code, reason, wasClean = false, error }) {
     const now = performance.now();
     const isOpen = this.#readyState === ReliableWebSocket.OPEN;
@@ -302,16 +303,16 @@ export class ReliableWebSocket extends EventTarget {
     const backoff = () => Math.min(maxDelay, minDelay * 2 ** this.#attempts);
     if (isOpen) {
       this.#lostAt = now;
-      // A server that accepts and closes at once is not asked more often than one that is away.
+      // A server that accepts and closes at once gets no more attempts than a server that is down.
       if (now - this.#openedAt >= backoff()) this.#attempts = 0;
     }
-    // Without a network, no server has refused this page.
+    // Without a network, no server can have refused this page.
     const mayBeRefused = !this.#hasOpened && globalThis.navigator?.onLine !== false;
     if (this.#attempts >= (mayBeRefused ? Math.min(maxAttempts, maxFirstAttempts) : maxAttempts)) {
       this.#finish({ code, reason, error }, wasClean);
       return;
     }
-    // "Full jitter": when a server ends, all of its clients are lost at once, and must not come back
+    // "Full jitter": a server that ends loses all its clients at once, and they must not all reconnect
     // at once.
     const delay = Math.random() * backoff();
     this.#attempts += 1;
@@ -330,7 +331,7 @@ export class ReliableWebSocket extends EventTarget {
     this.dispatchEvent(closeEvent({ code, reason, wasClean }));
   }
 
-  /** End what belongs to the attempt, or the wait, so far. */
+  /** End the current attempt, or the wait for the next one. */
   #release() {
     this.#attempt.abort();
     this.#attempt = new AbortController();
@@ -346,7 +347,7 @@ export class ReliableWebSocket extends EventTarget {
     this.#timer = undefined;
   }
 
-  /** Do not wait for the end of TCP, or of what is not sent yet, as long as the other side likes. */
+  /** Limit the time for unsent data and the end of TCP, which the other side could delay for ever. */
   #limitClosing() {
     this.#timer ??= setTimeout(() => {
       const reason = `Not closed within ${CLOSE_TIMEOUT} ms`;
@@ -354,10 +355,10 @@ export class ReliableWebSocket extends EventTarget {
     }, CLOSE_TIMEOUT);
   }
 
-  /** The network is back, or the page is in sight again. */
+  /** Reconnect now: the network is back, or the page is visible again. */
   #wake = ({ type }) => {
     if (type === "visibilitychange" && document.visibilityState === "hidden") return;
-    // What has failed before says nothing of the server: the attempt that follows is the first.
+    // Failures without a network say nothing about the server: the next attempt counts as the first.
     if (type === "online") this.#attempts = Math.min(this.#attempts, 1);
     this.reconnect();
     if (this.#readyState === ReliableWebSocket.OPEN && this.#heartbeatTimer) this.#beat(true);
@@ -369,7 +370,7 @@ export class ReliableWebSocket extends EventTarget {
     );
   }
 
-  // The heartbeat: a message every X, and a dead connection after 2 X without one.
+  // The heartbeat: a message in each interval, and a dead connection after two intervals without one.
 
   #startHeartbeat() {
     const { heartbeatInterval, heartbeatMessage } = this.#options;
@@ -388,11 +389,11 @@ export class ReliableWebSocket extends EventTarget {
     const { heartbeatInterval: interval, heartbeatMessage: message } = this.#options;
     const now = performance.now();
     const [askedAt = Infinity] = this.#unanswered;
-    // In a tab that is out of sight, timers are late: a reply that was not asked for is not missed.
+    // In a hidden tab, timers are late: no reply is missing before a heartbeat was sent.
     const deadAt = Math.max(this.#receivedAt + 2 * interval, askedAt + interval);
     if (now >= deadAt) {
       const reason = `No message for ${2 * interval} ms`;
-      this.#socket.close(TIMEOUT, reason); // for a server that is there after all
+      this.#socket.close(TIMEOUT, reason); // for a server that is alive after all
       this.#lose({ code: ABNORMAL_CLOSURE, reason });
       return;
     }
@@ -406,7 +407,7 @@ export class ReliableWebSocket extends EventTarget {
       this.#socket.send(message);
       this.#sentAt = now;
       this.#unanswered.push(now);
-      // Of a server that sends much and answers no heartbeat.
+      // The server sends much and answers no heartbeat.
       if (this.#unanswered.length > MAX_UNANSWERED) this.#unanswered.shift();
     }
     clearTimeout(this.#heartbeatTimer);
@@ -419,7 +420,7 @@ export class ReliableWebSocket extends EventTarget {
     this.#heartbeatTimer = setTimeout(() => this.#beat(), delay);
   }
 
-  // onopen, onmessage and so on: in the place among other listeners where they were first set.
+  // onopen, onmessage and so on: each keeps its place among the listeners from when it was first set.
 
   static {
     for (const type of EVENTS) {
@@ -443,7 +444,7 @@ export class ReliableWebSocket extends EventTarget {
   }
 }
 
-/** What `{% websocket_client %}` has put into the page. */
+/** Return the settings that `{% websocket_client %}` has put into the page. */
 export function pageSettings() {
   const element = globalThis.document?.getElementById("ws_support-client");
   return element ? JSON.parse(element.textContent) : {};
@@ -483,19 +484,19 @@ function withoutUndefined(object) {
   return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined));
 }
 
-/** What `value` is, or returns, or promises. What it throws at once comes later, as in a promise. */
+/** Return a promise of `value`, or of the result of the function `value`. An exception rejects it. */
 async function answer(value) {
   return typeof value === "function" ? value() : value;
 }
 
-/** Node.js has WebSocket from version 22 on, and CloseEvent from 23 on. */
+/** Make a CloseEvent. Node.js has WebSocket from version 22 on, and CloseEvent from 23 on. */
 function closeEvent(fields) {
   return globalThis.CloseEvent
     ? new CloseEvent("close", fields)
     : Object.assign(new Event("close"), fields);
 }
 
-/** The rules of WebSocket.close(), also where there is no connection. */
+/** Check the arguments of close() as WebSocket does, also without a connection. */
 function checkClose(code, reason = "") {
   if (code !== undefined && code !== 1000 && !(code >= 3000 && code <= 4999)) {
     throw new DOMException(
@@ -520,13 +521,13 @@ function absolute(url) {
   return result.href;
 }
 
-/** The data as it is now: a buffer may be changed before there is a connection. */
+/** Return a copy of the data: a page may change a buffer while it is queued. */
 function copied(data) {
-  // By name: an object of a frame is an instance of no class of this page.
+  // By name: an object of another frame is no instance of the classes of this page.
   const kind = Object.prototype.toString.call(data).slice("[object ".length, -1);
   if (kind === "ArrayBuffer") return data.slice(0);
   if (ArrayBuffer.isView(data)) {
-    // Not `data.buffer.slice()`: of memory that is shared it is shared, too, and cannot be sent.
+    // Not `data.buffer.slice()`: a slice of shared memory is shared, too, and cannot be sent.
     return new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice().buffer;
   }
   return kind === "Blob" || kind === "File" ? data : String(data);

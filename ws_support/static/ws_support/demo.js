@@ -1,4 +1,4 @@
-// The demo page: one socket at a time that comes back when it is lost, and a log of every step.
+// The demo page: one socket at a time, which reconnects when it is lost, and a log of every step.
 
 import { ReliableWebSocket, pageSettings } from "./client.js";
 import { CommunicationLog, inBytes } from "./demo_log.js";
@@ -25,7 +25,7 @@ const MAX_FIRST_ATTEMPTS = 3;
 
 const HEARTBEAT_MESSAGE = "\x05"; // ENQ
 
-// What asks the server of this page to cut the connection: EOT, the end of transmission.
+// The message that asks the server of this page to close the connection: EOT, end of transmission.
 const CUT = "\x04";
 
 const STATES = {
@@ -63,10 +63,10 @@ class DemoPage {
   #received = new Counter(byId("receivedCount"));
   #socket = null;
   #hasOpened = false;
-  #isOurs = false; // whether the server is the one of this page
-  #waiting = null; // the `reconnecting` event of an attempt that is still to come
+  #isOurs = false; // true if the socket goes to the server of this page
+  #waiting = null; // the `reconnecting` event of the next attempt
   #countdown;
-  #sendTimes = []; // of the messages whose echo has not come yet; echoes come in order
+  #sendTimes = []; // of the messages without an echo so far; echoes come in order
 
   constructor(log, roundTrips) {
     this.#log = log;
@@ -119,7 +119,7 @@ class DemoPage {
     this.#show("connecting");
   }
 
-  // An earlier socket may still have something to say, which is no business of this connection.
+  // Ignore late events of an earlier socket.
   #listen(type, handler) {
     const socket = this.#socket;
     socket.addEventListener(type, (event) => {
@@ -136,7 +136,7 @@ class DemoPage {
       this.#log.addEvent(`Connection opened${protocol && `, sub-protocol ${protocol}`}`);
     }
     this.#hasOpened = true;
-    // What waits goes out now.
+    // The queue is sent now.
     this.#sendTimes = this.#sendTimes.map(() => performance.now());
     rescueFocus(byId("sendMessage"));
   }
@@ -150,7 +150,7 @@ class DemoPage {
   #handleMessage({ data }) {
     const sendTime = this.#sendTimes.shift();
     this.#received.add(byteSize(data));
-    // A server that is no echo also sends what nobody asked for.
+    // A server that is no echo also sends messages that answer none.
     if (sendTime === undefined) {
       this.#log.addReceived(data, "");
     } else {
@@ -163,7 +163,7 @@ class DemoPage {
   #handleLoss(event) {
     const { attempt, delay, code, reason } = event;
     const wasOpen = this.#stateIs("open");
-    // What was on its way is lost; what is sent from now on waits.
+    // Messages in flight are lost, and later ones are queued.
     if (wasOpen) this.#sendTimes = [];
     const what = wasOpen ? `${closingLine("lost", code, reason)}.` : "No connection.";
     this.#log.addEvent(`${what} Attempt ${attempt} in ${inSeconds(delay)}`, "bad");
@@ -236,7 +236,7 @@ class DemoPage {
     this.#show("closing");
   }
 
-  // What is seen of it.
+  // The view.
 
   #show(state, badCode) {
     const label = byId("stateLabel");
@@ -252,7 +252,7 @@ class DemoPage {
     return byId("stateLabel").dataset.state === state;
   }
 
-  /** Count down to this attempt, or to none. */
+  /** Count down to this attempt, or stop the countdown. */
   #waitFor(event) {
     clearInterval(this.#countdown);
     byId("waiting").hidden = event === null;
@@ -270,7 +270,7 @@ class DemoPage {
   }
 }
 
-/** Messages of one direction, and their bytes. */
+/** The number of messages of one direction, and their bytes. */
 class Counter {
   #element;
   #messages = 0;
@@ -301,7 +301,7 @@ function openSocket(url, subprotocols, isOurs, reconnects) {
   return socket;
 }
 
-/** One each second, which the server answers: as a heartbeat, or else as the echo that it is. */
+/** Return the options for one heartbeat each second, which the server answers as such or as an echo. */
 function heartbeat() {
   const { heartbeatInterval, heartbeatMessage, heartbeatReply } = pageSettings();
   const isAnswered = heartbeatInterval !== null && heartbeatMessage !== null;
@@ -313,7 +313,7 @@ function heartbeat() {
   };
 }
 
-/** Tokens (RFC 6455, section 4.1), each one once. */
+/** Return true if these are tokens (RFC 6455, section 4.1), each one once. */
 function areSubprotocols(names) {
   const areTokens = names.every((name) => /^[!#$%&'*+.^_`|~\w-]+$/.test(name));
   return areTokens && new Set(names).size === names.length;

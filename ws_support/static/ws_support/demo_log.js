@@ -1,4 +1,4 @@
-// The log of the demo page: every step, on the page, for screen readers and as a file.
+// The log of the demo page: every step, as rows, for screen readers and as a file.
 
 import { byId, byteSize, count, filled, saved } from "./demo_page.js";
 
@@ -18,7 +18,7 @@ const TIME_OF_DAY = new Intl.DateTimeFormat("en-GB", {
 export class CommunicationLog {
   #rows = byId("commsLog");
   #announcer = new Announcer(byId("announcement"));
-  #entries = []; // of these rows
+  #entries = []; // one for each row
   #dropped = 0;
 
   constructor() {
@@ -71,7 +71,7 @@ export class CommunicationLog {
   }
 }
 
-/** Tells screen readers what is new, at most once a second: a busy socket must not drown them. */
+/** Announces new rows to screen readers, at most once a second: a busy socket must not flood them. */
 class Announcer {
   #region;
   #news = [];
@@ -94,7 +94,7 @@ class Announcer {
 
 function describeText(text) {
   const size = byteSize(text);
-  // Half of a surrogate pair is no character.
+  // Half of a surrogate pair is not a character.
   const start = text.slice(0, PREVIEW_CHARACTERS).replace(/[\uD800-\uDBFF]$/, "");
   const preview = start.split("\n", PREVIEW_LINES).join("\n");
   const rest = text ? more(text.length - preview.length, "character") : "empty";

@@ -1,11 +1,11 @@
-// What the scripts of the demo page share. Whatever comes from a peer or a file gets into the page as
-// text, never as HTML.
+// Functions that the scripts of the demo page share. Data from a peer or a file is put into the page
+// as text, never as HTML.
 
 export function byId(id) {
   return document.getElementById(id);
 }
 
-/** What the page has under this id in a `<template>`, with these texts in its fields. */
+/** Return a copy of the `<template>` with this id, with these texts in its fields. */
 export function filled(templateId, texts) {
   const content = byId(templateId).content.cloneNode(true);
   for (const [field, text] of Object.entries(texts)) {
@@ -14,15 +14,15 @@ export function filled(templateId, texts) {
   return content;
 }
 
-/** Show this text or node in the field's own place for errors; none: the field is in order. */
+/** Show this text or node as the error of the field; without one, the field is valid. */
 export function showError(field, error = "") {
   byId(field.getAttribute("aria-describedby")).replaceChildren(error);
   field.setAttribute("aria-invalid", String(error !== ""));
 }
 
 /**
- * Focus `element` if what had the focus was disabled or hidden: else the user would start at the top.
- * What is looked at stays in sight.
+ * Focus `element` if the focused control was disabled or hidden: without focus, the user would start
+ * at the top. The page does not scroll.
  */
 export function rescueFocus(element) {
   const active = document.activeElement;
@@ -38,10 +38,10 @@ export function onSubmit(formId, handler) {
   });
 }
 
-/** In a field of many lines: Enter sends its form, and with Shift it starts a new line. */
+/** Let Enter send the form of a field with many lines, and Shift + Enter start a new line. */
 export function sendOnEnter(field) {
   field.addEventListener("keydown", (event) => {
-    // While an input method composes, Enter is its own.
+    // While an input method composes a character, Enter belongs to the input method.
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
     field.form.requestSubmit();
@@ -52,7 +52,7 @@ export function sendOnEnter(field) {
 export function saved(name, text, type) {
   const url = URL.createObjectURL(new Blob([text], { type }));
   Object.assign(document.createElement("a"), { href: url, download: name }).click();
-  // Browsers read it in their own time.
+  // Browsers read the file later.
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
@@ -60,7 +60,7 @@ export function count(number, thing) {
   return `${number.toLocaleString("en")} ${thing}${number === 1 ? "" : "s"}`;
 }
 
-/** Of what a WebSocket sends. */
+/** Return the number of bytes of a message. */
 export function byteSize(data) {
   return typeof data === "string" ? new TextEncoder().encode(data).length : data.byteLength;
 }

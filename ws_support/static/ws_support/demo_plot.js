@@ -1,4 +1,4 @@
-// The plot of the demo page: how long the last messages took to come back.
+// The plot of the demo page: the round-trip times of the last messages.
 
 import { byId } from "./demo_page.js";
 
@@ -8,11 +8,11 @@ export class RoundTrips {
   #samples = [];
   #isDrawing = false;
 
-  /** `duration` in milliseconds. */
+  /** Add a round-trip time: `duration` in milliseconds. */
   add(duration) {
     this.#samples.push(duration);
     if (this.#samples.length > MAX_SAMPLES) this.#samples.shift();
-    // However many come at once, what is seen is drawn once.
+    // Draw once for each frame, for any number of new samples.
     if (!this.#isDrawing) requestAnimationFrame(() => this.#draw());
     this.#isDrawing = true;
   }
@@ -25,7 +25,7 @@ export class RoundTrips {
     const p95 = quantile(sorted, 0.95);
     const top = roundUp(sorted.at(-1));
     const height = (duration) => 100 - (100 * duration) / top;
-    // The newest is at the right end.
+    // The newest sample is at the right end.
     const start = MAX_SAMPLES - samples.length;
     const points = samples.map((duration, index) => `${start + index} ${height(duration)}`);
     const line = `M${points.join("L")}`;
@@ -44,12 +44,12 @@ export class RoundTrips {
   }
 }
 
-/** The smallest of `sorted` that is not exceeded by this part of them. */
+/** Return the quantile `part` of the list `sorted`. */
 function quantile(sorted, part) {
   return sorted[Math.max(Math.ceil(part * sorted.length) - 1, 0)];
 }
 
-/** 1, 2 or 5 times a power of ten. */
+/** Return a round number from `value` on: 1, 2 or 5 times a power of ten. */
 function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(Math.max(value, 0.1)));
   const factor = [1, 2, 5, 10].find((each) => each * power >= value) ?? 10;
