@@ -12,7 +12,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.harness import ROOT, spawn_warm
-from ws_support.testing import BOUND, Server, ServerPool, free_port, server, wait_until, waiting
+from ws_support.testing import BOUND, Server, ServerPool, free_port, ports, wait_until, waiting
 
 QUICK = (
     "import socket, sys\n"
@@ -230,19 +230,19 @@ def test_a_client_needs_websockets(tmp_path, monkeypatch):
 
 
 def test_ports_are_free_and_not_given_twice():
-    ports = [free_port() for _ in range(100)]
-    assert len(set(ports)) == 100
-    assert len(server._LEASES) <= 64
-    for port in ports[-10:]:
+    given = [free_port() for _ in range(100)]
+    assert len(set(given)) == 100
+    assert len(ports._LEASES) <= 64
+    for port in given[-10:]:
         with socket.create_server(("127.0.0.1", port)):
             pass
 
 
 def test_a_port_at_which_somebody_listens_is_not_free(monkeypatch):
     taken = free_port()
-    socket.close(server._LEASES.pop())
-    others = [next(server._PORTS) for _ in range(100)]
-    monkeypatch.setattr(server, "_PORTS", iter([taken, *others]))
+    socket.close(ports._LEASES.pop())
+    others = [next(ports._PORTS) for _ in range(100)]
+    monkeypatch.setattr(ports, "_PORTS", iter([taken, *others]))
     with socket.create_server(("127.0.0.1", taken)):
         assert free_port() in others
 
@@ -255,7 +255,7 @@ def test_a_host_without_a_free_port_is_an_error():
 @pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
 def test_a_port_of_ipv6_is_free(monkeypatch):
     families = []
-    monkeypatch.setattr(server.socket, "socket", lambda family, *_: families.append(family) or No())
+    monkeypatch.setattr(ports.socket, "socket", lambda family, *_: families.append(family) or No())
     with pytest.raises(OSError):
         free_port("::1")
     assert set(families) == {socket.AF_INET6}

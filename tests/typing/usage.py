@@ -19,7 +19,7 @@ from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.middleware.origin import OriginValidator
 from ws_support.signals import disconnected
 from ws_support.testing import Peer, Server
-from ws_support.testing.server import ServerGetter
+from ws_support.testing.pool import ServerGetter
 from ws_support.websocket import ConnectionClosed, WebSocket, websocket_view
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from ws_support.testing.peer import (
-    HandshakeRefused,
-    Peer,
-    RunningApplication,
-    websocket_scope,
-)
-from ws_support.testing.server import Server, ServerPool, free_port
+from ws_support.testing.application import RunningApplication, websocket_scope
+from ws_support.testing.peer import HandshakeRefused, Peer
+from ws_support.testing.pool import ServerPool
+from ws_support.testing.ports import free_port
+from ws_support.testing.server import Server
 from ws_support.testing.waiting import BOUND, wait_until
 from ws_support.testing.wire import RawClient
 

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from ws_support.testing.peer import Peer
-from ws_support.testing.server import ServerGetter, ServerPool
+from ws_support.testing.pool import ServerGetter, ServerPool
 
 __all__ = ["websocket_peer", "websocket_server", "websocket_server_pool"]
 
