@@ -254,7 +254,7 @@ def test_a_handler_of_the_channel_layer_raises(server):
     server.wait_for_log("RuntimeError: from the layer")
 
 
-@pytest.mark.websocket_tracebacks
+@pytest.mark.websocket_tracebacks  # Of the servers, when they stop.
 @pytest.mark.parametrize("command", SERVERS)
 def test_the_client_is_gone_when_the_handler_sends(serve, command):
     server = serve(command=command)
@@ -335,6 +335,7 @@ def test_the_client_answers_no_ping(serve, command, route):
         codes_of_disconnect(server, path)
 
 
+@pytest.mark.websocket_tracebacks  # Hypercorn's own, when it stops.
 @pytest.mark.parametrize(
     "command",
     # Hypercorn 0.18 does not end the TCP connections, and its clients wait.
