@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 
 import pytest
 from channels.exceptions import DenyConnection
@@ -569,3 +570,25 @@ async def test_sends_may_succeed_again():
         peer.fail_sends(None)
         await peer.send("hello")
         assert await peer.receive() == "hello"
+
+
+async def test_after_the_close_nothing_is_waited_for():
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        await send({"type": "websocket.close", "code": 4000})
+        await go_on.wait()
+
+    go_on = asyncio.Event()
+    async with Peer(application, "/ws", timeout=5) as peer:
+        for _ in range(2):
+            with pytest.raises(ConnectionClosed, match="4000"):
+                await peer.receive()
+        go_on.set()
+
+
+async def test_a_test_that_has_failed_does_not_wait_long_for_the_application():
+    start = time.monotonic()
+    with pytest.raises(LookupError, match="of the test"):
+        async with Peer(stubborn, "/ws", timeout=30):
+            raise LookupError("of the test")
+    assert time.monotonic() - start < 20
