@@ -65,10 +65,8 @@ def test_the_pool_of_the_session_is_our_own(websocket_server_pool, websocket_ser
 
 
 @pytest.mark.websocket_tracebacks
-def test_a_test_that_expects_tracebacks_has_the_pool_itself(
-    websocket_server_pool, websocket_server
-):
-    assert websocket_server == websocket_server_pool.get
+def test_a_test_that_expects_tracebacks_has_servers_apart(websocket_server_pool, websocket_server):
+    assert websocket_server == websocket_server_pool.get_unchecked
 
 
 def test_pytest_and_websockets_are_imported_only_where_they_are_used():

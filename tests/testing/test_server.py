@@ -86,13 +86,16 @@ def test_a_server_is_kept_for_equal_arguments_alone(tmp_path):
     try:
         one = pool.get(command=COMMAND, environment={"A": "1", "B": "2"})
         assert pool.get(command=COMMAND, environment={"B": "2", "A": "1"}) is one
+        apart = pool.get_unchecked(command=COMMAND, environment={"A": "1", "B": "2"})
+        assert apart is not one
         others = [
+            apart,
             pool.get(command=COMMAND),
             pool.get(command=COMMAND, arguments=["more"], environment={"A": "1", "B": "2"}),
             pool.get(command=COMMAND, environment={"A": "1", "B": "3"}),
         ]
-        assert len({each.port for each in (one, *others)}) == 4
-        others[1].wait_for_log("started with ['more']")
+        assert len({each.port for each in (one, *others)}) == 5
+        others[2].wait_for_log("started with ['more']")
     finally:
         pool.stop()
     assert all(each.process.poll() is not None for each in (one, *others))

@@ -43,10 +43,10 @@ def websocket_server(
 
     Servers with equal arguments are shared by all tests of the session. A test fails if a server
     that it uses logs a traceback meanwhile, unless it is marked with
-    `@pytest.mark.websocket_tracebacks`.
+    `@pytest.mark.websocket_tracebacks`. Tests with that mark share servers of their own.
     """
     if request.node.get_closest_marker(_MARK):
-        yield websocket_server_pool.get
+        yield websocket_server_pool.get_unchecked
         return
     with websocket_server_pool.checked() as get:
         yield get

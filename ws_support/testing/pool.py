@@ -59,9 +59,38 @@ class ServerPool:
         - `settings`: Django settings in place of the project's. They travel as JSON.
         - `environment`: further environment variables.
         """
+        return self._get("", server, command, arguments, settings, environment, host)
+
+    def get_unchecked(
+        self,
+        server: str | None = None,
+        *,
+        command: str | Sequence[str] = "runasgi",
+        arguments: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+        host: str = "127.0.0.1",
+    ) -> Server:
+        """Return a server as `get()` does, which is shared with calls of this method alone.
+
+        It is for tests that provoke exceptions. A traceback that is logged when such a test has
+        ended is no traceback of the next test.
+        """
+        return self._get("unchecked", server, command, arguments, settings, environment, host)
+
+    def _get(
+        self,
+        kind: str,
+        server: str | None,
+        command: str | Sequence[str],
+        arguments: Sequence[str],
+        settings: Mapping[str, Any] | None,
+        environment: Mapping[str, str] | None,
+        host: str,
+    ) -> Server:
         variables = {**(environment or {}), **_overriding(settings or {}, environment or {})}
         line = [*self._command(command, server), *arguments]
-        key = json.dumps([line, variables, host], sort_keys=True)
+        key = json.dumps([kind, line, variables, host], sort_keys=True)
         kept = self._kept.pop(key, None)
         if kept is None or kept.process.poll() is not None:
             name = server or (command if isinstance(command, str) else " ".join(command))
