@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -23,8 +24,10 @@ from hypothesis import strategies as st
 from tests.harness import ASGI_SERVERS, BOUND, serving, until
 from tests.peers import Served, connected
 from tests.servers.test_behaviours import expected
-from ws_support._topics.brokers.channel_layer import group_of
-from ws_support._topics.registry import _Listeners
+from ws_support._asgi import DIRECT, DirectSend
+from ws_support._topics.brokers.channel_layer.calls import group_of
+from ws_support._topics.brokers.local import _Listeners
+from ws_support._topics.registry import TopicRegistry
 from ws_support.broadcast import broadcast, broadcast_json, statistics
 from ws_support.consumers import AsyncWebsocketConsumer
 from ws_support.websocket import websocket_view
@@ -64,6 +67,12 @@ def test_a_value_arrives_as_json(server):
         one = subscribed(stack, server, "json")
         tell(one, "broadcast json", topic="json", value={"é": [1, None]})
         assert json.loads(one.recv(BOUND)) == {"é": [1, None]}
+
+
+def test_a_server_says_in_the_scope_that_whoever_publishes_may_send(server):
+    with server.connect("/commands") as socket:
+        socket.send(json.dumps({"do": "scope", "keys": ["extensions"]}))
+        assert "ws_support.direct" in json.loads(socket.recv(BOUND))["extensions"]
 
 
 def test_messages_of_one_publisher_keep_their_order(server):
@@ -246,6 +255,40 @@ async def test_a_queue_that_is_full_before_the_accept_refuses_the_handshake():
         await peer.wait()
 
 
+async def test_a_client_that_is_too_slow_is_closed_and_counted_once(caplog):
+    class Stuck(KnownPeer):
+        __module__ = KnownPeer.__module__
+        is_stuck = False
+
+        async def serve_send(self, message):
+            if self.is_stuck and message["type"] == "websocket.send":
+                await asyncio.Event().wait()
+            await super().serve_send(message)
+
+    before = statistics().dropped
+    async with connected(Subscriber.as_asgi(), Stuck) as peer:
+        peer.is_stuck = True
+        registry = TopicRegistry.of_this_loop()
+        for _ in range(64 + 3):
+            registry.deliver("topic", {"type": "websocket.send", "text": "x"})
+        assert (await peer.receive_output())["code"] == 1013
+        await peer.wait()
+    assert statistics().dropped == before + 1
+    assert caplog.text.count("64 messages were waiting") == 1
+
+
+async def test_a_connection_that_has_missed_messages_of_two_topics_is_closed_once():
+    before = statistics()
+    async with connected(Subscriber.as_asgi()) as peer:
+        registry = TopicRegistry.of_this_loop()
+        for _ in range(2):
+            registry.miss("topic", 3, "The test says so.")
+        assert (await peer.receive_output())["reason"] == "Messages were lost"
+        await peer.wait()
+    now = statistics()
+    assert (now.lost - before.lost, now.dropped - before.dropped) == (6, 1)
+
+
 async def test_one_connection_may_subscribe_to_many_topics_and_twice_is_once():
     class Many(Subscriber):
         subscriptions = ["one", "two", "two"]
@@ -263,13 +306,12 @@ class KnownPeer(Served):
     __module__ = "uvicorn.protocols"
 
 
-class WritingPeer(KnownPeer):
-    """One that writes frames itself, as our protocols for Uvicorn."""
+class WritingPeer(Served):
+    """One that says by an extension of the scope that it writes frames itself."""
 
-    __module__ = "uvicorn.protocols"
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
+    def __init__(self, application):
+        super().__init__(application, extensions={DIRECT: self})
+        self.send = self.serve_send
         self.frames = asyncio.Queue()
         self.error = None
 
@@ -282,6 +324,45 @@ class WritingPeer(KnownPeer):
             raise self.error
         self.frames.put_nowait(frame)
         return True
+
+
+class PartialPeer(KnownPeer):
+    """Passes a part of its `send()`, as Daphne by its own command."""
+
+    __module__ = "daphne.server"
+
+    def __init__(self, application):
+        async def passing(scope, receive, send):
+            await application(scope, receive, partial(send))
+
+        super().__init__(passing)
+
+
+class DirectPeer(Served):
+    """One that says by an extension of the scope that its `send()` may run in any task."""
+
+    def __init__(self, application):
+        super().__init__(application, extensions={DIRECT: DirectSend(self.serve_send)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_direct"),
+    [(Served, False), (KnownPeer, True), (PartialPeer, True), (DirectPeer, True)],
+)
+async def test_a_server_that_allows_it_sends_in_the_task_of_the_publisher(kind, is_direct):
+    tasks = []
+
+    class Noting(kind):
+        __module__ = kind.__module__
+
+        async def serve_send(self, message):
+            tasks.append(asyncio.current_task())
+            await super().serve_send(message)
+
+    async with connected(Subscriber.as_asgi(), Noting) as peer:
+        await broadcast("topic", "message")
+        assert await received(peer) == "message"
+    assert (tasks[1] is asyncio.current_task()) == is_direct
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), RuntimeError("the handler is closed")])
@@ -319,7 +400,8 @@ async def test_an_error_of_the_server_is_raised_to_it(kind):
             await peer.wait()
 
 
-async def test_middleware_around_send_runs_in_a_task_of_its_connection():
+@pytest.mark.parametrize("kind", [Served, KnownPeer, WritingPeer])
+async def test_middleware_around_send_runs_in_a_task_of_its_connection(kind):
     tasks = []
 
     def watched(application):
@@ -333,7 +415,7 @@ async def test_middleware_around_send_runs_in_a_task_of_its_connection():
 
         return with_task
 
-    async with connected(watched(Subscriber.as_asgi())) as peer:
+    async with connected(watched(Subscriber.as_asgi()), kind) as peer:
         await broadcast("topic", "one")
         await broadcast("topic", "two")
         assert [await received(peer), await received(peer)] == ["one", "two"]
@@ -410,6 +492,36 @@ async def test_what_is_broadcast_while_a_connection_ends_is_dropped(kind):
         with pytest.raises(RuntimeError, match="asked for"):
             await peer.wait()
         assert await peer.receive_nothing(0)
+
+
+@override_settings(WS_SUPPORT={"BROADCAST_QUEUE": 2})
+async def test_a_queue_that_is_full_while_the_connection_ends_does_not_open_it_again(caplog):
+    class Stuck(Served):
+        async def serve_send(self, message):
+            if message["type"] == "websocket.send":
+                await asyncio.Event().wait()
+            if message["type"] == "websocket.close":
+                for _ in range(3):
+                    await broadcast("topic", "late")
+            await super().serve_send(message)
+
+    class Stopping(Subscriber):
+        async def receive(self, text_data=None, bytes_data=None):
+            await broadcast("topic", "never sent")
+            raise StopConsumer
+
+        async def disconnect(self, code):
+            codes.append(code)
+            with pytest.raises(RuntimeError, match="after the connection had ended"):
+                self.start_background(asyncio.sleep(0))
+
+    codes = []
+    async with connected(Stopping.as_asgi(), Stuck) as peer:
+        await peer.says("stop")
+        assert (await peer.receive_output())["code"] == 1000
+        await peer.wait()
+    assert codes == [1000]
+    assert "Closed with 1013" in caplog.text
 
 
 async def test_a_client_that_is_given_up_while_a_message_waits_is_not_waited_for():
@@ -628,7 +740,7 @@ async def test_whoever_subscribes_to_many_topics_lets_others_have_their_turn():
 @pytest.fixture
 def alone(monkeypatch):
     """A process in which nobody has subscribed, as that of a shell."""
-    monkeypatch.setattr("ws_support._topics.registry._Listeners.are_here", False)
+    monkeypatch.setattr("ws_support._topics.brokers.local._Listeners.are_here", False)
 
 
 async def test_a_broadcast_that_nobody_can_hear_is_warned_of_once(alone, caplog):

@@ -700,6 +700,54 @@ async def test_a_silent_client_is_given_up_after_its_messages_were_handled():
     assert consumer.codes == ["one", "two", 3008]
 
 
+async def test_what_is_sent_to_a_client_that_leaves_after_it_was_given_up_goes_nowhere(caplog):
+    class Consumer(WithLayer):
+        cancel_on_disconnect = False
+
+        async def receive(self, text_data=None, bytes_data=None):
+            await asyncio.wait_for(has_left.wait(), BOUND)
+            await self.send("too late")
+            self.codes.append("sent")
+
+    caplog.set_level(logging.INFO, "ws_support.heartbeat")
+    has_left = asyncio.Event()
+    consumer = Consumer()
+    async with connected(Heartbeat(consumer, interval=0.1)) as peer:
+        await peer.says("hello")
+        await eventually(lambda: "Closed with 3008" in caplog.text)
+        await peer.leaves()
+        await eventually(lambda: peer.received == 3)
+        has_left.set()
+        await peer.wait()
+    assert consumer.codes == ["sent", 3008]
+
+
+async def test_an_accept_that_fails_after_a_close_does_not_open_the_connection_again():
+    class Closed(Served):
+        async def serve_send(self, message):
+            if message["type"] == "websocket.accept":
+                await asyncio.wait_for(is_closed.wait(), BOUND)
+                raise OSError("gone")
+            await super().serve_send(message)
+            is_closed.set()
+
+    class Consumer(Logged):
+        async def connect(self):
+            self.start_background(self.close(4000))
+            with contextlib.suppress(OSError):
+                await self.accept()
+            await self.close(4001)
+
+    is_closed = asyncio.Event()
+    consumer = Consumer()
+    async with Closed(consumer) as peer:
+        await peer.connects()
+        assert (await peer.receive_output())["code"] == 4000
+        await peer.wait()
+        assert await peer.receive_nothing(0)
+    assert consumer.codes == [4000]
+
+
 async def test_what_is_sent_after_the_close_goes_nowhere():
     class Consumer(Logged):
         async def receive(self, text_data=None, bytes_data=None):

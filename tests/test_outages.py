@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import time
+
 import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_layer
 from django.test import override_settings
 from redis import exceptions
 
 from tests.peers import connected
-from tests.test_connection import eventually
+from tests.redis import CORE, PUBSUB
+from tests.test_connection import BOUND, eventually
+from ws_support._connection.groups import Groups
+from ws_support._topics.brokers.base import BrokerError
+from ws_support._topics.outages import Outages
+from ws_support.broadcast import BroadcastError, broadcast
 from ws_support.consumers import AsyncWebsocketConsumer
 
 ANSWERS = [
@@ -28,6 +37,24 @@ ANSWERS = [
 class Hears(AsyncWebsocketConsumer):
     async def note(self, event):
         await self.send(event["text"])
+
+
+async def sooner_or_later(condition):
+    """Redis may be asked in vain several times, for 5 s each."""
+    deadline = time.monotonic() + 4 * BOUND
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+class Joins(Hears):
+    groups = ["group"]
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Consumers try again soon."""
+    monkeypatch.setattr("ws_support._asyncio.Backoff.next", lambda self: 0.2)
 
 
 class FailingLayer(InMemoryChannelLayer):
@@ -63,19 +90,101 @@ async def test_a_redis_that_answers_with_an_error_is_away_and_the_socket_stays_o
         assert await peer.texts(1) == ["heard"]
 
 
-async def test_a_socket_stays_open_while_redis_is_a_replica(redis, monkeypatch, caplog):
-    monkeypatch.setattr("ws_support._topics.outages._logged_at", None)
+async def test_a_socket_stays_open_while_redis_is_a_replica(redis, hasty, caplog):
+    def looks():
+        """How often Redis was asked if it still has the groups."""
+        return int(re.search(r"zscore:calls=(\d+)|$", redis.ask("INFO", "commandstats"))[1] or 0)
+
     with override_settings(CHANNEL_LAYERS=redis.layers()):
-        consumer = Hears()
+        consumer = Joins()
         async with connected(consumer) as peer:
             layer = get_channel_layer()
             await eventually(lambda: "bzpopmin" in redis.ask("CLIENT", "LIST"))
+            await eventually(lambda: any("mark" in name for name in redis.names()))
             redis.ask("REPLICAOF", "127.0.0.1", "1")
             await eventually(lambda: "The channel layer is away" in caplog.text)
+            before = looks()
+            await sooner_or_later(lambda: looks() >= before + 2)
+            assert "is back" not in caplog.text  # It can be read from all the time.
             redis.ask("REPLICAOF", "NO", "ONE")
+            await sooner_or_later(lambda: "The channel layer is back" in caplog.text)
             # Redis has closed the connections of the other one.
             other = channel_layers.make_backend("default")
             await other.send(consumer.channel_name, {"type": "note", "text": "heard"})
             assert await peer.texts(1) == ["heard"]
             await other.close_pools()
         await layer.close_pools()
+
+
+def lines(caplog):
+    """What the log says about the layer: "away" or "back", from the first line on."""
+    records = [each for each in caplog.records if each.name == "ws_support.channel_layer"]
+    return [each.message.split()[4].rstrip(":") for each in records]
+
+
+class Both(Hears):
+    """Uses the layer for a group and for a topic."""
+
+    groups = ["group"]
+    subscriptions = ["topic"]
+
+    async def receive(self, text_data=None, bytes_data=None):
+        await self.channel_layer.group_add(text_data, self.channel_name)
+        await self.send("joined")
+
+
+@pytest.mark.parametrize("backend", [CORE, PUBSUB], ids=["core", "pubsub"])
+async def test_an_outage_is_one_line_for_broadcasts_and_consumers_and_so_is_its_end(
+    redis, hasty, backend, caplog
+):
+    with override_settings(CHANNEL_LAYERS=redis.layers(backend)):
+        async with connected(Both.as_asgi()) as one, connected(Both.as_asgi()) as two:
+            redis.stop()
+            with pytest.raises(BroadcastError):
+                await broadcast("topic", "lost")
+            for each in (one, two):
+                await each.says("another")
+                assert await each.texts(1) == ["joined"]
+            await eventually(lambda: lines(caplog) == ["away"])
+            redis.start()
+            await sooner_or_later(lambda: lines(caplog) == ["away", "back"])
+            await broadcast("topic", "after")
+            await get_channel_layer().group_send("another", {"type": "note", "text": "heard"})
+            for each in (one, two):
+                assert sorted(await each.texts(2)) == ["after", "heard"]
+        await get_channel_layer().flush()
+    assert lines(caplog) == ["away", "back"]
+
+
+async def test_a_layer_that_can_only_be_received_from_is_back_when_it_is_quiet(
+    failing, monkeypatch, caplog
+):
+    monkeypatch.setattr("ws_support._connection.groups._CALM", 0.5)
+    failing.errors = [ConnectionError("one"), ConnectionError("two"), ConnectionError("three")]
+    async with connected(Hears.as_asgi()):
+        await eventually(lambda: lines(caplog) == ["away", "back"])
+        assert failing.raised == 3
+        assert "away: ConnectionError: one." in caplog.text
+
+
+async def test_an_outage_that_all_clients_have_left_in_is_over_without_a_word(failing, caplog):
+    for count in range(1, 3):
+        failing.errors = [ConnectionError("gone")]
+        async with connected(Hears.as_asgi()):
+            await eventually(lambda: lines(caplog) == ["away"] * count)  # noqa: B023
+        outage = Groups.of(failing)._outage
+        await eventually(lambda: not outage.is_away)  # noqa: B023
+    assert lines(caplog) == ["away", "away"]
+
+
+async def test_a_broker_that_ends_in_an_outage_leaves_its_end_to_others(caplog):
+    outages = Outages()
+    one, two = outages.detector(), outages.detector()
+    for each in (one, two):
+        each.lose(BrokerError("no answer"))
+        each.lose(BrokerError("still no answer"))
+    one.forget()
+    one.find()
+    assert lines(caplog) == ["away"]
+    two.find()
+    assert lines(caplog) == ["away", "back"]

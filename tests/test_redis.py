@@ -19,7 +19,7 @@ from tests.peers import connected
 from tests.project.live import Prices
 from tests.redis import CORE, PUBSUB, Redis
 from tests.test_broadcast import asked, subscribed, tell
-from ws_support._topics.brokers.channel_layer import group_of
+from ws_support._topics.brokers.channel_layer.calls import group_of
 from ws_support.broadcast import broadcast
 
 

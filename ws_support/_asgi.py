@@ -1,14 +1,64 @@
-"""Checks for ASGI messages of an application, and for the scopes of servers (ASGI 2.5)."""
+"""ASGI 2.5: checks for messages of an application, and what scopes of servers say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from ws_support.close_codes import MAX_REASON, may_be_sent
 
 UNANSWERED: Final = "ws_support.unanswered"
 """The key in the scope of a handshake whose application has raised before it answered."""
+
+DIRECT: Final = "ws_support.direct"
+"""The extension of a server whose `send()` may be called in any task, not only in one of the
+application. Its value has the attribute `send`, the callable that the server has passed to the
+application, and may have `write_frame(frame)`, which returns False if that was not possible."""
+
+_SERVERS: Final = frozenset({"daphne", "granian", "hypercorn", "uvicorn"})
+"""Packages of servers that need no extension: `send()` of Daphne 4.2, Granian 2.8, Hypercorn 0.18
+and Uvicorn 0.54 may be called in any task. Started by their own commands, they run no code of this
+package that could add the extension, and broadcasts would need a task for each message."""
+
+
+class DirectSend:
+    """The value of `DIRECT` for a server that has nothing but `send`."""
+
+    __slots__ = ("send",)
+
+    def __init__(self, send: Callable[[Any], Awaitable[None]]) -> None:
+        self.send = send
+
+
+def add_direct(scope: Any, value: Any) -> None:
+    """Add the extension `DIRECT` to `scope`, unless a server has added its own."""
+    extensions = scope.get("extensions") or {}
+    if DIRECT not in extensions:
+        # Granian may use one dictionary for many scopes.
+        scope["extensions"] = {**extensions, DIRECT: value}
+
+
+def remove_direct(scope: Any) -> None:
+    """Remove the extension, when the application has ended.
+
+    A server that keeps the scope would otherwise wait for the garbage collector.
+    """
+    (scope.get("extensions") or {}).pop(DIRECT, None)
+
+
+def direct_of(scope: Mapping[str, Any], send: Callable[[Any], Awaitable[None]]) -> Any:
+    """Return the value of `DIRECT` if `send` is the server's own, else `None`.
+
+    A `send` that a middleware has wrapped may depend on its task, for example for a timeout.
+    """
+    value = (scope.get("extensions") or {}).get(DIRECT)
+    if value is not None:
+        return value if send == value.send else None
+    while isinstance(send, partial):
+        send = send.func
+    owner = getattr(send, "__self__", None)
+    return DirectSend(send) if type(owner).__module__.partition(".")[0] in _SERVERS else None
 
 
 def check_accept(scope: Mapping[str, Any], message: Mapping[str, Any]) -> None:

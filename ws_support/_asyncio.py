@@ -1,11 +1,11 @@
-"""Helpers for asyncio: a value for each event loop, a backoff, and whose cancellation it was."""
+"""Helpers for asyncio: a value for each event loop, a backoff, and cancellation."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from random import uniform
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 Value = TypeVar("Value")
@@ -50,3 +50,15 @@ def cancelled_by_others(task: asyncio.Task[Any]) -> bool:
     # Python 3.10 does not count cancellations: there is nothing to undo, and no way to tell.
     uncancel: Callable[[], int] = getattr(task, "uncancel", lambda: 0)
     return uncancel() > 0
+
+
+async def to_the_end(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run `coroutine` to its end, also when the task that waits for it is cancelled."""
+    task = asyncio.create_task(coroutine)
+    _unfinished.add(task)
+    task.add_done_callback(_unfinished.discard)
+    await asyncio.wait([task])
+
+
+_unfinished: Final[set[asyncio.Task[None]]] = set()
+"""asyncio itself keeps only weak references to tasks."""

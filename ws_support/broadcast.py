@@ -19,7 +19,7 @@ from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
 
-from ws_support._topics.brokers.channel_layer import LayerError
+from ws_support._topics.brokers.base import Broker, BrokerError
 from ws_support._topics.messages import checked_topic, json_of, message_of
 from ws_support._topics.registry import Statistics, TopicRegistry, statistics
 
@@ -44,10 +44,11 @@ async def broadcast(topic: str, message: str | bytes) -> None:
     `ValueError` for an invalid topic or message.
     """
     topic, content = checked_topic(topic), message_of(message)
+    broker = TopicRegistry.of_this_loop().broker
     try:
-        await TopicRegistry.of_this_loop().publish(topic, content)
-    except LayerError as error:
-        raise _broadcast_error(topic, error) from error
+        await broker.publish(topic, content)
+    except BrokerError as error:
+        raise _broadcast_error(topic, broker, error) from error
 
 
 async def broadcast_json(
@@ -64,17 +65,17 @@ async def broadcast_json(
 async def count_takers(topic: str, message: str | bytes, wait: float) -> int:
     """Broadcast a message, and return how many processes with subscribers have received it.
 
-    Answers are counted for `wait` seconds. There has to be a channel layer between processes.
+    Answers are counted for `wait` seconds.
     """
     topic, content = checked_topic(topic), message_of(message)
+    broker = TopicRegistry.of_this_loop().broker
     try:
-        return await TopicRegistry.of_this_loop().count_takers(topic, content, wait)
-    except LayerError as error:
-        raise _broadcast_error(topic, error) from error
+        return await broker.count_takers(topic, content, wait)
+    except BrokerError as error:
+        raise _broadcast_error(topic, broker, error) from error
 
 
-def _broadcast_error(topic: str, error: LayerError) -> BroadcastError:
+def _broadcast_error(topic: str, broker: Broker, error: BrokerError) -> BroadcastError:
     return BroadcastError(
-        f"The broadcast under {topic!r:.100} was not taken by the channel layer"
-        f' (CHANNEL_LAYERS["default"]): {error}.'
+        f"The broadcast under {topic!r:.100} was not taken by {broker.title}: {error}."
     )

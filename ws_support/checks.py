@@ -18,7 +18,7 @@ from ws_support._project import (
     load_application,
     websocket_parts,
 )
-from ws_support._topics.registry import is_between_processes
+from ws_support._topics.brokers import is_between_processes
 
 __all__ = ["check_application", "check_deployment", "check_project", "check_settings"]
 

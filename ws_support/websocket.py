@@ -16,6 +16,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from ws_support._asgi import check_accept, check_close
 from ws_support._connection.connection import Connection
 from ws_support._connection.database import OldConnections
+from ws_support._connection.state import LOST, Close, Side
 from ws_support._topics.messages import checked_topic, json_of, message_of
 from ws_support.close_codes import CloseCode
 from ws_support.exceptions import (
@@ -109,12 +110,10 @@ class WebSocket:
 
     __slots__ = (
         "__weakref__",
-        "_close_code",
-        "_close_reason",
         "_closed",
         "_connection",
+        "_end",
         "_is_accepted",
-        "_is_ours",
         "_is_receiving",
         "_sending",
         "scope",
@@ -127,14 +126,11 @@ class WebSocket:
         self._is_accepted = False
         self._is_receiving = False
         self._sending = asyncio.Lock()
-        self._close_code: int | None = None
-        self._close_reason: str | None = None
-        # True if this side has ended the connection: unread messages are not delivered then.
-        self._is_ours = False
+        self._end: Close | None = None
         self._closed: asyncio.Event | None = None
 
     def __repr__(self) -> str:
-        state = f"closed with {self._close_code}" if self.closed else "open"
+        state = f"closed with {self.close_code}" if self.closed else "open"
         return f"<WebSocket {self.scope['path']!r:.100}, {state}>"
 
     @property
@@ -166,7 +162,7 @@ class WebSocket:
 
         Messages that the client sent before its close may still be received.
         """
-        return self._close_code is not None
+        return self._end is not None
 
     @property
     def close_code(self) -> int | None:
@@ -175,12 +171,12 @@ class WebSocket:
         The code is 1005 if that side sent none, and 1006 for a lost connection or a refused
         handshake.
         """
-        return self._close_code
+        return None if self._end is None else self._end.code
 
     @property
     def close_reason(self) -> str | None:
         """The reason that came with the code, often empty; `None` while the connection is open."""
-        return self._close_reason
+        return None if self._end is None else self._end.reason
 
     # The handshake.
 
@@ -224,7 +220,6 @@ class WebSocket:
         check_close(message)
         if self.closed:
             return
-        self._is_ours = True
         message["code"] = int(code)
         with suppress(ClientGone):
             await self._connection.send(message)
@@ -256,14 +251,15 @@ class WebSocket:
             raise RuntimeError(
                 "Two tasks receive from the same WebSocket: let one receive, and hand on what came."
             )
-        if self._is_ours:
+        if self._end is not None and self._end.by is not Side.CLIENT:
+            # Unread messages are dropped, but not those of a client that has left.
             raise self._end_of_messages()
         self._is_receiving = True
         try:
             message = await self._connection.next_message()
         finally:
             self._is_receiving = False
-        if message is None or self._is_ours:
+        if message is None or (self._end is not None and self._end.by is not Side.CLIENT):
             raise self._end_of_messages()
         text: str | None = message.get("text")
         return message["bytes"] if text is None else text
@@ -367,15 +363,12 @@ class WebSocket:
             raise self._how_closed()
 
     def _how_closed(self) -> ConnectionClosed:
-        return ConnectionClosed(
-            self._close_code or CloseCode.ABNORMAL_CLOSURE, self._close_reason or ""
-        )
+        end = self._end or LOST
+        return ConnectionClosed(end.code, end.reason)
 
     def _end_of_messages(self) -> ConnectionClosed:
         self._connection.was_told()
-        return ConnectionClosed(
-            self._close_code or CloseCode.ABNORMAL_CLOSURE, self._close_reason or ""
-        )
+        return self._how_closed()
 
     async def _why_closed(self) -> ConnectionClosed:
         """Wait until the code is known, and return the exception to raise after a failed send.
@@ -385,15 +378,13 @@ class WebSocket:
         try:
             await asyncio.wait_for(self.wait_closed(), _END_TIMEOUT)
         except asyncio.TimeoutError:
-            self._end(CloseCode.ABNORMAL_CLOSURE, "")
-        return ConnectionClosed(
-            self._close_code or CloseCode.ABNORMAL_CLOSURE, self._close_reason or ""
-        )
+            self._end_with(LOST)
+        return self._how_closed()
 
-    def _end(self, code: int, reason: str) -> None:
-        if self._close_code is None:
-            self._close_code = int(code)
-            self._close_reason = reason
+    def _end_with(self, close: Close) -> None:
+        """Note the end of the side that ends the connection first."""
+        if self._end is None:
+            self._end = close
             if self._closed is not None:
                 self._closed.set()
 
@@ -411,10 +402,6 @@ class _Connection(Connection):
         if self._databases.are_due():
             await self._databases.close()
 
-    @property
-    def task(self) -> asyncio.Task[Any]:
-        return self._task
-
     async def next_message(self) -> dict[str, Any] | None:
         """Return the next message of the client, and `None` after the last one."""
         queue = self.read_ahead()
@@ -430,25 +417,14 @@ class _Connection(Connection):
 
     def was_told(self) -> None:
         """Note that the handler knows of the end, and may take any time to finish."""
-        self._cancel_on_disconnect = False
+        self.cancel_on_disconnect = False
 
-    def give_up(self, code: int, reason: str) -> None:
-        self._is_open = False
-        self._last_words = {"type": "websocket.close", "code": int(code), "reason": reason}
-        self.websocket._is_ours = True
-        end = {"type": "websocket.disconnect", "code": int(code), "reason": reason}
-        self._has_ended(end)
-        self._left = end
-
-    def _has_ended(self, end: dict[str, Any]) -> None:
-        code = end.get("code")
-        self.websocket._end(
-            CloseCode.NO_STATUS_RECEIVED if code is None else code, end.get("reason") or ""
-        )
-        self._end = self._end or end
-        if end is not self._left:
-            # The end did not come from the client, so a task that waits for a message is told here.
-            self.read_ahead().put(end)
+    def tell(self, close: Close) -> bool:
+        self.websocket._end_with(close)
+        if close.by is not Side.CLIENT:
+            # A task that waits for a message is told here. From the client, it gets the message.
+            self.read_ahead().put(close.message)
+        return True
 
 
 async def _handle(
@@ -462,14 +438,14 @@ async def _handle(
     try:
         await _with_its_databases(handler, websocket)
     except InvalidMessage as error:
-        websocket._end(error.code, error.reason)
+        websocket._end_with(Close(error.code, error.reason, Side.APPLICATION))
         raise
     except asyncio.CancelledError:
-        websocket._end(CloseCode.SERVICE_RESTART, "")
+        websocket._end_with(Close(CloseCode.SERVICE_RESTART, "", Side.SERVER))
         raise
     except Exception as error:
         if not websocket.closed or not is_client_gone(error):
-            websocket._end(CloseCode.INTERNAL_ERROR, "")
+            websocket._end_with(Close(CloseCode.INTERNAL_ERROR, "", Side.APPLICATION))
             if is_client_gone(error):
                 # The error is from another connection. Only for its own connection a handler may
                 # leave it uncaught.

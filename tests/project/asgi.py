@@ -46,6 +46,11 @@ disconnected.connect(log_disconnected)
 rejected.connect(log_rejected)
 
 
+def as_text(value: object) -> str:
+    """For what JSON does not know: bytes, and objects in the scope."""
+    return value.decode() if isinstance(value, bytes) else type(value).__name__
+
+
 class LoggedEcho(EchoConsumer):
     """Echo, and what `disconnect()` was told."""
 
@@ -92,7 +97,7 @@ class Commands(AsyncWebsocketConsumer):
                 await self.accept()
             case "scope":
                 scope = {key: self.scope.get(key) for key in command["keys"]}
-                await self.send(text_data=json.dumps(scope, default=bytes.decode))
+                await self.send(text_data=json.dumps(scope, default=as_text))
             case "headers":
                 named = command["name"].encode()
                 values = [value.hex() for name, value in self.scope["headers"] if name == named]

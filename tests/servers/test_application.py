@@ -148,7 +148,9 @@ async def test_a_prefix_is_put_before_the_path_also_where_a_server_has_no_raw_pa
 
     scope = {"type": "websocket", "path": "/ws"}
     await Application(application, ())(scope, None, None)
-    assert scopes == [{"type": "websocket", "path": "/app/ws", "root_path": "/app"}]
+    (scope,) = scopes
+    assert list(scope.pop("extensions")) == ["ws_support.direct"]
+    assert scope == {"type": "websocket", "path": "/app/ws", "root_path": "/app"}
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "hypercorn", "granian", "daphne"])

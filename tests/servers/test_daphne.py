@@ -227,7 +227,7 @@ def test_the_scope_is_complete(serve):
         "path": "/commands",
         "client": client,
         "subprotocols": ["a", "b"],
-        "extensions": {"websocket.http.response": {}},
+        "extensions": {"websocket.http.response": {}, "ws_support.direct": "DirectSend"},
     }
 
 

@@ -503,7 +503,7 @@ def test_the_scope_is_complete(by_itself, tmp_path):
         "query_string": "a=%20b",
         "subprotocols": ["one", "two"],
         "state": {"greeting": "hello"},
-        "extensions": {"websocket.http.response": {}},
+        "extensions": {"websocket.http.response": {}, "ws_support.direct": "PicowsProtocol"},
     }
 
 
@@ -520,7 +520,9 @@ async def app(scope, receive, send):
     else:
         await receive()
         await send({"type": "websocket.accept"})
-        text = json.dumps(scope, default=lambda value: value.decode("latin-1"))
+        text = json.dumps(scope, default=lambda value: (
+            value.decode("latin-1") if isinstance(value, bytes) else type(value).__name__
+        ))
         await send({"type": "websocket.send", "text": text})
         await receive()
 """

@@ -13,15 +13,15 @@ from typing import Any, Final
 from channels.exceptions import StopConsumer
 
 from ws_support import _logging
-from ws_support._asgi import check_close, is_served
-from ws_support._asyncio import Backoff, cancelled_by_others
+from ws_support._asgi import check_close, direct_of, is_served
+from ws_support._asyncio import cancelled_by_others
 from ws_support._connection.lifecycle import TURN, Lifecycle
 from ws_support._connection.queue import MessageQueue
+from ws_support._connection.state import Close, Side, State
 from ws_support._connection.watchdog import Watchdog
 from ws_support._logging import mark_as_logged
-from ws_support._topics.outages import is_away, is_idle, log_away
 from ws_support._topics.registry import TopicRegistry
-from ws_support._topics.subscriber import Subscriber, server_of
+from ws_support._topics.subscriber import Subscriber
 from ws_support.close_codes import CloseCode
 from ws_support.conf import get_options
 from ws_support.exceptions import ClientGone, InvalidMessage, is_client_gone
@@ -61,28 +61,24 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_background",
-        "_cancel_on_disconnect",
         "_context",
         "_end",
-        "_has_begun",
-        "_is_accepted",
         "_is_interrupted",
-        "_is_open",
-        "_is_over",
-        "_last_words",
         "_left",
         "_lifecycle",
         "_queue",
         "_receive",
-        "_said",
         "_scope",
         "_send",
         "_send_data",
+        "_sending",
         "_sources",
+        "_state",
         "_subscriber",
-        "_task",
         "_turn",
         "_watchdog",
+        "cancel_on_disconnect",
+        "task",
     )
 
     def __init__(
@@ -96,26 +92,22 @@ class Connection:
         self._scope = scope
         self._receive = receive
         self._send = self._send_data = send
-        self._cancel_on_disconnect = cancel_on_disconnect
+        self.cancel_on_disconnect = cancel_on_disconnect
         self._context: Context | None = None
         self._sources: tuple[asyncio.Task[None], ...] = ()
         self._queue: MessageQueue | None = None
         self._background: set[asyncio.Task[Any]] | None = None
         self._subscriber: Subscriber | None = None
 
-        self._has_begun = False
-        self._is_accepted = False
-        self._is_open = True
-        self._is_over = False
-        # Why the connection ends, once that is known: a `websocket.disconnect` or an exception.
-        self._end: Message | BaseException | None = None
-        # The `websocket.disconnect` of the server, if it was read ahead.
-        self._left: Message | None = None
-        # The close frame that is still to be sent, and a future that is done when another task has
-        # sent it.
-        self._last_words: Message | None = None
-        self._said: asyncio.Future[None] | None = None
+        self._state = State.CONNECTING
+        # The end that waits in the queue, behind messages that are still handled.
+        self._left: Close | None = None
+        # Why no more messages are handled, once that is so. The first reason counts.
+        self._end: Close | BaseException | None = None
+        # True once this class, and not the server, has cancelled the task of `run()`.
         self._is_interrupted = False
+        # Done once the close frame is sent, or cannot be sent. None until a task begins to send it.
+        self._sending: asyncio.Future[None] | None = None
         # Messages that may be sent before other tasks get their turn.
         self._turn = TURN
 
@@ -133,7 +125,7 @@ class Connection:
                 await self.send_data(message)
             except OSError as error:
                 raise ClientGone(*error.args) from error
-        elif self._is_open:
+        elif self.is_open:
             await self._send_other(message)
         else:
             _drop(message)
@@ -144,10 +136,10 @@ class Connection:
         This is not a coroutine function: a coroutine more would cost time for each message.
         """
         turn = self._turn
-        if turn > 0 and self._is_open:
+        if turn > 0:
             self._turn = turn - 1
             return self._send_data(message)
-        return self._send_and_give_way(message) if self._is_open else _dropped(message)
+        return self._send_and_give_way(message)
 
     async def _send_and_give_way(self, message: Any) -> None:
         # The `send()` of every server returns at once when there is room, and most also do when the
@@ -161,7 +153,7 @@ class Connection:
         self, coroutine: Coroutine[Any, Any, Any], name: str | None
     ) -> asyncio.Task[Any]:
         """Run `coroutine` beside the handlers, until it is done or the connection ends."""
-        if self._is_over:
+        if self.is_over:
             coroutine.close()
             raise RuntimeError("start_background() was called after the connection had ended.")
         task = asyncio.create_task(coroutine, name=name or getattr(coroutine, "__qualname__", None))
@@ -178,11 +170,11 @@ class Connection:
 
         Before the handshake is accepted, these messages wait.
         """
-        if self._is_over:
+        if self.is_over:
             raise RuntimeError("subscribe() was called after the connection had ended.")
         if self._subscriber is None:
             self._subscriber = Subscriber(self, get_options().broadcast_queue)
-            if self._is_accepted:
+            if self._state is not State.CONNECTING:
                 self._subscriber.begin()
         await TopicRegistry.of_this_loop().subscribe(topic, self._subscriber)
 
@@ -192,15 +184,17 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        return self._is_open
+        """True until this side closes the connection."""
+        return self._state is not State.CLOSING and self._state is not State.CLOSED
 
     @property
     def is_over(self) -> bool:
-        return self._is_over
+        """True once no handler runs any more, except for that of the end."""
+        return self._state is State.CLOSED
 
     @property
-    def server(self) -> Any:
-        return server_of(self._send_data)
+    def direct(self) -> Any:
+        return direct_of(self._scope, self._send_data)
 
     def fail(self, error: Exception) -> None:
         """End the connection because of an error of the server. `run()` raises this error."""
@@ -221,7 +215,7 @@ class Connection:
         An exception of a handler, or the cancellation by the server, is raised again after the end
         of the connection. The client sees 1011 or 1012.
         """
-        self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
+        self.task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
         # A source is read in the context of its connection, whichever task starts to read it.
         self._context = copy_context()
         self._watchdog = watchdog = Watchdog.of_this_loop()
@@ -236,6 +230,7 @@ class Connection:
         busy = watchdog.busy
         receive = self._receive
         handle_data = handle_data or handle
+        has_begun = False
         error: BaseException | None = None
         try:
             # The path of each message: every line here costs time.
@@ -260,12 +255,12 @@ class Connection:
                     kind = message.get("type")
                 handler = handle_data
                 if kind != "websocket.receive":
+                    has_begun = True
                     if kind == "websocket.disconnect":
                         # Granian 2.8 returns its own `websocket.disconnect` when `receive()` is
                         # cancelled, so an end that is known already counts more.
-                        self._end = self._end or message
+                        self._end = self._end or self._left or Close.heard(message)
                         break
-                    self._has_begun = True
                     handler = handle
                 busy[self] = False
                 if not watchdog.is_armed:
@@ -285,7 +280,7 @@ class Connection:
             error = None if self._is_interrupted else cancelled
         except Exception as raised:
             error = raised
-        await self._conclude(handle, error)
+        await self._conclude(handle if has_begun else None, error)
 
     def adopt_context(self) -> None:
         """Copy the context variables that handlers have set into the current context.
@@ -303,7 +298,7 @@ class Connection:
         """Start a task that receives from the client into the queue, and return the queue."""
         if self._queue is None:
             self._queue = MessageQueue()
-            if self._is_open:
+            if self.is_open:
                 self._start_source(self._read(self._queue))
         return self._queue
 
@@ -323,10 +318,7 @@ class Connection:
                 continue
             queue.put(message)
             if message["type"] == "websocket.disconnect":
-                self._left = message
-                # Most servers would take messages now and drop them without an error.
-                self._send_data = _refuse
-                self._has_ended(message)
+                self._has_left(Close.heard(message))
                 return
             if queue.is_full:
                 del message  # The queue may keep it in a form that takes less memory.
@@ -334,19 +326,8 @@ class Connection:
 
     @staticmethod
     async def _listen(source: Callable[[], Awaitable[Any]], queue: MessageQueue) -> None:
-        backoff = Backoff()
         while True:
-            began_at = monotonic()
-            try:
-                message = await source()
-            except Exception as error:
-                if not is_away(error):
-                    raise
-                if not is_idle(error, monotonic() - began_at):
-                    log_away(error)
-                    await asyncio.sleep(backoff.next())
-                continue
-            queue.put(message)
+            queue.put(await source())
             if queue.is_full:
                 await queue.room()
 
@@ -361,16 +342,45 @@ class Connection:
             return self not in self._watchdog.busy
         return not self._queue.is_full
 
+    # The end. A connection ends in one of these ways, of which the first one counts:
+    #
+    # - The client leaves. The loop gets `websocket.disconnect`, which may have been read ahead.
+    # - A handler or another task sends `websocket.close`, or the server stops: `_close()`.
+    # - The server gives up a client that is silent or slow: `give_up()`.
+    # - The server, a source or a background task fails: `_interrupt()`.
+    # - A handler raises, or the server cancels it: `run()`.
+    #
+    # Then `_conclude()` does the rest.
+
+    def tell(self, close: Close) -> bool:
+        """Tell the handler that runs of the end. Return True if it ends by itself then.
+
+        A hook for subclasses. The handlers of this class hear of the end by its message.
+        """
+        return False
+
+    def _has_left(self, close: Close) -> None:
+        """Note an end by the client that was read ahead: its `message` is in the queue."""
+        self._left = self._left or close
+        if self.is_open:
+            # Most servers would take messages now and drop them without an error.
+            self._send_data = _refuse
+        if self.tell(close):
+            self._end = self._end or close
+
     def give_up(self, code: int, reason: str) -> None:
         """End the connection of a client that is silent or does not read."""
-        self._is_open = False
-        self._last_words = {"type": "websocket.close", "code": int(code), "reason": reason}
-        end = _disconnect(code, reason)
-        self._has_ended(end)
-        if self._queue is None or self._cancel_on_disconnect:
-            self._interrupt(end)
+        if self.is_over:
+            return
+        close = Close.told(code, reason, Side.SERVER)
+        self._stop_sending(State.CLOSING)
+        if self.tell(close):
+            self._end = self._end or close
+        elif self._queue is None or self.cancel_on_disconnect:
+            self._interrupt(close)
         else:
-            self._queue.put(end)
+            self._left = self._left or close
+            self._queue.put(close.message)
 
     async def close(self, code: int, reason: str) -> None:
         """Close the connection, since the server stops.
@@ -380,11 +390,88 @@ class Connection:
         with suppress(ClientGone):
             await self.send({"type": "websocket.close", "code": int(code), "reason": reason})
 
-    # Events that end the connection while a handler is busy, or between two messages.
+    async def _send_other(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "websocket.close":
+            await self._close(message)
+            return
+        if kind == "websocket.accept":
+            await self._accept(message)
+            return
+        try:
+            await self._send(message)
+        except OSError as error:
+            raise ClientGone(*error.args) from error
+        if kind == "websocket.http.response.body" and not message.get("more_body"):
+            self._stop_sending(State.CLOSING)
+            self._end = Close(CloseCode.ABNORMAL_CLOSURE, "", Side.APPLICATION)
+
+    async def _accept(self, message: Message) -> None:
+        # Set before the message is sent, not after: `send()` also runs the receivers of the signal
+        # `connected`, and the server may stop meanwhile.
+        self._state = State.OPEN
+        try:
+            await self._send(message)
+        except Exception as error:
+            if self.is_open:
+                self._state = State.CONNECTING
+            if isinstance(error, OSError):
+                raise ClientGone(*error.args) from error
+            raise
+        if self._subscriber is not None:
+            self._subscriber.begin()
+
+    async def _close(self, message: Message) -> None:
+        check_close(message)
+        # The end is not taken from the server: some report it late, or never when the client does
+        # not answer (Hypercorn 0.18), others without the code (Granian 2.8). A refused handshake
+        # ends with 1006, which is what the client sees.
+        close = self._left or Close(
+            (message.get("code") or CloseCode.NORMAL_CLOSURE)
+            if self._state is State.OPEN
+            else CloseCode.ABNORMAL_CLOSURE,
+            message.get("reason") or "",
+            Side.APPLICATION if asyncio.current_task() is self.task else Side.TASK,
+            message,
+        )
+        self._stop_sending(State.CLOSING)
+        self.tell(close)
+        if asyncio.current_task() is not self.task and self not in self._watchdog.busy:
+            self._interrupt(close)
+            return
+        # A handler that is busy now has as much time as when the client leaves.
+        self._end = self._end or close
+        # Granian 2.8 sends no close frame while a task waits in `receive()`. It also loses a close
+        # frame that is not sent completely when the application returns.
+        await self._stop(*self._sources)
+        await self._send_frame(message)
+
+    def _stop_sending(self, state: State) -> None:
+        """Go to `state`, in which what is sent is dropped."""
+        self._state = state
+        self._send_data = _dropped
+        if self._subscriber is not None:
+            self._subscriber.end()
+
+    def _interrupt(self, end: Close | BaseException) -> None:
+        """End the connection now: cancel the handler that runs, or the wait for a message."""
+        if not self._is_interrupted and not self.is_over:
+            self._end = self._end or end
+            self._is_interrupted = True
+            self.task.cancel()
 
     def takes_long(self) -> None:
-        """Read ahead, or cancel the handler if the client has left; called by the watchdog."""
-        if self._left is None or not self._cancel_on_disconnect:
+        """Read ahead, or cancel the handler if the connection has ended; called by the watchdog.
+
+        A handler that has closed the connection itself may go on.
+        """
+        end = self._end or self._left
+        if (
+            not isinstance(end, Close)
+            or end.by is Side.APPLICATION
+            or self._is_interrupted
+            or not self.cancel_on_disconnect
+        ):
             self.read_ahead()
             return
         unread = len(self._queue) - 1 if self._queue else 0
@@ -393,9 +480,9 @@ class Connection:
             " path %.200a. With cancel_on_disconnect = False the consumer finishes first.",
             max(unread, 0),
             self._scope["path"],
-            extra=_logging.fields(self._scope, code=self._left.get("code")),
+            extra=_logging.fields(self._scope, code=end.code),
         )
-        self._interrupt(self._left)
+        self._interrupt(end)
 
     def _background_done(self, task: asyncio.Task[Any]) -> None:
         self._background.discard(task)  # type: ignore[union-attr]  # `start_background` made it.
@@ -413,98 +500,28 @@ class Connection:
         mark_as_logged(error)
         self._interrupt(error)
 
-    def _has_ended(self, end: Message) -> None:
-        """Note the end, while a handler may still be running. A hook for subclasses."""
-
-    async def _send_other(self, message: Message) -> None:
-        kind = message["type"]
-        if kind == "websocket.close":
-            await self._close(message)
-            return
-        if kind == "websocket.accept":
-            await self._accept(message)
-            return
-        try:
-            await self._send(message)
-        except OSError as error:
-            raise ClientGone(*error.args) from error
-        if kind == "websocket.http.response.body" and not message.get("more_body"):
-            self._is_open = False
-            self._end = _disconnect(CloseCode.ABNORMAL_CLOSURE)
-
-    async def _accept(self, message: Message) -> None:
-        # Set before the message is sent, not after: `send()` also runs the receivers of the signal
-        # `connected`, and the server may stop meanwhile.
-        self._is_accepted = True
-        try:
-            await self._send(message)
-        except Exception as error:
-            self._is_accepted = False
-            if isinstance(error, OSError):
-                raise ClientGone(*error.args) from error
-            raise
-        if self._subscriber is not None:
-            self._subscriber.begin()
-
-    async def _close(self, message: Message) -> None:
-        check_close(message)
-        self._is_open = False
-        # The end is not taken from the server: some report it late, or never when the client does
-        # not answer (Hypercorn 0.18), others without the code (Granian 2.8). A refused handshake
-        # ends with 1006, which is what the client sees.
-        end = self._left or _disconnect(
-            (message.get("code") or CloseCode.NORMAL_CLOSURE)
-            if self._is_accepted
-            else CloseCode.ABNORMAL_CLOSURE,
-            message.get("reason") or "",
-        )
-        self._last_words = message
-        self._has_ended(end)
-        if asyncio.current_task() is self._task:
-            self._end = self._end or end
-        elif self in self._watchdog.busy:
-            self._end = self._end or end
-            self._left = end
-        else:
-            self._interrupt(end)
-            return
-        # Granian 2.8 sends no close frame while a task waits in `receive()`. It also loses a close
-        # frame that is not sent completely when the application returns.
-        self._said = asyncio.get_running_loop().create_future()
-        try:
-            await self._stop(*self._sources)
-            await self._say_last_words()
-        finally:
-            self._said.set_result(None)
-
-    async def _say_last_words(self) -> None:
-        message, self._last_words = self._last_words, None
-        try:
-            await self._send(message)
-        except OSError as error:
-            raise ClientGone(*error.args) from error
-
-    def _interrupt(self, end: Message | BaseException) -> None:
-        if not self._is_interrupted and not self._is_over:
-            self._end = self._end or end
-            self._is_interrupted = True
-            self._task.cancel()
-
     async def _conclude(
-        self, handle: Callable[[Message], Awaitable[None]], error: BaseException | None
+        self,
+        handle: Callable[[Message], Awaitable[None]] | None,
+        error: BaseException | None,
     ) -> None:
-        self._is_over = True
-        self._is_open = False
-        if self._is_interrupted and cancelled_by_others(self._task):
+        """Tell the client of the end, stop all tasks, and `handle` the last message.
+
+        `error` is what a handler has raised. Without `handle`, the connection has not begun.
+        """
+        if self._is_interrupted and cancelled_by_others(self.task):
             error = error or asyncio.CancelledError()
-        if isinstance(self._end, BaseException):
+        if isinstance(self._end, Close):
+            close = self._end
+        else:
             error = error or self._end
+            close = self._end_because_of(error)
+        self._stop_sending(State.CLOSED)
         # This runs in the task and the context of all handlers, so that `disconnect()` can leave a
         # context manager that `connect()` has entered.
         limit = self._limit_the_end() if isinstance(error, asyncio.CancelledError) else None
-        last = self._last_message(error)
         try:
-            for step in (self._end_for_the_client(last, error), self._let_go()):
+            for step in (self._end_for_the_client(close), self._let_go()):
                 try:
                     await step
                 except asyncio.CancelledError as cancelled:  # noqa: PERF203  # Two steps.
@@ -513,9 +530,9 @@ class Connection:
                     if limit is not None:
                         limit.cancel()
                     limit = self._limit_the_end()
-            if self._has_begun or last is self._end:
+            if handle is not None:
                 with suppress(StopConsumer):
-                    await handle(last)
+                    await handle(close.message)
         except Exception as failure:
             if error is not None:
                 logger.error(
@@ -535,43 +552,41 @@ class Connection:
             finally:
                 del error  # Breaks the cycle of the exception and this frame.
 
-    def _limit_the_end(self) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(_LAST_TIMEOUT, self._cancel_the_end)
-
-    def _cancel_the_end(self) -> None:
-        logger.error(
-            "disconnect() is cancelled, %g s after the server has cancelled the connection: path"
-            " %.200a.",
-            _LAST_TIMEOUT,
-            self._scope["path"],
-            extra=_logging.fields(self._scope),
-        )
-        self._task.cancel()
-
-    def _last_message(self, error: BaseException | None) -> Message:
-        """Return the `websocket.disconnect` that is handled last."""
-        if isinstance(self._end, dict):
-            return self._end
+    def _end_because_of(self, error: BaseException | None) -> Close:
+        """Return the end of a connection whose handler has raised `error`, or has stopped."""
+        code, reason, by = CloseCode.NORMAL_CLOSURE, "", Side.APPLICATION
         if isinstance(error, asyncio.CancelledError):
-            return _disconnect(CloseCode.SERVICE_RESTART)
-        if isinstance(error, InvalidMessage):
-            return _disconnect(error.code, error.reason)
-        if error is not None:
-            return _disconnect(CloseCode.INTERNAL_ERROR)
-        return _disconnect(CloseCode.NORMAL_CLOSURE)
+            code, by = CloseCode.SERVICE_RESTART, Side.SERVER
+        elif isinstance(error, InvalidMessage):
+            code, reason = error.code, error.reason
+        elif error is not None:
+            code = CloseCode.INTERNAL_ERROR
+        if self._left is not None:
+            # The client hears why it was given up, or has left.
+            return Close(code, reason, by, self._left.frame)
+        if self._state is not State.CONNECTING and self._is_told_to_the_client(error):
+            return Close.told(code, reason, by)
+        return Close(code, reason, by)
 
-    async def _end_for_the_client(self, last: Message, error: BaseException | None) -> None:
+    async def _end_for_the_client(self, close: Close) -> None:
         await self._stop(*self._sources)
-        if self._end is not last and self._is_accepted and self._is_told_to_the_client(error):
-            self._last_words = {**last, "type": "websocket.close"}
-        if self._said is not None:
-            await asyncio.wait([self._said], timeout=_CLOSE_TIMEOUT)
-        if self._last_words is not None:
+        if self._sending is not None:  # By another task, or it is sent already.
+            await asyncio.wait([self._sending], timeout=_CLOSE_TIMEOUT)
+        elif close.frame is not None:
             try:
-                await asyncio.wait_for(self._say_last_words(), _CLOSE_TIMEOUT)
+                await asyncio.wait_for(self._send_frame(close.frame), _CLOSE_TIMEOUT)
             except Exception as unsaid:
                 # Servers raise different errors when the connection has ended meanwhile.
                 logger.debug("Not sent: %r", unsaid, extra=_logging.fields(self._scope))
+
+    async def _send_frame(self, frame: Message) -> None:
+        self._sending = asyncio.get_running_loop().create_future()
+        try:
+            await self._send(frame)
+        except OSError as error:
+            raise ClientGone(*error.args) from error
+        finally:
+            self._sending.set_result(None)
 
     async def _let_go(self) -> None:
         try:
@@ -608,6 +623,19 @@ class Connection:
                     extra=_logging.fields(self._scope),
                 )
 
+    def _limit_the_end(self) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(_LAST_TIMEOUT, self._cancel_the_end)
+
+    def _cancel_the_end(self) -> None:
+        logger.error(
+            "disconnect() is cancelled, %g s after the server has cancelled the connection: path"
+            " %.200a.",
+            _LAST_TIMEOUT,
+            self._scope["path"],
+            extra=_logging.fields(self._scope),
+        )
+        self.task.cancel()
+
 
 def _drop(message: Message) -> None:
     logger.debug("Dropped after the end: %s.", message["type"])
@@ -622,7 +650,3 @@ async def _dropped(message: Message) -> None:
 async def _refuse(message: Message) -> None:
     await asyncio.sleep(0)
     raise ClientGone("The client has left.")
-
-
-def _disconnect(code: int, reason: str = "") -> Message:
-    return {"type": "websocket.disconnect", "code": int(code), "reason": reason}

@@ -12,15 +12,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from ws_support._asyncio import PerLoop
-from ws_support._topics.brokers.channel_layer import (
-    TIMEOUT,
-    LayerError,
-    LayerOutage,
-    cancelled,
-    within,
-)
-from ws_support._topics.outages import Strangers, is_away, is_malformed, log_away
+from ws_support._asyncio import Backoff, PerLoop
+from ws_support._topics.brokers.base import BrokerError, BrokerUnavailable
+from ws_support._topics.brokers.channel_layer.calls import TIMEOUT, cancelled, within
+from ws_support._topics.outages import Outages, Strangers, is_away, is_idle, is_malformed
 
 logger = logging.getLogger("ws_support.channel_layer")
 
@@ -29,6 +24,9 @@ _LOOK_EVERY: Final = 3.0
 
 _RENEW_EVERY: Final = 300.0
 """The most seconds between two renewals."""
+
+_CALM: Final = 15.0
+"""Seconds without an error after which a layer is back: longer than the longest `Backoff`."""
 
 _LANES: Final = 16
 """The most calls of the layer at the same time: each takes a connection to Redis, whose pool has
@@ -66,7 +64,8 @@ class Groups:
         # For each channel its groups; the value is True if the layer knows of the membership.
         self._joined: dict[str, dict[str, bool]] = {}
         self._left: dict[tuple[str, str], None] = {}
-        self._is_lost = False
+        self._outage = Outages.of(layer).detector()
+        self._failed_at = float("-inf")
         self._marked: set[int] = set()
         self._tender: asyncio.Task[None] | None = None
         self._strangers = Strangers()
@@ -111,14 +110,23 @@ class Groups:
         return self._layer.deserialize(await queue.get())
 
     async def receive(self, channel: str) -> Any:
-        """Return the next message that can be read."""
+        """Return the next message that can be read, if need be after an outage of the layer."""
+        backoff: Backoff | None = None
         while True:
+            began_at = time.monotonic()
             try:
                 message = await self._next(channel)
-            except Exception as error:  # noqa: PERF203  # Its cost is small here.
-                if not is_malformed(error):
+            except Exception as error:
+                if is_malformed(error):
+                    await self._strangers.skip(f"{type(error).__name__}: {error}")
+                elif not is_away(error):
                     raise
-                await self._strangers.skip(f"{type(error).__name__}: {error}")
+                elif not is_idle(error, time.monotonic() - began_at):
+                    backoff = backoff or Backoff()
+                    self._failed_at = time.monotonic()
+                    self._lose(error)
+                    self._start()
+                    await asyncio.sleep(backoff.next())
             else:
                 self._strangers.over()
                 return message
@@ -155,7 +163,7 @@ class Groups:
     async def _tell(self, method: Callable[..., Awaitable[None]], *arguments: str) -> bool:
         """Call a method of the layer, at most `_LANES` at a time. Return False in an outage."""
         async with self._lanes.get():
-            if self._is_lost:
+            if self._outage.is_away:
                 return False
             try:
                 await asyncio.wait_for(method(*arguments), TIMEOUT)
@@ -185,7 +193,7 @@ class Groups:
             self._drop_queue(channel)
         if self._is_pubsub:
             await self._close(channel)
-        if not self._joined and self._tender is not None and not self._is_lost:
+        if not self._joined and self._tender is not None and not self._outage.is_away:
             tender, self._tender = self._tender, None
             await cancelled(tender)
             await self._unmark()
@@ -209,9 +217,8 @@ class Groups:
             self._joined.pop(channel, None)
 
     def _lose(self, error: Exception) -> None:
-        self._is_lost = True
+        self._outage.lose(error)
         self._is_unsettled = self._is_pubsub
-        log_away(error)
 
     # The task that repairs and renews memberships.
 
@@ -224,7 +231,7 @@ class Groups:
         expiry = getattr(self._layer, "group_expiry", None) or _RENEW_EVERY
         renew_every = min(expiry / 3, _RENEW_EVERY)
         renewed_at = time.monotonic()
-        while self._joined or self._left or self._is_unsettled:
+        while self._is_at_work():
             try:
                 await self._look()
                 if time.monotonic() - renewed_at >= renew_every:
@@ -233,24 +240,26 @@ class Groups:
             except Exception as error:
                 self._lose(error)
             else:
-                self._find()
-            await asyncio.sleep(1 if self._is_lost else min(_LOOK_EVERY, renew_every))
+                # Other layers have nothing to look at while nobody is in a group.
+                if self._is_core or time.monotonic() - self._failed_at > _CALM:
+                    self._outage.find()
+            await asyncio.sleep(1 if self._outage.is_away else min(_LOOK_EVERY, renew_every))
             if not self._joined and not self._left:
                 await self._unmark()
+        self._outage.forget()
 
-    def _find(self) -> None:
-        if self._is_lost:
-            self._is_lost = False
-            logger.warning(
-                "The channel layer is back, with the groups of all consumers (connections: %d).",
-                len(self._joined),
-            )
+    def _is_at_work(self) -> bool:
+        """Return True if there is something to renew, to repair, or to wait for."""
+        is_waiting = self._outage.is_away and self._live
+        return bool(self._joined or self._left or self._is_unsettled or is_waiting)
 
     async def _look(self) -> None:
         for index, connection, key in self._marks():
-            if await within(connection.zscore(key, "")) is None:
-                if index in self._marked:
-                    self._has_forgotten(index)
+            is_marked = await within(connection.zscore(key, "")) is not None
+            if not is_marked and index in self._marked:
+                self._has_forgotten(index)
+            # During an outage always: a replica can be read from, and takes no messages.
+            if not is_marked or self._outage.is_away:
                 await self._mark(connection, key)
                 self._marked.add(index)
         for channel, groups in tuple(self._joined.items()):
@@ -299,9 +308,9 @@ class Groups:
         """Call `method` of the layer. Return False if the layer refuses, and would refuse again."""
         try:
             await within(method(group, channel))
-        except LayerOutage:
+        except BrokerUnavailable:
             raise
-        except LayerError as error:
+        except BrokerError as error:
             logger.error("The layer refuses a change of the group %.100a: %s.", group, error)
             return False
         return True
@@ -338,7 +347,7 @@ class Groups:
 
     async def _unmark(self) -> None:
         self._marked.clear()
-        with suppress(LayerError):
+        with suppress(BrokerError):
             for _, connection, key in self._marks():
                 await within(connection.delete(key))
 

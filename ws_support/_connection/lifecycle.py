@@ -28,6 +28,7 @@ from ws_support._asyncio import cancelled_by_others
 from ws_support._connection.queue import MessageQueue
 from ws_support._connection.registry import open_connections
 from ws_support._connection.silence import SilenceTimer
+from ws_support._connection.state import LOST, Close, Side
 from ws_support.close_codes import CloseCode
 from ws_support.conf import Options
 from ws_support.exceptions import ClientGone, is_client_gone
@@ -62,8 +63,14 @@ class Listener(Protocol):
         """Close the connection in the same way as its application would."""
 
 
-_UNSAID: Final[tuple[int, str]] = (CloseCode.NORMAL_CLOSURE, "")
-"""The code and the reason of a connection whose application returns without closing it."""
+_RETURNED: Final = Close(CloseCode.NORMAL_CLOSURE, "", Side.APPLICATION)
+"""The end by an application that returns without closing: the server closes with 1000."""
+
+_RAISED: Final = Close(CloseCode.INTERNAL_ERROR, "", Side.APPLICATION)
+"""The end by an application that raises an exception."""
+
+_CANCELLED: Final = Close(CloseCode.SERVICE_RESTART, "", Side.SERVER)
+"""The end by a server that cancels the application."""
 
 
 class Lifecycle:
@@ -74,10 +81,9 @@ class Lifecycle:
     """
 
     __slots__ = (
+        "_application_end",
         "_closing",
-        "_code",
-        "_ending",
-        "_expired",
+        "_end",
         "_is_cancelled",
         "_listener",
         "_opened_at",
@@ -85,14 +91,13 @@ class Lifecycle:
         "_queue",
         "_reader",
         "_reading",
-        "_reason",
         "_receive",
         "_scope",
         "_send",
         "_silence",
         "_task",
         "_turn",
-        "_woken",
+        "_unheard",
         "heard_at",
         "heartbeat",
     )
@@ -109,18 +114,20 @@ class Lifecycle:
         self._send = send
         self._opened_at: float | None = None
         self.heard_at = 0.0
-        self._code: int | None = None
-        self._reason = ""
+        # The end by the side that ends the connection first, once it is known.
+        self._end: Close | None = None
+        # The end by the application. While its close frame is being sent, another may come first.
+        self._application_end = _RETURNED
+        # The end that the application has to hear of in its next `receive()`.
+        self._unheard: Close | None = None
+        # The task that sends a close frame in place of the application.
         self._closing: asyncio.Task[None] | None = None
-        self._ending = _UNSAID
+        # True if the application was cancelled by `cancel()`, and not by the server.
         self._is_cancelled = False
         self._listener: Listener | None = None
-        # The task that waits for a message now, and the same task once it was woken up to hear of
-        # the end.
+        # The task that waits in `receive()` for a message of the server.
         self._reader: asyncio.Task[Any] | None = None
-        self._woken: asyncio.Task[Any] | None = None
         self._silence: SilenceTimer | None = None
-        self._expired = False
         self._turn = TURN
         self._queue: MessageQueue | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -147,21 +154,21 @@ class Lifecycle:
         try:
             await application(self._scope, self.receive, self.send)
         except asyncio.CancelledError as error:
-            self._end(CloseCode.SERVICE_RESTART, "")
+            end = self._note(_CANCELLED)
             if not self._is_cancelled or cancelled_by_others(self._task):
                 raise
             # Not raised: servers log a traceback for it (Uvicorn 0.54, Granian 2.8).
-            await self._tell_consumer(error)
+            await self._tell_consumer(error, end)
         except Exception as error:
             if is_client_gone(error):
                 await self._hear_the_end(error)
                 return
             # Closed here, since not every server sends 1011 (Uvicorn 0.54 and Granian 2.8 do not).
-            if self._code is None and self._opened_at is None:
+            if self._end is None and self._opened_at is None:
                 self._scope[UNANSWERED] = True  # type: ignore[typeddict-unknown-key]
-            elif self._code is None and is_served(self._scope):
-                await self._close(CloseCode.INTERNAL_ERROR, "")
-            self._end(CloseCode.INTERNAL_ERROR, "")
+            elif self._end is None and is_served(self._scope):
+                await self._close(_RAISED)
+            self._note(_RAISED)
             raise
         finally:
             if self._closing is not None:
@@ -171,52 +178,44 @@ class Lifecycle:
             # Breaks two reference cycles, which would wait for the garbage collector.
             del self._scope[_SCOPE_KEY]  # type: ignore[typeddict-item]
             self._listener = None
-            # When an application returns without closing, the server closes with 1000. When another
-            # task is still sending the close frame, its code counts.
-            self._end(*self._ending)
+            end = self._note(self._application_end)
             try:
                 if self._opened_at is not None:
-                    await self._report_end(self._opened_at)
+                    await self._report_end(end, self._opened_at)
             finally:
                 open_connections.remove(self)
 
     async def receive(self) -> ASGIReceiveEvent:
         """Return the next message for the application, which is never a heartbeat."""
-        while not self._expired:
+        while self._unheard is None:
             if self._queue is not None:
                 ahead = await self._queue.get()
-                if not self._is_given_up():
+                if not self._has_to_hear():
                     return cast(ASGIReceiveEvent, ahead)
-                break
+                continue
             reader: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
             self._reader = reader
             try:
                 message = await self._receive()
             except asyncio.CancelledError:
                 self._reader = None
-                if reader is not self._woken or cancelled_by_others(reader):
+                if not self._has_to_hear() or cancelled_by_others(reader):
                     raise
-                self._woken = None
                 continue
             self._reader = None
-            if reader is self._woken:
+            if self._unheard is not None:
                 # Granian 2.8 returns its own `websocket.disconnect` when `receive()` is cancelled.
-                self._woken = None
-                cancelled_by_others(reader)
+                cancelled_by_others(reader)  # type: ignore[unreachable]  # Set meanwhile.
                 continue
             if not self.heard(message):
                 return message
             await self.answer()
-        self._expired = False
-        await self._close(self._code or CloseCode.TIMEOUT, self._reason)
-        return {
-            "type": "websocket.disconnect",
-            "code": self._code or CloseCode.TIMEOUT,
-            "reason": self._reason,
-        }
+        end, self._unheard = self._unheard, None
+        await self._close(end)
+        return cast(ASGIReceiveEvent, end.message)
 
-    def _is_given_up(self) -> bool:
-        return self._expired
+    def _has_to_hear(self) -> bool:
+        return self._unheard is not None
 
     async def _hear_the_end(self, error: Exception) -> None:
         """Finish a connection whose application ended with the `ClientGone` that `send()` raised.
@@ -224,23 +223,21 @@ class Lifecycle:
         That is not an error of the application. A consumer of Channels has not run its
         `disconnect()` yet.
         """
-        if self._code is None:
+        if self._end is None:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._last_message(), _END_TIMEOUT)
-        self._end(CloseCode.ABNORMAL_CLOSURE, "")
-        await self._tell_consumer(error)
+        await self._tell_consumer(error, self._note(LOST))
 
-    async def _tell_consumer(self, error: BaseException) -> None:
+    async def _tell_consumer(self, error: BaseException, end: Close) -> None:
         """Call `disconnect()` of a consumer of Channels that has ended with `error`."""
         dispatch = _unheard(error.__traceback__)
         if dispatch is not None:
-            end = {"type": "websocket.disconnect", "code": self._code, "reason": self._reason}
             # `disconnect()` may try to send, which raises `ClientGone`.
             with suppress(StopConsumer, ClientGone):
-                await dispatch(end)
+                await dispatch(end.message)
 
     async def _last_message(self) -> None:
-        while self._code is None:
+        while self._end is None:
             if self._queue is not None:
                 await self._queue.get()
             else:
@@ -248,20 +245,12 @@ class Lifecycle:
 
     async def drain(self, code: int, reason: str) -> None:
         """Close the connection, since the server stops."""
-        if self._opened_at is None or self._code is not None:
+        if self._opened_at is None or self._end is not None:
             return  # The registry drains it once it is accepted, or it is ending already.
         if self._listener is not None:
             await self._listener.close(code, reason)
-            return
-        self._end(code, reason)
-        self._expired = True
-        if self._reader is not None:
-            self._wake_reader()
         else:
-            if self._queue is not None:
-                self._queue.put({"type": "websocket.disconnect"})
-            # The application hears of the end when it asks for the next message.
-            await self._close(code, reason)
+            self._end_for_the_application(self._note(Close(code, reason, Side.SERVER)))
 
     def cancel(self) -> None:
         """Cancel the application, since it has not ended in time."""
@@ -296,15 +285,12 @@ class Lifecycle:
         if message["type"] == "websocket.receive":
             return self.heartbeat is not None and message.get("text") == self.heartbeat
         if message["type"] == "websocket.disconnect":
-            code = message.get("code")
-            self._end(
-                CloseCode.NO_STATUS_RECEIVED if code is None else code, message.get("reason") or ""
-            )
+            self._note(Close.heard(message))
         return False
 
     async def answer(self) -> None:
         """Send the reply to a heartbeat."""
-        if self._code is None:
+        if self._end is None:
             reply = {"type": "websocket.send", "text": self._options.heartbeat_reply}
             # OSError: the client has gone (ASGI 2.4). The next message says so as well.
             with suppress(OSError):
@@ -378,23 +364,24 @@ class Lifecycle:
             await self._send(message)
         except OSError as error:
             raise ClientGone(*error.args) from error
-        if message["type"] == "websocket.accept" and self._code is None:
+        if message["type"] == "websocket.accept" and self._end is None:
             await self._begin()
 
     async def _end_with(self, message: WebSocketCloseEvent) -> None:
         check_close(message)
         if self._opened_at is None:
             await self._report_refusal(403)
-        self._ending = message.get("code") or 1000, message.get("reason") or ""
+        code = message.get("code") or CloseCode.NORMAL_CLOSURE
+        self._application_end = Close(code, message.get("reason") or "", Side.APPLICATION)
         try:
             await self._send(message)
         except asyncio.CancelledError:
             # The client does not read the close frame, and the connection was given up.
-            self._end(*self._ending)
+            self._note(self._application_end)
             raise
         except OSError as error:
             raise ClientGone(*error.args) from error
-        self._end(*self._ending)
+        self._note(self._application_end)
 
     async def _begin(self) -> None:
         if self._opened_at is not None:
@@ -408,27 +395,27 @@ class Lifecycle:
             logger.info("Connected: path %.200a.", self._scope["path"], extra=extra)
         await connected.asend_robust(None, scope=self._scope)
 
-    def _end(self, code: int, reason: str) -> None:
-        """Note the code and the reason of the side that ends the connection first."""
+    def _note(self, end: Close) -> Close:
+        """Note an end, and return the one that counts: that of the side that ends first."""
         if self._silence is not None:
             self._silence.cancel()
             self._silence = None
-        if self._code is None:
-            self._code = int(code)
-            self._reason = reason
+        if self._end is None:
+            self._end = end
+        return self._end
 
-    async def _report_end(self, opened_at: float) -> None:
+    async def _report_end(self, end: Close, opened_at: float) -> None:
         duration = monotonic() - opened_at
         if logger.isEnabledFor(logging.INFO):
             logger.info(
                 "Disconnected with %d after %.1f s: path %.200a.",
-                self._code,
+                end.code,
                 duration,
                 self._scope["path"],
-                extra=_logging.fields(self._scope, code=self._code, duration=duration),
+                extra=_logging.fields(self._scope, code=end.code, duration=duration),
             )
         await disconnected.asend_robust(
-            None, scope=self._scope, code=self._code, reason=self._reason, duration=duration
+            None, scope=self._scope, code=end.code, reason=end.reason, duration=duration
         )
 
     async def _report_refusal(self, status: int) -> None:
@@ -452,43 +439,48 @@ class Lifecycle:
 
     def expire(self, silence: float) -> None:
         """Close the connection, since nothing was heard for `silence` seconds."""
-        self._end(CloseCode.TIMEOUT, f"No message for {silence:g} seconds")
+        reason = f"No message for {silence:g} seconds"
+        end = self._note(Close(CloseCode.TIMEOUT, reason, Side.SERVER))
         logger.info(
             "Closed with 3008: no message for %g seconds, path %.200a."
             ' To allow more, raise WS_SUPPORT["HEARTBEAT_INTERVAL"] or the interval of its route.',
             silence,
             self._scope["path"],
-            extra=_logging.fields(self._scope, code=self._code),
+            extra=_logging.fields(self._scope, code=end.code),
         )
         if self._listener is not None:
-            self._listener.give_up(CloseCode.TIMEOUT, self._reason)
+            self._listener.give_up(end.code, end.reason)
+        else:
+            self._end_for_the_application(end)
+
+    def _end_for_the_application(self, end: Close) -> None:
+        """Close the connection of an application that calls `receive()` of this class."""
+        self._unheard = end
+        if self._reader is not None:
+            self._reader.cancel()  # Wakes up `receive()`, which closes the connection.
             return
-        self._expired = True
         if self._queue is not None:
-            self._queue.put({"type": "websocket.disconnect"})
-            # Sent at once: the application may be busy with sending and not call `receive()`.
-            self._closing = asyncio.create_task(self._send_close(CloseCode.TIMEOUT, self._reason))
-            return
-        self._wake_reader()
+            self._queue.put(end.message)
+        # Sent at once: the application is busy, and may not call `receive()` for long.
+        self._start_close(end)
 
-    def _wake_reader(self) -> None:
-        self._woken = self._reader
-        self._woken.cancel()  # type: ignore[union-attr]  # Callers have checked that it is set.
-
-    async def _close(self, code: int, reason: str) -> None:
+    async def _close(self, end: Close) -> None:
         """Close the connection, and wait for that, before the application hears of the end.
 
         The application must not return before the close frame is sent: the server would then close
         the connection with a code of its own.
         """
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._send_close(code, reason))
-        await asyncio.wait([self._closing])
+        await asyncio.wait([self._start_close(end)])
 
-    async def _send_close(self, code: int, reason: str) -> None:
+    def _start_close(self, end: Close) -> asyncio.Task[None]:
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._send_close(end))
+        return self._closing
+
+    async def _send_close(self, end: Close) -> None:
         send, self._send = self._send, _discard
         try:
-            close = {"type": "websocket.close", "code": int(code), "reason": reason}
+            close = {"type": "websocket.close", "code": end.code, "reason": end.reason}
             await asyncio.wait_for(send(cast(ASGISendEvent, close)), _CLOSE_TIMEOUT)
         except Exception as error:
             # Servers raise different errors when the connection has ended meanwhile.

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from time import monotonic
-from typing import Final
+from typing import Any, Final
+from weakref import WeakSet
+
+from ws_support._topics.brokers.base import BrokerError
 
 logger = logging.getLogger("ws_support.channel_layer")
 
 _LOG_EVERY: Final = 60.0
-"""Seconds between two log lines. Each connection notices an outage; one line for all is enough."""
+"""Seconds between two log lines about messages that were skipped."""
 
 _MOMENT: Final = 0.001
 """Seconds to wait after a message that was skipped."""
@@ -22,8 +26,6 @@ _OUTAGES: Final = frozenset(
     {"OSError", "ConnectionError", "TimeoutError", "RedisError", "RedisClusterException"}
 )
 """Names of exception classes. An exception whose class or base class is here reports an outage."""
-
-_logged_at: float | None = None
 
 
 def is_away(error: Exception) -> bool:
@@ -49,20 +51,6 @@ def _names(error: Exception) -> set[str]:
     return {base.__name__ for base in type(error).__mro__}
 
 
-def log_away(error: Exception) -> None:
-    """Log an outage of the channel layer, at most once a minute."""
-    global _logged_at
-    now = monotonic()
-    if _logged_at is None or now - _logged_at >= _LOG_EVERY:
-        _logged_at = now
-        logger.error(
-            "The channel layer is away: %s: %s. Connections stay open, and what is sent through it"
-            " is lost until it comes back.",
-            type(error).__name__,
-            str(error).rstrip("."),
-        )
-
-
 def is_malformed(error: Exception) -> bool:
     """Return True if `error` concerns one message that cannot be read, and not those after it."""
     # channels_redis 4.3 may raise KeyError when it is cancelled.
@@ -71,6 +59,87 @@ def is_malformed(error: Exception) -> bool:
     return isinstance(error, (ValueError, TypeError, LookupError, AttributeError)) or bool(
         _names(error) & {"InvalidToken", "UnpackException", "RecursionError"}
     )
+
+
+class Outages:
+    """The outages of one channel layer: noticed by many, and logged once in each process.
+
+    The first detector that loses the layer logs the start, and the last that finds it the end.
+    """
+
+    @classmethod
+    def of(cls, layer: Any) -> Outages:
+        """Return the outages of `layer`, an object of the process."""
+        outages: Outages | None = vars(layer).get("_ws_support_outages")
+        if outages is None:
+            outages = layer._ws_support_outages = cls()
+        return outages
+
+    def __init__(self) -> None:
+        self._began_at = 0.0
+        self._detectors: WeakSet[OutageDetector] = WeakSet()
+        # Event loops of several threads may use the layer.
+        self._lock = threading.Lock()
+
+    def detector(self) -> OutageDetector:
+        """Return a detector for one user of the layer."""
+        detector = OutageDetector(self)
+        self._detectors.add(detector)
+        return detector
+
+    def note(self, detector: OutageDetector, error: Exception | None) -> None:
+        """Note what a detector has noticed: that the layer is away, or, with `None`, is back."""
+        with self._lock:
+            was_away = self._are_away()
+            detector.is_away = error is not None
+            is_away = self._are_away()
+            now = monotonic()
+            lasted = now - self._began_at
+            if is_away and not was_away:
+                self._began_at = now
+        if error is not None and not was_away:
+            logger.error(
+                "The channel layer is away: %s. Connections stay open, and what is broadcast or"
+                " sent to groups meanwhile is lost.",
+                _text(error),
+            )
+        elif was_away and not is_away:
+            logger.warning(
+                "The channel layer is back after %.0f s. All topics and groups of this process are"
+                " restored.",
+                lasted,
+            )
+
+    def _are_away(self) -> bool:
+        return any(each.is_away for each in self._detectors)
+
+
+class OutageDetector:
+    """What one user of a channel layer, such as a broker, knows about outages of the layer."""
+
+    def __init__(self, outages: Outages) -> None:
+        self._outages = outages
+        self.is_away = False
+        """True from `lose()` to `find()` or `forget()`."""
+
+    def lose(self, error: Exception) -> None:
+        """Note that the layer cannot be used."""
+        if not self.is_away:
+            self._outages.note(self, error)
+
+    def find(self) -> None:
+        """Note that the layer works, and that everything is restored."""
+        if self.is_away:
+            self._outages.note(self, None)
+
+    def forget(self) -> None:
+        """Forget an outage, since the user of the layer ends. Others notice when it is back."""
+        self.is_away = False
+
+
+def _text(error: Exception) -> str:
+    text = str(error).rstrip(".")
+    return text if isinstance(error, BrokerError) else f"{type(error).__name__}: {text}"
 
 
 class Strangers:

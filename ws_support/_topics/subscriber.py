@@ -9,22 +9,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from inspect import iscoroutine
 from types import coroutine
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ws_support._protocol.frames import message_frame
 from ws_support.close_codes import CloseCode
 
 logger = logging.getLogger("ws_support.broadcast")
-
-_SERVERS: Final = frozenset({"daphne", "granian", "hypercorn", "uvicorn", "ws_support"})
-"""Packages of servers whose `send()` may run in any task."""
-
-
-FILLING: Final = 1
-"""At least half of the queue is used."""
-
-FULL: Final = 2
-"""The queue had no room for the message."""
 
 
 class Connection(Protocol):
@@ -39,8 +29,8 @@ class Connection(Protocol):
         """True once background tasks can no longer be started."""
 
     @property
-    def server(self) -> Any:
-        """The server's object for the connection, or `None` if `send_data()` is not its method."""
+    def direct(self) -> Any:
+        """The extension `DIRECT` of the server, or `None` if `send_data()` is not its `send()`."""
 
     def send_data(self, message: Any) -> Awaitable[None]:
         """Send a `websocket.send`."""
@@ -60,9 +50,10 @@ class Connection(Protocol):
 class Published:
     """A `websocket.send` for many subscribers, and its frame, which is built only once."""
 
-    __slots__ = ("_frame", "message")
+    __slots__ = ("_frame", "message", "topic")
 
-    def __init__(self, message: Any) -> None:
+    def __init__(self, topic: str, message: Any) -> None:
+        self.topic = topic
         self.message = message
         self._frame: bytes | None = None
 
@@ -94,13 +85,16 @@ class Subscriber:
         "topics_length",
     )
 
+    dropped: ClassVar[int] = 0
+    """Subscribers whose connection was closed with 1013, in this process until now."""
+
     def __init__(self, connection: Connection, limit: int) -> None:
         self._connection = connection
         self._limit = limit
-        server = connection.server
-        # The coroutine of a server's own `send()` may be started in any task, here the publisher's.
-        self._takes_steps = server is not None
-        self._write_frame: Callable[[bytes], bool] | None = getattr(server, "write_frame", None)
+        direct = connection.direct
+        # The coroutine of `send()` may be started in any task, here in that of the publisher.
+        self._takes_steps = direct is not None
+        self._write_frame: Callable[[bytes], bool] | None = getattr(direct, "write_frame", None)
         self._is_dropped = False
         # The messages that wait, or None when nothing is in front of the next one. At first, they
         # wait for the end of the handshake.
@@ -115,54 +109,58 @@ class Subscriber:
         if waiting:
             self._send_later(waiting.popleft(), waiting)
 
-    def push(self, published: Published) -> int:
+    def end(self) -> None:
+        """Write no more frames: this side has closed the connection, which drops what is sent."""
+        self._write_frame = None
+
+    def push(self, published: Published) -> bool:
         """Send a message, or put it into the queue.
 
-        Return `FILLING` if half of the queue is used, `FULL` if it had no room for this message
-        (not again after `drop()`), and otherwise 0.
+        Return True if the next message should wait for a moment: half of the queue is used. A
+        client whose queue is full is too slow, and its connection is closed.
         """
         waiting = self._queue
         if waiting is not None:
             if len(waiting) >= self._limit:
-                return 0 if self._is_dropped else FULL
+                if not self._is_dropped:
+                    self._drop_for_slowness(published.topic)
+                return False
             waiting.append(published.message)
-            return FILLING if 2 * len(waiting) >= self._limit else 0
+            return 2 * len(waiting) >= self._limit
         if self._takes_steps:
             self._send_now(published)
         else:
             self._send_later(published.message, deque())
-        return 0
+        return False
 
-    def drop(self, topic: str) -> None:
-        """Close the connection of a client that is too slow."""
-        self._is_dropped = True
+    def miss(self) -> bool:
+        """Close the connection, since messages for it were lost before they came here.
+
+        Return True if it was open.
+        """
+        if not self._connection.is_open:
+            return False
+        self._drop("Messages were lost")
+        return True
+
+    def _drop_for_slowness(self, topic: str) -> None:
         logger.warning(
             "Closed with 1013: %d messages were waiting for a client that does not read them, topic"
             ' %.100a. To keep more, raise WS_SUPPORT["BROADCAST_QUEUE"].',
             self._limit,
             topic,
         )
-        self._connection.give_up(CloseCode.TRY_AGAIN_LATER, "Too slow for what is broadcast")
+        self._drop("Too slow for what is broadcast")
 
-    @property
-    def is_open(self) -> bool:
-        """True until this side closes the connection."""
-        return self._connection.is_open
-
-    def miss(self) -> None:
-        """Close the connection, since messages for it were lost before they came here."""
+    def _drop(self, reason: str) -> None:
+        Subscriber.dropped += 1
         self._is_dropped = True
-        self._connection.give_up(CloseCode.TRY_AGAIN_LATER, "Messages were lost")
+        self._connection.give_up(CloseCode.TRY_AGAIN_LATER, reason)
 
     def _send_now(self, published: Published) -> None:
         write_frame = self._write_frame
         try:
-            is_written = (
-                write_frame is not None
-                and self._connection.is_open
-                and write_frame(published.frame)
-            )
-            if is_written:
+            if write_frame is not None and write_frame(published.frame):
                 return
             awaitable = self._connection.send_data(published.message)
             steps = awaitable if iscoroutine(awaitable) else _awaited(awaitable)
@@ -199,17 +197,6 @@ class Subscriber:
             if self._connection.is_open:
                 raise
         self._queue = None
-
-
-def server_of(send: Callable[[Any], Awaitable[None]]) -> Any:
-    """Return the server's object for a connection if `send` is its own method, else `None`.
-
-    A `send` that a middleware has wrapped may depend on its task, for example for a timeout.
-    """
-    while isinstance(send, partial):
-        send = send.func
-    owner = getattr(send, "__self__", None)
-    return owner if type(owner).__module__.partition(".")[0] in _SERVERS else None
 
 
 async def _awaited(awaitable: Awaitable[None]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ws_support._topics.registry import is_between_processes
+from ws_support._topics.brokers import is_between_processes
 from ws_support.broadcast import BroadcastError, count_takers
 
 

@@ -13,6 +13,7 @@ from asgiref.compatibility import guarantee_single_callable
 from channels.routing import get_default_application
 from django.conf import settings
 
+from ws_support._asgi import DirectSend, add_direct
 from ws_support.middleware.proxy_headers import ProxyHeaders
 from ws_support.servers._run import requests
 from ws_support.servers.base import ServeConfig
@@ -54,6 +55,9 @@ class Application:
             self._forwarded.apply(scope)
         if self._prefix and scope["type"] == "websocket":
             apply_prefix(scope, self._prefix)
+        if scope["type"] == "websocket":
+            # True of every server here.
+            add_direct(scope, DirectSend(send))
         if scope["type"] == "http":
             return requests.here.serve(self._application, scope, receive, send)
         return self._application(scope, receive, send)  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ from channels.layers import get_channel_layer
 
 from ws_support import conf
 from ws_support._project import has_unguarded_routes
-from ws_support._topics.registry import is_between_processes
+from ws_support._topics.brokers import is_between_processes
 from ws_support.conf import Options
 
 

@@ -22,6 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from ws_support._asgi import DirectSend, add_direct
 from ws_support._connection.registry import CODE, REASON, open_connections
 from ws_support.conf import Options
 from ws_support.exceptions import ClientGone
@@ -137,12 +138,12 @@ class Server(daphne.server.Server):  # type: ignore[misc]
             # WebSocket.
             apply_prefix(scope, prefix)
         messages = ReceiveQueue(protocol.resume)
+        send = partial(self._reply, protocol)
+        add_direct(scope, DirectSend(send))
         application: asyncio.Future[None]
         try:
             application = asyncio.ensure_future(
-                self.application(
-                    scope=scope, receive=messages.get, send=partial(self._reply, protocol)
-                )
+                self.application(scope=scope, receive=messages.get, send=send)
             )
         except Exception as error:
             # Daphne leaves such a client without an answer until the timeout of the handshake.

@@ -7,13 +7,10 @@ import logging
 import socket
 import ssl
 import sys
-from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, Final
 
-from ws_support._queued_text import UTF_8, packed, size, unpacked
+from ws_support._asgi import remove_direct
 from ws_support.conf import Options
 from ws_support.exceptions import ClientGone
 from ws_support.servers._run.banner import ping_interval
@@ -27,15 +24,8 @@ __all__ = ["Hypercorn"]
 
 logger = logging.getLogger("ws_support.servers")
 
-_QUEUE: Final = 10
-"""Messages that may wait for a consumer. Hypercorn's default."""
-
 _CANCEL_INTERVAL: Final = 0.02
 """Seconds until a task is cancelled again: the last tenth of a shutdown may be short."""
-
-_LARGE: Final = 2**16
-"""Characters or bytes of a message that fills the queue by itself: ten of the largest messages
-would take 10 MiB."""
 
 
 class Hypercorn(SocketServer):
@@ -65,9 +55,10 @@ class Hypercorn(SocketServer):
     def serve(
         self, application: Any, plan: ServeConfig, listener: socket.socket, stop: Stop
     ) -> None:
-        from ws_support.servers.hypercorn import h2, h11, http, tcp, websocket
+        from ws_support.servers.hypercorn import h2, h11, http, queue, tcp, websocket
 
         tcp.install()
+        queue.install()
         h11.install()
         h2.install()
         http.install()
@@ -110,39 +101,17 @@ class _Application:
         return self._application(scope, receive, send)
 
     async def _websocket(self, scope: Any, receive: Any, send: Any) -> None:
-        # Hypercorn's own setting counts messages and holds for HTTP requests as well: a request
-        # whose body is not read has its chunks in the queue, and hangs when they and its end do
-        # not fit.
-        with suppress(AttributeError):
-            queue = receive.__self__  # `receive` is asyncio.Queue.get.
-            queue.full = partial(_is_full, queue._queue)
-            queue._put, queue._get = partial(_put, queue._queue), partial(_get, queue._queue)
         try:
             await self._application(scope, receive, send)
         except ClientGone:
             logger.debug("Sending has ended, since its client has gone.")
         finally:
+            remove_direct(scope)
             # Hypercorn 0.18 waits for room in the queue before it ends a connection: the socket
             # would stay open for ever. When Hypercorn's task is done, no more messages come.
             draining = asyncio.create_task(_drain(receive))
             task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
             task.add_done_callback(lambda _: draining.cancel())
-
-
-def _is_full(messages: Sequence[dict[str, Any]]) -> bool:
-    if not messages or len(messages) >= _QUEUE:
-        return bool(messages)
-    last = messages[-1]
-    return size(last) > _LARGE
-
-
-def _put(messages: deque[dict[str, Any]], message: dict[str, Any]) -> None:
-    messages.append(packed(message))
-
-
-def _get(messages: deque[dict[str, Any]]) -> dict[str, Any]:
-    message = messages.popleft()
-    return unpacked(message) if UTF_8 in message else message
 
 
 async def _drain(receive: Any) -> None:

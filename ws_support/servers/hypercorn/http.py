@@ -9,8 +9,6 @@ import hypercorn.protocol.h2
 from hypercorn.protocol import http_stream
 from hypercorn.protocol.events import StreamClosed
 
-from ws_support.servers.hypercorn.websocket import is_never_full
-
 
 def install() -> None:
     hypercorn.protocol.h2.HTTPStream = HTTPStream  # type: ignore[attr-defined]
@@ -24,8 +22,8 @@ class HTTPStream(http_stream.HTTPStream):
 
     def handle(self, event: Any) -> Coroutine[Any, Any, None]:
         if type(event) is StreamClosed:
-            queue = self.app_put.__self__  # type: ignore[attr-defined]
+            queue: Any = self.app_put
             if queue.full():
                 queue.get_nowait()
-            queue.full = is_never_full
+            queue.let_in_the_end()
         return super().handle(event)

@@ -169,7 +169,7 @@ class WSStream(ws_stream.WSStream):
 
         An application that only sends never makes room in its queue.
         """
-        self.app_put.__self__.full = is_never_full  # type: ignore[union-attr]
+        self.app_put.let_in_the_end()  # type: ignore[union-attr]
 
     def app_send(self, message: Any) -> Coroutine[Any, Any, None]:
         # Not a coroutine either, for the same reason as `handle()`. After the end, Hypercorn's
@@ -260,7 +260,3 @@ def _validate(request: Request) -> None:
     elif request.http_version != "1.1":
         raise handshakes.Refused(HTTPStatus.BAD_REQUEST, "A WebSocket is opened with HTTP/1.1.")
     handshakes.Request(method, request.raw_path, headers).key()
-
-
-def is_never_full() -> bool:
-    return False

@@ -32,6 +32,7 @@ from uvicorn.protocols.utils import (
 )
 from uvicorn.server import ServerState
 
+from ws_support._asgi import add_direct, remove_direct
 from ws_support._protocol.frames import (
     BINARY_HEADS,
     TEXT_HEADS,
@@ -271,6 +272,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
             self._refuse(refused.status, refused.reason, refused.headers)
             return
         self._queue.append({"type": "websocket.connect"})
+        add_direct(self._scope, self)
         # No further coroutine around the application: each message would have to pass through it.
         task = self._loop.create_task(_coroutine(self._app(self._scope, self.receive, self.send)))
         self._server_state.tasks.add(task)
@@ -278,6 +280,7 @@ class PicowsProtocol(WSListener, asyncio.Protocol):
 
     def _application_has_ended(self, task: asyncio.Task[Any]) -> None:
         self._server_state.tasks.discard(task)
+        remove_direct(self._scope)
         status = HTTPStatus.INTERNAL_SERVER_ERROR
         code = CloseCode.INTERNAL_ERROR
         if task.cancelled():

@@ -13,6 +13,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 from websockets.protocol import State
 
+from ws_support._asgi import add_direct, remove_direct
 from ws_support._protocol.handshake import Refused, Request, refusal
 from ws_support._queued_text import SLACK, UTF_8, unpacked
 
@@ -233,7 +234,9 @@ class Protocol(WebSocketsSansIOProtocol):
         return True
 
     async def run_asgi(self) -> None:
+        add_direct(self.scope, self)
         await super().run_asgi()
+        remove_direct(self.scope)
         self._abort_in_time()
 
     def _abort_in_time(self) -> None:

@@ -12,9 +12,9 @@ from time import monotonic
 from typing import Any, ClassVar, Final
 from weakref import ref
 
-from ws_support._topics.brokers.channel_layer import (
+from ws_support._topics.brokers.base import BrokerUnavailable
+from ws_support._topics.brokers.channel_layer.calls import (
     PUBLISHED,
-    LayerOutage,
     cancelled,
     group_of,
     send_to_group,
@@ -40,19 +40,19 @@ class Publisher:
         self._layer = layer
         self._numbers = _Numbers.of_this_loop()
         self._lanes = [asyncio.Lock() for _ in range(_LANES)]
-        self._outage: LayerOutage | None = None
+        self._outage: BrokerUnavailable | None = None
         self._outage_at = 0.0
 
     async def publish(self, topic: str, message: dict[str, Any], **more: Any) -> None:
         """Hand `message`, a `websocket.send`, to every process that has joined `topic`.
 
-        Raises `LayerError` when the layer does not take the message within 5 s, and when there was
+        Raises `BrokerError` when the layer does not take the message within 5 s, and when there was
         an outage while it waited for the message in front of it.
         """
         began_at = monotonic()
         async with self._lanes[hash(topic) % _LANES]:
             if self._outage is not None and self._outage_at >= began_at:
-                raise LayerOutage(*self._outage.args)
+                raise BrokerUnavailable(*self._outage.args)
             number = self._numbers.last.get(topic, 0) + 1
             envelope = {
                 **message,
@@ -65,7 +65,7 @@ class Publisher:
             }
             try:
                 await send_to_group(self._layer, group_of(topic), envelope)
-            except LayerOutage as outage:
+            except BrokerUnavailable as outage:
                 self._outage, self._outage_at = outage, monotonic()
                 raise
             self._numbers.taken(topic, number)

@@ -1,4 +1,4 @@
-"""Broadcasts through a channel layer that takes its time, in one process."""
+"""The broker on a channel layer: gaps, lanes and outages, with layers that misbehave."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from django.test import override_settings
 from tests.peers import connected
 from tests.test_broadcast import KnownPeer, received
 from tests.test_connection import eventually
-from ws_support._topics.brokers.channel_layer import ChannelLayerBroker
+from ws_support._topics.brokers.channel_layer.listener import Listener
 from ws_support._topics.gaps import Gaps
+from ws_support._topics.outages import Outages
 from ws_support._topics.registry import TopicRegistry
 from ws_support.broadcast import BroadcastError, broadcast, statistics
 from ws_support.consumers import AsyncWebsocketConsumer
@@ -333,9 +334,9 @@ async def test_synchronous_code_counts_its_messages_from_call_to_call(monkeypatc
 
 @layer(RecordingLayer)
 async def test_a_topic_that_was_silent_for_the_longest_is_forgotten_and_starts_again(monkeypatch):
-    monkeypatch.setattr("ws_support._topics.brokers.publisher._NUMBERED", 2)
+    monkeypatch.setattr("ws_support._topics.brokers.channel_layer.publisher._NUMBERED", 2)
     # Not those of a loop that is closed, which have other topics.
-    monkeypatch.setattr("ws_support._topics.brokers.publisher._Numbers._all", [])
+    monkeypatch.setattr("ws_support._topics.brokers.channel_layer.publisher._Numbers._all", [])
     sent = []
     monkeypatch.setattr(RecordingLayer, "sent", sent)
     for topic in ("one", "two", "one", "three", "one", "two"):
@@ -349,7 +350,7 @@ async def test_a_topic_that_was_silent_for_the_longest_is_forgotten_and_starts_a
 
 
 async def test_who_starts_again_with_a_topic_misses_nothing(lossy, monkeypatch):
-    monkeypatch.setattr("ws_support._topics.brokers.publisher._NUMBERED", 1)
+    monkeypatch.setattr("ws_support._topics.brokers.channel_layer.publisher._NUMBERED", 1)
     async with connected(Subscriber.as_asgi()) as peer:
         for number in range(3):
             await broadcast("topic", str(number))
@@ -388,7 +389,7 @@ class RestartedLayer(LossyLayer):
 
 
 async def test_what_is_lost_while_the_layer_is_away_is_no_gap(lossy, monkeypatch, caplog):
-    caplog.set_level("WARNING", "ws_support.broadcast")
+    caplog.set_level("WARNING", "ws_support.channel_layer")
     monkeypatch.setattr(f"{__name__}.LossyLayer", RestartedLayer)
     async with connected(Subscriber.as_asgi()) as peer:
         await broadcast("topic", "heard")
@@ -441,14 +442,14 @@ async def test_what_is_broadcast_before_the_accept_waits_for_it():
 async def test_the_last_one_who_leaves_as_the_layer_goes_away_leaves_nothing_behind(
     steps, monkeypatch
 ):
-    monkeypatch.setattr("ws_support._topics.brokers.channel_layer._CANCEL_EVERY", 0.05)
+    monkeypatch.setattr("ws_support._topics.brokers.channel_layer.calls._CANCEL_EVERY", 0.05)
     before = asyncio.all_tasks()
     layer = GoingLayer()
-    link = ChannelLayerBroker(layer, receiver=None)
-    await link.join("topic")
+    listener = Listener(layer, None, Outages())
+    await listener.join("topic")
     await asyncio.sleep(0.01)
     layer.goes()
     for _ in range(steps):
         await asyncio.sleep(0)
-    await link.close()
+    await listener.close()
     assert asyncio.all_tasks() == before

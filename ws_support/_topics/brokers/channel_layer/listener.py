@@ -1,26 +1,28 @@
-"""The broker on a channel layer: receives what other processes publish, and survives outages."""
+"""The listener: receives what is published through a channel layer, and survives outages."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import re
 import uuid
-from collections.abc import Awaitable
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
+from ws_support._topics.brokers.base import MOMENT, BrokerError, Receiver
+from ws_support._topics.brokers.channel_layer.calls import (
+    PROBE,
+    PUBLISHED,
+    TAKEN,
+    cancelled,
+    group_of,
+    send_to_group,
+    within,
+)
 from ws_support._topics.gaps import Gaps
-from ws_support._topics.outages import Strangers, is_away, is_malformed
+from ws_support._topics.outages import Outages, Strangers, is_malformed
 
 logger = logging.getLogger("ws_support.broadcast")
-
-Result = TypeVar("Result")
-
-TIMEOUT: Final = 5.0
-"""Seconds that one call of the channel layer may take: Redis may accept it and never answer."""
 
 _PROBE_EVERY: Final = 3.0
 """Seconds between two probes: messages that this process sends to itself through the layer."""
@@ -28,43 +30,14 @@ _PROBE_EVERY: Final = 3.0
 _RETRY_EVERY: Final = 1.0
 """Seconds between two probes during an outage."""
 
-_CANCEL_EVERY: Final = 1.0
-"""Seconds between two cancellations of a task that has to end."""
-
 _RENEW_EVERY: Final = 300.0
 """The most seconds between two renewals of all memberships."""
-
-MOMENT: Final = 0.001
-"""Seconds between two messages while queues fill up. A stalled client delays the others by 32 of
-these, and only once: then its queue is full."""
 
 _REMEMBERED: Final = 256
 """Message identifiers that are remembered, since Redis may deliver a message twice."""
 
-PUBLISHED: Final = "ws_support.published"
-_TAKEN: Final = "ws_support.taken"
-_PROBE: Final = "ws_support.probe"
 
-
-class LayerError(Exception):
-    """A call of the channel layer has failed."""
-
-
-class LayerOutage(LayerError):
-    """The channel layer cannot be used at present."""
-
-
-class Receiver(Protocol):
-    """The receiver of the messages that a broker gets."""
-
-    def deliver(self, topic: str, message: Any) -> bool:
-        """Take a `websocket.send`. Return True if the next one should wait for a moment."""
-
-    def miss(self, topic: str, count: int) -> None:
-        """Note that `count` messages under `topic` were lost."""
-
-
-class ChannelLayerBroker:
+class Listener:
     """Receives messages on one channel of `layer`, which is in one group for each topic.
 
     `_memberships` holds what the layer ought to know. The layer is told with each `join()` and
@@ -76,10 +49,10 @@ class ChannelLayerBroker:
     in their numbers show that. Messages that are lost during an outage are not counted: the log
     tells of the outage.
 
-    A broker exists while there are topics with subscribers. Publishing does not need one.
+    A listener exists while topics are subscribed to. Publishing does not need one.
     """
 
-    def __init__(self, layer: Any, receiver: Receiver) -> None:
+    def __init__(self, layer: Any, receiver: Receiver, outages: Outages) -> None:
         self._layer = layer
         self._receiver = receiver
         self._gaps = Gaps()
@@ -88,7 +61,7 @@ class ChannelLayerBroker:
         self._probe.is_wanted = True
         self._channel: str | None = None
         self._channel_lock = asyncio.Lock()
-        self._is_lost = False
+        self._outage = outages.detector()
         self._look = asyncio.Event()
         self._came_round = asyncio.Event()
         self._remembered: dict[str, None] = {}
@@ -120,18 +93,19 @@ class ChannelLayerBroker:
             self._gaps.forget(topic)
 
     async def close(self) -> None:
-        """Leave all groups, and end the tasks of the broker."""
+        """Leave all groups, and end the tasks of the listener."""
         await cancelled(self._tender)
-        for membership in (self._probe, *self._memberships.values()):
+        for membership in self._all():
             membership.is_wanted = False
             await self._try_to_settle(membership)
         await cancelled(self._reader)
+        self._outage.forget()
 
     async def _try_to_settle(self, membership: _Membership) -> None:
-        if not self._is_lost:
+        if not self._outage.is_away:
             try:
                 await self._settle(membership)
-            except LayerError as error:
+            except BrokerError as error:
                 self._lose(error)
 
     async def _settle(self, membership: _Membership, *, again: bool = False) -> None:
@@ -185,7 +159,7 @@ class ChannelLayerBroker:
                 await strangers.skip(f"{type(message).__name__} that is no broadcast")
 
     async def _take(self, message: dict[str, Any]) -> None:
-        if message["type"] == _PROBE:
+        if message["type"] == PROBE:
             self._came_round.set()
             return
         if message["id"] in self._remembered:
@@ -194,20 +168,26 @@ class ChannelLayerBroker:
         if len(self._remembered) > _REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
         topic = message["topic"]
-        if not self._is_lost and topic in self._memberships and "number" in message:
+        if not self._outage.is_away and topic in self._memberships and "number" in message:
             lost = self._gaps.lost_before(topic, message["publisher"], message["number"])
             if lost:
-                self._receiver.miss(topic, lost)
+                self._receiver.miss(topic, lost, self._cause_of_loss())
         form = "text" if "text" in message else "bytes"
         if self._receiver.deliver(topic, {"type": "websocket.send", form: message[form]}):
             await asyncio.sleep(MOMENT)
         if "reply_to" in message:
             await self._reply(message["reply_to"])
 
+    def _cause_of_loss(self) -> str:
+        return (
+            "More were waiting for this process than the channel layer keeps, its capacity of"
+            f" {getattr(self._layer, 'capacity', 'Redis')}, or for longer than its expiry."
+        )
+
     async def _reply(self, channel: str) -> None:
         try:
-            await within(self._layer.send(channel, {"type": _TAKEN}))
-        except LayerError as error:
+            await within(self._layer.send(channel, {"type": TAKEN}))
+        except BrokerError as error:
             logger.debug("Nobody waits for an answer any more: %s", error)
 
     # The probe, renewals and outages.
@@ -218,59 +198,56 @@ class ChannelLayerBroker:
         renewed_at = monotonic()
         while True:
             with suppress(asyncio.TimeoutError):
-                every = _RETRY_EVERY if self._is_lost else min(_PROBE_EVERY, renew_every)
+                every = _RETRY_EVERY if self._outage.is_away else min(_PROBE_EVERY, renew_every)
                 await asyncio.wait_for(self._look.wait(), every)
             self._look.clear()
             try:
-                if self._is_lost or monotonic() - renewed_at > renew_every:
-                    for membership in (self._probe, *self._memberships.values()):
+                if self._outage.is_away or monotonic() - renewed_at > renew_every:
+                    for membership in self._all():
                         await self._settle(membership, again=True)
                     renewed_at = monotonic()
                 await self._send_round()
-            except LayerError as error:
+                await self._settle_late_ones()
+            except BrokerError as error:
                 self._lose(error)
             else:
-                self._find()
+                self._outage.find()
+
+    async def _settle_late_ones(self) -> None:
+        """Tell the layer about topics that were subscribed to in the last round of an outage."""
+        while self._outage.is_away and (late := [each for each in self._all() if each.is_late]):
+            for membership in late:
+                await self._settle(membership)
 
     async def _send_round(self) -> None:
         await self._settle(self._probe)
         self._came_round.clear()
-        await send_to_group(self._layer, self._probe.group, {"type": _PROBE})
+        await send_to_group(self._layer, self._probe.group, {"type": PROBE})
         try:
             await within(self._came_round.wait())
-        except LayerError:
+        except BrokerError:
             # The layer takes messages and delivers none: it has forgotten the memberships, or a
             # connection hangs.
             await cancelled(self._reader)
             self._channel = None
             self._reader = asyncio.create_task(self._read())
-            raise LayerError("messages do not come back from it") from None
+            raise BrokerError("messages do not come back from it") from None
+
+    def _all(self) -> tuple[_Membership, ...]:
+        return (self._probe, *self._memberships.values())
 
     def _lose(self, error: Exception) -> None:
-        if not self._is_lost:
-            self._is_lost = True
+        if not self._outage.is_away:
             self._gaps.forget_all()
             self._look.set()
-            logger.error(
-                "The channel layer is away: %s. What is broadcast is lost until it comes back;"
-                " connections stay open.",
-                str(error).rstrip("."),
-            )
-
-    def _find(self) -> None:
-        if self._is_lost:
-            self._is_lost = False
-            logger.warning(
-                "The channel layer is back, with all that was subscribed to here (topics: %d).",
-                len(self._memberships),
-            )
+        self._outage.lose(error)
 
 
 def _is_ours(message: Any) -> bool:
     """Return True if `message` is a probe, or a broadcast with all its fields."""
     kind = message.get("type") if isinstance(message, dict) else None
     if kind != PUBLISHED:
-        return bool(kind == _PROBE)
+        return bool(kind == PROBE)
     return (
         isinstance(message.get("id"), str)
         and isinstance(message.get("topic"), str)
@@ -297,52 +274,7 @@ class _Membership:
         self.channel: str | None = None
         self.lock = asyncio.Lock()
 
-
-# Calls of the layer.
-
-
-async def send_to_group(layer: Any, group: str, message: dict[str, Any]) -> None:
-    """Send `message` to `group`. Raises `LayerError`."""
-    await within(layer.group_send(group, message))
-
-
-def group_of(topic: str) -> str:
-    """Return the name of the group for `topic`.
-
-    Layers accept names of letters, digits and three signs, up to 99 characters. For a topic that
-    does not fit, the name holds its digest.
-    """
-    if _PLAIN.fullmatch(topic):
-        return f"ws_support.{topic}"
-    digest = hashlib.sha256(topic.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"ws_support-sha256.{digest}"
-
-
-async def within(awaitable: Awaitable[Result]) -> Result:
-    """Wait for a call of the layer, and return its result.
-
-    Raises `LayerOutage` when the error reports an outage or the call takes longer than `TIMEOUT`,
-    and `LayerError` for any other error.
-    """
-    try:
-        return await asyncio.wait_for(awaitable, TIMEOUT)
-    except asyncio.TimeoutError:
-        raise LayerOutage(f"no answer within {TIMEOUT:g} s") from None
-    except Exception as error:
-        kind = LayerOutage if is_away(error) else LayerError
-        raise kind(f"{type(error).__name__}: {error}".rstrip(".")) from error
-
-
-async def cancelled(task: asyncio.Task[None]) -> None:
-    """Cancel `task`, and wait until it has ended, for at most `TIMEOUT`: Redis may not answer.
-
-    The task is cancelled more than once: `asyncio.wait_for()` of Python 3.11 and older loses a
-    cancellation that comes together with the result of what it waits for.
-    """
-    end = monotonic() + TIMEOUT
-    while not task.done() and monotonic() < end:
-        task.cancel()
-        await asyncio.wait([task], timeout=_CANCEL_EVERY)
-
-
-_PLAIN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+    @property
+    def is_late(self) -> bool:
+        """True if the membership is wanted and the layer does not know of it yet."""
+        return self.is_wanted and self.channel is None

@@ -1,0 +1,87 @@
+"""The broker within one process: from event loop to event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Any, Final
+
+from django.core.signals import request_started
+
+from ws_support._asyncio import PerLoop
+from ws_support._topics.brokers.base import MOMENT, Broker, Receiver
+
+logger = logging.getLogger("ws_support.broadcast")
+
+
+class LocalBroker(Broker):
+    """Delivers messages at once; to another event loop, in its next turn."""
+
+    is_between_processes = False
+    title = "this process"
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    async def subscribe(self, topic: str) -> None:
+        _Listeners.are_here = True
+        _receivers.get().setdefault(topic, {})[self] = self._receiver
+
+    async def unsubscribe(self, topic: str) -> None:
+        topics = _receivers.get()
+        brokers = topics.get(topic, {})
+        brokers.pop(self, None)
+        if not brokers:
+            topics.pop(topic, None)
+
+    async def publish(self, topic: str, message: Any) -> None:
+        if not _Listeners.are_here:
+            _Listeners.warn(topic)
+        here = asyncio.get_running_loop()
+        is_filling = False
+        for loop, topics in _receivers.items():
+            for receiver in tuple(topics.get(topic, {}).values()):
+                if loop is here:
+                    is_filling |= receiver.deliver(topic, message)
+                else:
+                    with suppress(RuntimeError):  # That loop has been closed.
+                        loop.call_soon_threadsafe(receiver.deliver, topic, message)
+        # Code that publishes in an endless loop must let other tasks run.
+        await asyncio.sleep(MOMENT if is_filling else 0)
+
+    async def count_takers(self, topic: str, message: Any, wait: float) -> int:
+        takers = sum(len(topics.get(topic, ())) for _, topics in _receivers.items())
+        await self.publish(topic, message)
+        return takers
+
+
+_receivers: Final = PerLoop[dict[str, dict[LocalBroker, Receiver]]](dict)
+"""For each event loop the topics that are subscribed to there, and their receivers."""
+
+
+class _Listeners:
+    """Notes if this process may have subscribers: only the process of a server can."""
+
+    are_here = False
+
+    @classmethod
+    def warn(cls, topic: str) -> None:
+        """Warn, once, that a broadcast from a shell or a task worker reaches no other process."""
+        cls.are_here = True
+        logger.warning(
+            "Nobody has heard the broadcast under %.100a: in this process nobody has subscribed to"
+            " anything, and CHANNEL_LAYERS has no layer to other processes. With Redis, its BACKEND"
+            " is channels_redis.core.RedisChannelLayer.",
+            topic,
+        )
+
+    @classmethod
+    def note_request(cls, **details: Any) -> None:
+        """Note a request: one with a scope has come to an ASGI server."""
+        if "scope" in details:
+            cls.are_here = True
+            request_started.disconnect(cls.note_request)
+
+
+request_started.connect(_Listeners.note_request)
