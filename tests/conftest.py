@@ -18,6 +18,8 @@ from tests.harness import ROOT, Server, serving
 from tests.redis import CORE, PUBSUB, Redis
 from tests.warm import end_all
 
+pytest_plugins = ["ws_support.testing.plugin", "tests.tracebacks", "pytester"]
+
 ALONE = frozenset(
     {
         "tests/management/test_broadcast.py",

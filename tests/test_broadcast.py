@@ -22,8 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.harness import ASGI_SERVERS, BOUND, serving, until
+from tests.peers import Served, connected
 from tests.servers.test_behaviours import expected
-from tests.test_connection import Peer, connected
 from ws_support._asgi import DIRECT, DirectSend
 from ws_support._topics.brokers.channel_layer.calls import group_of
 from ws_support._topics.brokers.local import _Listeners
@@ -209,10 +209,6 @@ def test_subscriptions_end_with_their_connection(server):
                 break
 
 
-def test_nothing_of_this_leaves_a_traceback(server):
-    assert "Traceback" not in server.log()
-
-
 # In one process, by ASGI messages.
 
 
@@ -222,7 +218,7 @@ class Subscriber(AsyncWebsocketConsumer):
 
 
 async def received(peer):
-    message = await peer.next()
+    message = await peer.receive_output()
     return message.get("text") or message.get("bytes")
 
 
@@ -253,10 +249,10 @@ async def test_a_queue_that_is_full_before_the_accept_refuses_the_handshake():
                 await broadcast("topic", "message")
             await asyncio.sleep(BOUND)
 
-    peer = Peer(Slow.as_asgi())
-    peer.incoming.put_nowait({"type": "websocket.connect"})
-    assert (await peer.next())["type"] == "websocket.close"
-    await peer.end()
+    async with Served(Slow.as_asgi()) as peer:
+        await peer.connects()
+        assert (await peer.receive_output())["type"] == "websocket.close"
+        await peer.wait()
 
 
 async def test_a_client_that_is_too_slow_is_closed_and_counted_once(caplog):
@@ -264,10 +260,10 @@ async def test_a_client_that_is_too_slow_is_closed_and_counted_once(caplog):
         __module__ = KnownPeer.__module__
         is_stuck = False
 
-        async def send(self, message):
+        async def serve_send(self, message):
             if self.is_stuck and message["type"] == "websocket.send":
                 await asyncio.Event().wait()
-            await super().send(message)
+            await super().serve_send(message)
 
     before = statistics().dropped
     async with connected(Subscriber.as_asgi(), Stuck) as peer:
@@ -275,8 +271,8 @@ async def test_a_client_that_is_too_slow_is_closed_and_counted_once(caplog):
         registry = TopicRegistry.of_this_loop()
         for _ in range(64 + 3):
             registry.deliver("topic", {"type": "websocket.send", "text": "x"})
-        assert (await peer.next())["code"] == 1013
-        await peer.end()
+        assert (await peer.receive_output())["code"] == 1013
+        await peer.wait()
     assert statistics().dropped == before + 1
     assert caplog.text.count("64 messages were waiting") == 1
 
@@ -287,8 +283,8 @@ async def test_a_connection_that_has_missed_messages_of_two_topics_is_closed_onc
         registry = TopicRegistry.of_this_loop()
         for _ in range(2):
             registry.miss("topic", 3, "The test says so.")
-        assert (await peer.next())["reason"] == "Messages were lost"
-        await peer.end()
+        assert (await peer.receive_output())["reason"] == "Messages were lost"
+        await peer.wait()
     now = statistics()
     assert (now.lost - before.lost, now.dropped - before.dropped) == (6, 1)
 
@@ -301,25 +297,32 @@ async def test_one_connection_may_subscribe_to_many_topics_and_twice_is_once():
         await broadcast("two", "2")
         await broadcast("one", "1")
         assert [await received(peer), await received(peer)] == ["2", "1"]
-        assert peer.outgoing.empty()
+        assert await peer.receive_nothing(0)
 
 
-class KnownPeer(Peer):
+class KnownPeer(Served):
     """A server whose `send()` is known to ask nobody which task it runs in."""
 
     __module__ = "uvicorn.protocols"
 
 
-class WritingPeer(Peer):
+class WritingPeer(Served):
     """One that says by an extension of the scope that it writes frames itself."""
 
     def __init__(self, application):
         super().__init__(application, extensions={DIRECT: self})
+        self.send = self.serve_send
+        self.frames = asyncio.Queue()
+        self.error = None
+
+    def fail_sends(self, error):
+        super().fail_sends(error)
+        self.error = error
 
     def write_frame(self, frame):
         if self.error is not None:
             raise self.error
-        self.outgoing.put_nowait(frame)
+        self.frames.put_nowait(frame)
         return True
 
 
@@ -328,20 +331,23 @@ class PartialPeer(KnownPeer):
 
     __module__ = "daphne.server"
 
-    async def run(self, application):
-        await application(self.scope, self.receive, partial(self.send))
+    def __init__(self, application):
+        async def passing(scope, receive, send):
+            await application(scope, receive, partial(send))
+
+        super().__init__(passing)
 
 
-class DirectPeer(Peer):
+class DirectPeer(Served):
     """One that says by an extension of the scope that its `send()` may run in any task."""
 
     def __init__(self, application):
-        super().__init__(application, extensions={DIRECT: DirectSend(self.send)})
+        super().__init__(application, extensions={DIRECT: DirectSend(self.serve_send)})
 
 
 @pytest.mark.parametrize(
     ("kind", "is_direct"),
-    [(Peer, False), (KnownPeer, True), (PartialPeer, True), (DirectPeer, True)],
+    [(Served, False), (KnownPeer, True), (PartialPeer, True), (DirectPeer, True)],
 )
 async def test_a_server_that_allows_it_sends_in_the_task_of_the_publisher(kind, is_direct):
     tasks = []
@@ -349,9 +355,9 @@ async def test_a_server_that_allows_it_sends_in_the_task_of_the_publisher(kind, 
     class Noting(kind):
         __module__ = kind.__module__
 
-        async def send(self, message):
+        async def serve_send(self, message):
             tasks.append(asyncio.current_task())
-            await super().send(message)
+            await super().serve_send(message)
 
     async with connected(Subscriber.as_asgi(), Noting) as peer:
         await broadcast("topic", "message")
@@ -365,36 +371,36 @@ async def test_a_frame_that_cannot_be_written_keeps_nobody_else_from_theirs(erro
         connected(Subscriber.as_asgi(), WritingPeer) as broken,
         connected(Subscriber.as_asgi(), WritingPeer) as sound,
     ):
-        broken.error = error
+        broken.fail_sends(error)
         await broadcast("topic", "x")
-        assert await sound.next() == b"\x81\x01x"
-        broken.leaves()
+        assert await asyncio.wait_for(sound.frames.get(), BOUND) == b"\x81\x01x"
+        await broken.leaves()
         if isinstance(error, OSError):
-            await broken.end()
+            await broken.wait()
         else:
             with pytest.raises(RuntimeError, match="closed"):
-                await broken.end()
+                await broken.wait()
 
 
-@pytest.mark.parametrize("kind", [Peer, KnownPeer, WritingPeer])
+@pytest.mark.parametrize("kind", [Served, KnownPeer, WritingPeer])
 async def test_a_client_that_has_gone_is_no_error(kind):
     async with connected(Subscriber.as_asgi(), kind) as peer:
-        peer.error = OSError("gone")
+        peer.fail_sends(OSError("gone"))
         await broadcast("topic", "lost")
-        peer.leaves()
-        await peer.end()
+        await peer.leaves()
+        await peer.wait()
 
 
-@pytest.mark.parametrize("kind", [Peer, KnownPeer])
+@pytest.mark.parametrize("kind", [Served, KnownPeer])
 async def test_an_error_of_the_server_is_raised_to_it(kind):
     async with connected(Subscriber.as_asgi(), kind) as peer:
-        peer.error = RuntimeError("out of order")
+        peer.fail_sends(RuntimeError("out of order"))
         await broadcast("topic", "lost")
         with pytest.raises(RuntimeError, match="out of order"):
-            await peer.end()
+            await peer.wait()
 
 
-@pytest.mark.parametrize("kind", [Peer, KnownPeer, WritingPeer])
+@pytest.mark.parametrize("kind", [Served, KnownPeer, WritingPeer])
 async def test_middleware_around_send_runs_in_a_task_of_its_connection(kind):
     tasks = []
 
@@ -416,39 +422,39 @@ async def test_middleware_around_send_runs_in_a_task_of_its_connection(kind):
     assert asyncio.current_task() not in tasks
 
 
-@pytest.mark.parametrize("kind", [Peer, KnownPeer])
+@pytest.mark.parametrize("kind", [Served, KnownPeer])
 async def test_what_waits_for_a_client_that_is_behind_follows_in_order(kind):
     class Blocking(kind):
         __module__ = kind.__module__
         ready = None
 
-        async def send(self, message):
+        async def serve_send(self, message):
             while self.ready is not None and not self.ready.done():
                 await asyncio.wait([self.ready])
-            await super().send(message)
+            await super().serve_send(message)
 
     async with connected(Subscriber.as_asgi(), Blocking) as peer:
         peer.ready = asyncio.get_running_loop().create_future()
         for number in range(10):
             await broadcast("topic", str(number))
-        assert peer.outgoing.empty()
+        assert await peer.receive_nothing(0)
         peer.ready.set_result(None)
         assert await peer.texts(10) == [str(number) for number in range(10)]
         await broadcast("topic", "at once")
         assert await peer.texts(1) == ["at once"]
 
 
-@pytest.mark.parametrize("kind", [Peer, KnownPeer])
+@pytest.mark.parametrize("kind", [Served, KnownPeer])
 async def test_an_end_while_something_waits_is_quiet(kind, caplog):
     class Blocking(kind):
         __module__ = kind.__module__
         ready = None
 
-        async def send(self, message):
+        async def serve_send(self, message):
             if self.ready is not None and message["type"] == "websocket.send":
                 await self.ready
                 raise RuntimeError("after sending 'websocket.close'")
-            await super().send(message)
+            await super().serve_send(message)
 
     class Closing(Subscriber):
         async def receive(self, text_data=None, bytes_data=None):
@@ -460,44 +466,44 @@ async def test_an_end_while_something_waits_is_quiet(kind, caplog):
         peer.ready = asyncio.get_running_loop().create_future()
         await broadcast("topic", "waits")
         await broadcast("topic", "waits, too")
-        peer.says("close")
-        assert (await peer.next())["code"] == 4000
-        await peer.end()
+        await peer.says("close")
+        assert (await peer.receive_output())["code"] == 4000
+        await peer.wait()
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("kind", [Peer, KnownPeer])
+@pytest.mark.parametrize("kind", [Served, KnownPeer])
 async def test_what_is_broadcast_while_a_connection_ends_is_dropped(kind):
     class SlowToClose(kind):
         __module__ = kind.__module__
 
-        async def send(self, message):
+        async def serve_send(self, message):
             if message["type"] == "websocket.close":
                 await broadcast("topic", "late")
-            await super().send(message)
+            await super().serve_send(message)
 
     class Failing(Subscriber):
         async def receive(self, text_data=None, bytes_data=None):
             raise RuntimeError("asked for")
 
     async with connected(Failing.as_asgi(), SlowToClose) as peer:
-        peer.says("fail")
-        assert (await peer.next())["code"] == 1011
+        await peer.says("fail")
+        assert (await peer.receive_output())["code"] == 1011
         with pytest.raises(RuntimeError, match="asked for"):
-            await peer.end()
-        assert peer.outgoing.empty()
+            await peer.wait()
+        assert await peer.receive_nothing(0)
 
 
 @override_settings(WS_SUPPORT={"BROADCAST_QUEUE": 2})
 async def test_a_queue_that_is_full_while_the_connection_ends_does_not_open_it_again(caplog):
-    class Stuck(Peer):
-        async def send(self, message):
+    class Stuck(Served):
+        async def serve_send(self, message):
             if message["type"] == "websocket.send":
                 await asyncio.Event().wait()
             if message["type"] == "websocket.close":
                 for _ in range(3):
                     await broadcast("topic", "late")
-            await super().send(message)
+            await super().serve_send(message)
 
     class Stopping(Subscriber):
         async def receive(self, text_data=None, bytes_data=None):
@@ -511,9 +517,9 @@ async def test_a_queue_that_is_full_while_the_connection_ends_does_not_open_it_a
 
     codes = []
     async with connected(Stopping.as_asgi(), Stuck) as peer:
-        peer.says("stop")
-        assert (await peer.next())["code"] == 1000
-        await peer.end()
+        await peer.says("stop")
+        assert (await peer.receive_output())["code"] == 1000
+        await peer.wait()
     assert codes == [1000]
     assert "Closed with 1013" in caplog.text
 
@@ -523,16 +529,16 @@ async def test_a_client_that_is_given_up_while_a_message_waits_is_not_waited_for
         __module__ = KnownPeer.__module__
         is_stuck = False
 
-        async def send(self, message):
+        async def serve_send(self, message):
             if self.is_stuck:
                 await asyncio.Event().wait()
-            await super().send(message)
+            await super().serve_send(message)
 
     async with connected(Subscriber.as_asgi(), Stuck) as peer:
         peer.is_stuck = True
         await broadcast("topic", "never sent")
-        peer.leaves()
-        await peer.end()
+        await peer.leaves()
+        await peer.wait()
 
 
 async def test_a_message_reaches_subscribers_in_the_loop_of_another_thread():
@@ -554,17 +560,17 @@ async def test_ten_thousand_subscriptions_leave_nothing_behind():
             await websocket.unsubscribe(f"topic {number % 7}")
 
     for _ in range(2):
-        peer = Peer(restless)
-        peer.incoming.put_nowait({"type": "websocket.connect"})
-        await peer.end()
+        async with Served(restless) as peer:
+            await peer.connects()
+            await peer.wait()
     assert len(asyncio.all_tasks()) - 1 <= tasks
     assert (statistics().topics, statistics().subscriptions) == (0, 0)
 
 
 async def test_a_connection_that_is_cancelled_while_it_closes_leaves_nothing_behind():
-    class Stuck(Peer):
-        async def send(self, message):
-            await super().send(message)
+    class Stuck(Served):
+        async def serve_send(self, message):
+            await super().serve_send(message)
             if message["type"] == "websocket.close":
                 await asyncio.Event().wait()
 
@@ -586,12 +592,12 @@ async def test_a_connection_that_is_cancelled_while_it_closes_leaves_nothing_beh
 
     before = statistics().subscriptions
     async with connected(Short.as_asgi(), Stuck) as peer:
-        peer.says("stop")
-        assert (await peer.next())["type"] == "websocket.close"
+        await peer.says("stop")
+        assert (await peer.receive_output())["type"] == "websocket.close"
         assert statistics().subscriptions == before + 1
-        peer.task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await peer.end()
+        peer.cancel()
+        await peer.wait()
+        assert peer.was_cancelled
     assert statistics().subscriptions == before
     assert ended == ["background"]
 
@@ -604,8 +610,8 @@ async def test_subscribing_before_there_is_a_connection_says_when_to():
 async def test_subscribing_after_the_end_is_an_error():
     consumer = Subscriber()
     async with connected(consumer) as peer:
-        peer.leaves()
-        await peer.end()
+        await peer.leaves()
+        await peer.wait()
     with pytest.raises(RuntimeError, match="after the connection had ended"):
         await consumer.subscribe("topic")
 
@@ -664,10 +670,10 @@ async def test_the_length_of_the_queue_is_a_setting(caplog):
             for _ in range(3):
                 await broadcast("topic", "message")
 
-    peer = Peer(Slow.as_asgi())
-    peer.incoming.put_nowait({"type": "websocket.connect"})
-    await peer.end()
-    assert re.search(r"1013: 2 messages were waiting.*'topic'", caplog.text)
+    async with Served(Slow.as_asgi()) as peer:
+        await peer.connects()
+        await peer.wait()
+        assert re.search(r"1013: 2 messages were waiting.*'topic'", caplog.text)
 
 
 async def test_a_topic_has_an_end():

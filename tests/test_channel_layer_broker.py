@@ -10,8 +10,9 @@ from asgiref.sync import async_to_sync
 from channels.layers import InMemoryChannelLayer
 from django.test import override_settings
 
+from tests.peers import connected
 from tests.test_broadcast import KnownPeer, received
-from tests.test_connection import connected, eventually
+from tests.test_connection import eventually
 from ws_support._topics.brokers.channel_layer.listener import Listener
 from ws_support._topics.gaps import Gaps
 from ws_support._topics.outages import Outages
@@ -128,8 +129,8 @@ async def test_the_only_one_who_leaves_before_it_was_subscribed_leaves_nothing_b
 
     before = len(asyncio.all_tasks())
     async with connected(hasty) as peer:
-        await peer.next()
-        await peer.end()
+        await peer.receive_output()
+        await peer.wait()
     assert statistics().topics == 0
     assert len(asyncio.all_tasks()) == before
 
@@ -140,9 +141,9 @@ async def test_messages_that_come_in_one_go_give_a_client_that_reads_its_turn():
     class Slow(KnownPeer):
         __module__ = KnownPeer.__module__
 
-        async def send(self, message):
+        async def serve_send(self, message):
             await asyncio.sleep(0)
-            await super().send(message)
+            await super().serve_send(message)
 
     async with connected(Subscriber.as_asgi(), Slow) as peer:
         await asyncio.gather(*(broadcast("topic", str(number)) for number in range(50)))
@@ -163,9 +164,9 @@ async def test_what_comes_after_the_end_of_a_connection_goes_nowhere():
             await broadcast("topic", "late")
 
     async with connected(Lingering.as_asgi()) as peer:
-        peer.leaves()
-        await asyncio.wait_for(peer.task, BOUND)
-        assert peer.outgoing.empty()
+        await peer.leaves()
+        await peer.wait()
+        assert await peer.receive_nothing(0)
 
 
 class LossyLayer(SlowLayer):
@@ -205,9 +206,9 @@ async def test_subscribers_are_closed_with_1013_when_messages_for_them_were_lost
         await broadcast("topic", "after")
         for each in (peer, another):
             assert await received(each) == "heard"
-            close = await each.next()
+            close = await each.receive_output()
             assert (close["code"], close["reason"]) == (1013, "Messages were lost")
-            await each.end()
+            await each.wait()
     now = statistics()
     assert (now.lost - before.lost, now.dropped - before.dropped) == (2, 2)
     (record,) = [each for each in caplog.records if "lost" in each.message]
@@ -229,9 +230,9 @@ async def test_what_is_lost_under_many_topics_is_counted_and_one_line_in_the_log
         assert [await received(peer), await received(peer)] == ["1", "2"]
         await broadcast("topic", "after")
         await broadcast("another", "after")
-        assert (await peer.next())["code"] == 1013
+        assert (await peer.receive_output())["code"] == 1013
         await eventually(lambda: statistics().lost - before.lost == 2)
-        await peer.end()
+        await peer.wait()
     assert statistics().dropped - before.dropped == 1
     assert caplog.text.count("Messages are lost") == 1
 
@@ -250,11 +251,11 @@ async def test_who_has_left_a_topic_has_missed_nothing_in_between(lossy):
 
     async with connected(restless) as peer:
         for number in range(2):
-            peer.says("subscribe")
+            await peer.says("subscribe")
             assert await received(peer) == "subscribed"
             await broadcast("topic", f"heard {number}")
             assert await received(peer) == f"heard {number}"
-            peer.says("unsubscribe")
+            await peer.says("unsubscribe")
             assert await received(peer) == "unsubscribed"
             await broadcast("topic", "not for you")
 
@@ -355,7 +356,7 @@ async def test_who_starts_again_with_a_topic_misses_nothing(lossy, monkeypatch):
             await broadcast("topic", str(number))
             await broadcast("nobody's", "message")
         assert await peer.texts(3) == ["0", "1", "2"]
-        assert peer.outgoing.empty()
+        assert await peer.receive_nothing(0)
 
 
 class CrowdedLayer(SlowLayer):

@@ -9,7 +9,6 @@ import inspect
 import logging
 import sys
 import time
-from contextlib import asynccontextmanager
 
 import pytest
 from channels.exceptions import DenyConnection, InvalidChannelLayerError, StopConsumer
@@ -18,6 +17,7 @@ from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.peers import Served, connected
 from ws_support.asgi import WebSocketSupport
 from ws_support.consumers import (
     AsyncJsonWebsocketConsumer,
@@ -30,70 +30,18 @@ from ws_support.signals import disconnected
 BOUND = 10
 
 
-class Peer:
-    """A server and its client: what an application receives, and what it sends."""
-
-    def __init__(self, application, **scope):
-        self.scope = {
-            "type": "websocket",
-            "asgi": {"version": "3.0"},
-            "path": "/ws",
-            "headers": [],
-            "subprotocols": [],
-            "query_string": b"",
-            "client": ("127.0.0.1", 1),
-            **scope,
-        }
-        self.incoming = asyncio.Queue()
-        self.outgoing = asyncio.Queue()
-        self.received = 0
-        self.error = None
-        self.task = asyncio.create_task(self.run(application))
-
-    async def run(self, application):
-        await application(self.scope, self.receive, self.send)
-
-    async def receive(self):
-        message = await self.incoming.get()
-        self.received += 1
-        return message
-
-    async def send(self, message):
-        if self.error is not None:
-            raise self.error
-        await self.outgoing.put(message)
-
-    def says(self, *texts):
-        for text in texts:
-            self.incoming.put_nowait({"type": "websocket.receive", "text": text})
-
-    def leaves(self, code=1001):
-        self.incoming.put_nowait({"type": "websocket.disconnect", "code": code})
-
-    async def next(self):
-        """The next message that the application sends."""
-        return await asyncio.wait_for(self.outgoing.get(), BOUND)
-
-    async def texts(self, count):
-        return [(await self.next())["text"] for _ in range(count)]
-
-    async def end(self):
-        """Wait until the application is done; raises what it raises."""
-        await asyncio.wait_for(asyncio.shield(self.task), BOUND)
-
-
-class StuckAtTheEnd(Peer):
+class StuckAtTheEnd(Served):
     """A server whose client has full buffers when it is closed."""
 
     def __init__(self, *arguments, **options):
         self.is_stuck = asyncio.Event()
         super().__init__(*arguments, **options)
 
-    async def send(self, message):
+    async def serve_send(self, message):
         if message["type"] == "websocket.close":
             self.is_stuck.set()
             await asyncio.Event().wait()
-        await super().send(message)
+        await super().serve_send(message)
 
 
 class Counted:
@@ -111,22 +59,10 @@ class Counted:
         await self.application(scope, receive, counted)
 
 
-@asynccontextmanager
-async def connected(application, kind=Peer, **scope):
-    peer = kind(application, **scope)
-    peer.incoming.put_nowait({"type": "websocket.connect"})
-    assert (await peer.next())["type"] == "websocket.accept"
-    try:
-        yield peer
-    finally:
-        peer.task.cancel()
-        await asyncio.gather(peer.task, return_exceptions=True)
-
-
 async def test_what_a_middleware_puts_around_send_sees_every_message():
     counted = Counted(EchoConsumer.as_asgi())
     async with connected(WebSocketSupport(counted, allowed_origins=["*"])) as peer:
-        peer.says("one", "two")
+        await peer.says("one", "two")
         assert await peer.texts(2) == ["one", "two"]
     assert counted.kinds[:3] == ["websocket.accept", "websocket.send", "websocket.send"]
 
@@ -219,7 +155,7 @@ async def handle_in_order(events, *, reads_ahead):
         settled = True
         for number, (source, pauses, settles) in enumerate(events):
             if source == "client":
-                peer.says(f"{number} {pauses}")
+                await peer.says(f"{number} {pauses}")
             else:
                 message = {"type": "say", "text": f"{number} {pauses}"}
                 await consumer.channel_layer.send(consumer.channel_name, message)
@@ -227,8 +163,8 @@ async def handle_in_order(events, *, reads_ahead):
             for _ in range(10 if settles else 0):
                 await asyncio.sleep(0)
         await eventually(lambda: len(handled) == len(events))
-        peer.leaves()
-        await peer.end()
+        await peer.leaves()
+        await peer.wait()
     for source in ("client", "layer"):
         sent = [number for number, event in enumerate(events) if event[0] == source]
         assert [number for where, number in handled if where == source] == sent
@@ -247,11 +183,11 @@ async def test_messages_that_come_while_a_handler_is_busy_are_handled_in_order_a
 
     go_on = asyncio.Event()
     async with connected(Consumer()) as peer:
-        peer.says(*map(str, range(30)))
+        await peer.says(*map(str, range(30)))
         await eventually(lambda: peer.received == 31)
         go_on.set()
         assert await peer.texts(30) == [str(number) for number in range(30)]
-        peer.says("after that")
+        await peer.says("after that")
         assert await peer.texts(1) == ["after that"]
 
 
@@ -265,7 +201,7 @@ async def test_what_is_read_ahead_is_bounded(size, most):
 
     go_on = asyncio.Event()
     async with connected(Consumer()) as peer:
-        peer.says(*["x" * size] * 200)
+        await peer.says(*["x" * size] * 200)
         await eventually(lambda: peer.received >= 2)
         await asyncio.sleep(0.1)
         assert peer.received <= most
@@ -301,7 +237,7 @@ async def test_a_flood_from_both_is_handled_to_the_last_message():
     consumer = Consumer()
     async with connected(consumer) as peer:
         numbers = [str(number) for number in range(100)]
-        peer.says(*numbers)
+        await peer.says(*numbers)
         for number in numbers:
             message = {"type": "say", "text": f"layer {number}"}
             await consumer.channel_layer.send(consumer.channel_name, message)
@@ -320,7 +256,7 @@ async def test_a_heartbeat_is_answered_while_a_handler_is_busy():
 
     go_on = asyncio.Event()
     async with connected(Heartbeat(Consumer(), interval=9)) as peer:
-        peer.says("hello", "\x05")
+        await peer.says("hello", "\x05")
         assert await peer.texts(1) == ["\x06"]
         go_on.set()
         assert await peer.texts(1) == ["hello"]
@@ -346,12 +282,12 @@ async def test_all_handlers_share_one_context():
 
     consumer = Consumer()
     async with connected(consumer) as peer:
-        peer.says("from receive()")
+        await peer.says("from receive()")
         await asyncio.sleep(0.05)
         await consumer.channel_layer.send(consumer.channel_name, {"type": "say"})
         assert await peer.texts(1) == ["from receive()"]
-        peer.leaves()
-        await peer.end()
+        await peer.leaves()
+        await peer.wait()
     assert consumer.codes == [1001]
 
 
@@ -367,9 +303,9 @@ async def test_a_handler_that_ignores_its_cancellation_does_not_spare_the_end():
 
     consumer = Consumer()
     async with connected(consumer) as peer:
-        peer.says("one", "two", "three")
-        peer.leaves(4000)
-        await peer.end()
+        await peer.says("one", "two", "three")
+        await peer.leaves(4000)
+        await peer.wait()
     assert consumer.codes == [4000]
 
 
@@ -386,25 +322,23 @@ async def test_the_server_may_cancel_a_handler_that_is_cancelled_already():
     cancelled = asyncio.Event()
     consumer = Consumer()
     async with connected(consumer) as peer:
-        peer.says("wait")
-        peer.leaves(4000)
+        await peer.says("wait")
+        await peer.leaves(4000)
         await asyncio.wait_for(cancelled.wait(), BOUND)
-        peer.task.cancel()
+        peer.cancel()
+        await peer.wait()
         if sys.version_info >= (3, 11):  # Before, it cannot be told whose cancellation it was.
-            with pytest.raises(asyncio.CancelledError):
-                await peer.end()
-        else:
-            await peer.end()
+            assert peer.was_cancelled
     assert consumer.codes == [4000]
 
 
 async def test_cancelled_by_the_server_it_says_1012():
     consumer = Logged()
     async with connected(consumer) as peer:
-        peer.task.cancel()
-        assert (await peer.next())["code"] == 1012
-        with pytest.raises(asyncio.CancelledError):
-            await peer.end()
+        peer.cancel()
+        assert (await peer.receive_output())["code"] == 1012
+        await peer.wait()
+        assert peer.was_cancelled
     assert consumer.codes == [1012]
 
 
@@ -421,9 +355,9 @@ async def test_then_disconnect_has_its_time_and_no_more(caplog):
 
     consumer = Consumer()
     async with connected(consumer) as peer:
-        peer.task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await peer.end()
+        peer.cancel()
+        await peer.wait()
+        assert peer.was_cancelled
     assert consumer.codes == [1012, "cancelled"]
     assert "disconnect() is cancelled, 0.2 s after the server has cancelled" in caplog.text
 
@@ -437,9 +371,9 @@ async def test_what_disconnect_raises_is_raised_and_groups_are_left_all_the_same
 
     async with connected(Consumer()) as peer:
         assert set(get_channel_layer().groups) == {"one", "two"}
-        peer.leaves()
+        await peer.leaves()
         with pytest.raises(RuntimeError, match=r"in disconnect\(\)"):
-            await peer.end()
+            await peer.wait()
     assert get_channel_layer().groups == {}
 
 
@@ -452,9 +386,9 @@ async def test_what_a_handler_raised_comes_first_and_the_rest_is_logged(caplog):
             raise RuntimeError("in disconnect()")
 
     async with connected(Consumer()) as peer:
-        peer.says("hello")
+        await peer.says("hello")
         with pytest.raises(RuntimeError, match=r"in receive\(\)"):
-            await peer.end()
+            await peer.wait()
     assert "disconnect() raised, too: path '/ws'" in caplog.text
     assert "RuntimeError: in disconnect()" in caplog.text
 
@@ -468,19 +402,19 @@ async def test_disconnect_is_called_when_the_groups_cannot_be_left():
 
     async with connected(consumer) as peer:
         consumer.channel_layer.group_discard = discard
-        peer.leaves()
+        await peer.leaves()
         with pytest.raises(ConnectionError, match="the layer is gone"):
-            await peer.end()
+            await peer.wait()
     assert consumer.codes == [1001]
 
 
 async def test_groups_without_a_channel_layer_are_an_error():
     consumer = Logged()
     consumer.groups = ["one"]
-    peer = Peer(consumer)
-    peer.incoming.put_nowait({"type": "websocket.connect"})
-    with pytest.raises(InvalidChannelLayerError):
-        await peer.end()
+    async with Served(consumer) as peer:
+        await peer.connects()
+        with pytest.raises(InvalidChannelLayerError):
+            await peer.wait()
 
 
 async def test_a_channel_layer_that_fails_ends_the_connection():
@@ -490,25 +424,25 @@ async def test_a_channel_layer_that_fails_ends_the_connection():
     with override_settings():
         get_channel_layer().receive = fail
         consumer = WithLayer()
-        peer = Peer(consumer)
-        peer.incoming.put_nowait({"type": "websocket.connect"})
-        with pytest.raises(RuntimeError, match="the layer is broken"):
-            await peer.end()
+        async with Served(consumer) as peer:
+            await peer.connects()
+            with pytest.raises(RuntimeError, match="the layer is broken"):
+                await peer.wait()
 
 
 async def test_a_connection_that_is_cancelled_before_it_has_begun_calls_nothing():
     consumer = Logged()
-    peer = Peer(consumer)
-    await asyncio.sleep(0.01)
-    peer.task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await peer.end()
-    assert consumer.codes == []
+    async with Served(consumer) as peer:
+        await asyncio.sleep(0.01)
+        peer.cancel()
+        await peer.wait()
+        assert peer.was_cancelled
+        assert consumer.codes == []
 
 
 async def test_a_handshake_that_is_cancelled_while_it_is_accepted_was_never_connected():
-    class Stuck(Peer):
-        async def send(self, message):
+    class Stuck(Served):
+        async def serve_send(self, message):
             await asyncio.Event().wait()
 
     codes = []
@@ -517,14 +451,14 @@ async def test_a_handshake_that_is_cancelled_while_it_is_accepted_was_never_conn
         codes.append(code)
 
     disconnected.connect(note)
-    peer = Stuck(WebSocketSupport(Logged(), allowed_origins=["*"]))
-    peer.incoming.put_nowait({"type": "websocket.connect"})
-    await asyncio.sleep(0.01)
-    peer.task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await peer.end()
-    disconnected.disconnect(note)
-    assert codes == []
+    async with Stuck(WebSocketSupport(Logged(), allowed_origins=["*"])) as peer:
+        await peer.connects()
+        await asyncio.sleep(0.01)
+        peer.cancel()
+        await peer.wait()
+        assert peer.was_cancelled
+        disconnected.disconnect(note)
+        assert codes == []
 
 
 @pytest.mark.parametrize("raises", [False, True])
@@ -537,22 +471,26 @@ async def test_disconnect_is_called_also_when_the_server_cancels_the_close(raise
 
     consumer = Consumer()
     async with connected(consumer, StuckAtTheEnd) as peer:
-        peer.says("the end")
+        await peer.says("the end")
         await asyncio.wait_for(peer.is_stuck.wait(), BOUND)
-        peer.task.cancel()
-        with pytest.raises(RuntimeError if raises else asyncio.CancelledError):
-            await peer.end()
+        peer.cancel()
+        if raises:
+            with pytest.raises(RuntimeError, match="asked for"):
+                await peer.wait()
+        else:
+            await peer.wait()
+            assert peer.was_cancelled
     assert consumer.codes == [1011 if raises else 1000]
 
 
 async def test_disconnect_is_called_also_when_the_server_cancels_twice():
     consumer = Logged()
     async with connected(consumer, StuckAtTheEnd) as peer:
-        peer.task.cancel()
+        peer.cancel()
         await asyncio.wait_for(peer.is_stuck.wait(), BOUND)
-        peer.task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await peer.end()
+        peer.cancel()
+        await peer.wait()
+        assert peer.was_cancelled
     assert consumer.codes == [1012]
 
 
@@ -572,22 +510,21 @@ async def test_disconnect_is_called_also_when_the_server_cancels_what_comes_befo
     ending = asyncio.Event()
     consumer = Consumer()
     async with connected(consumer) as peer:
-        peer.leaves()
+        await peer.leaves()
         await asyncio.wait_for(ending.wait(), BOUND)
-        peer.task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await peer.end()
+        peer.cancel()
+        await peer.wait()
+        assert peer.was_cancelled
     assert consumer.codes == [1001]
 
 
 async def test_a_close_that_cannot_be_sent_does_not_hold_up_the_end():
     consumer = Logged()
     async with connected(consumer) as peer:
-        peer.send_blocks = asyncio.Event()
-        peer.error = RuntimeError("already closed")
-        peer.task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await peer.end()
+        peer.fail_sends(RuntimeError("already closed"))
+        peer.cancel()
+        await peer.wait()
+        assert peer.was_cancelled
     assert consumer.codes == [1012]
 
 
@@ -602,12 +539,12 @@ async def test_an_answer_to_the_handshake_that_comes_too_late_is_no_error(answer
             await self.base_send(answer)
 
     consumer = Consumer()
-    peer = Peer(consumer)
-    peer.error = OSError("gone")
-    peer.incoming.put_nowait({"type": "websocket.connect"})
-    peer.leaves(1006)
-    await peer.end()
-    assert consumer.codes == [1006]
+    async with Served(consumer) as peer:
+        peer.fail_sends(OSError("gone"))
+        await peer.connects()
+        await peer.leaves(1006)
+        await peer.wait()
+        assert consumer.codes == [1006]
 
 
 async def test_what_is_put_in_front_of_base_send_sees_all_that_is_sent():
@@ -630,7 +567,7 @@ async def test_what_is_put_in_front_of_base_send_sees_all_that_is_sent():
 
     consumer = Consumer()
     async with connected(consumer) as peer:
-        peer.says("hello")
+        await peer.says("hello")
         assert await peer.texts(1) == ["hello"]
     assert seen == ["websocket.accept", "websocket.send", "websocket.close"]
 
@@ -638,27 +575,27 @@ async def test_what_is_put_in_front_of_base_send_sees_all_that_is_sent():
 async def test_data_that_goes_out_by_base_send_too_late_is_no_error():
     class Consumer(Logged):
         async def receive(self, text_data=None, bytes_data=None):
-            peer.error = OSError("gone")
+            peer.fail_sends(OSError("gone"))
             await self.base_send({"type": "websocket.send", "text": "late"})
 
     consumer = Consumer()
     async with connected(consumer) as peer:
-        peer.says("hello")
-        peer.leaves(1006)
-        await peer.end()
+        await peer.says("hello")
+        await peer.leaves(1006)
+        await peer.wait()
     assert consumer.codes == [1006]
 
 
 async def test_a_close_that_comes_too_late_is_no_error():
     class Consumer(Logged):
         async def receive(self, text_data=None, bytes_data=None):
-            peer.error = OSError("gone")
+            peer.fail_sends(OSError("gone"))
             await self.close()
 
     consumer = Consumer()
     async with connected(consumer) as peer:
-        peer.says("hello")
-        await peer.end()
+        await peer.says("hello")
+        await peer.wait()
     assert consumer.codes == [1000]
 
 
@@ -678,14 +615,14 @@ async def test_in_a_group_of_exceptions_only_those_of_the_client_are_no_error(ot
 
     consumer = Consumer()
     async with connected(consumer) as peer:
-        peer.error = OSError("gone")
-        peer.says("hello")
-        peer.leaves()
+        peer.fail_sends(OSError("gone"))
+        await peer.says("hello")
+        await peer.leaves()
         if other:
             with pytest.raises(ExceptionGroup):  # noqa: F821
-                await peer.end()
+                await peer.wait()
         else:
-            await peer.end()
+            await peer.wait()
     assert consumer.codes == [1011 if other else 1001]
 
 
@@ -695,9 +632,9 @@ async def test_an_os_error_of_the_consumer_is_an_error():
             raise FileNotFoundError("mine")
 
     async with connected(Consumer()) as peer:
-        peer.says("hello")
+        await peer.says("hello")
         with pytest.raises(FileNotFoundError, match="mine"):
-            await peer.end()
+            await peer.wait()
 
 
 async def test_the_consumer_may_refuse_with_a_response_of_its_own():
@@ -710,10 +647,10 @@ async def test_the_consumer_may_refuse_with_a_response_of_its_own():
             await self.base_send({**body, "more_body": False})
 
     consumer = Consumer()
-    peer = Peer(consumer)
-    peer.incoming.put_nowait({"type": "websocket.connect"})
-    await peer.end()
-    assert consumer.codes == [1006]
+    async with Served(consumer) as peer:
+        await peer.connects()
+        await peer.wait()
+        assert consumer.codes == [1006]
 
 
 async def test_the_consumer_may_refuse_with_an_exception():
@@ -722,29 +659,29 @@ async def test_the_consumer_may_refuse_with_an_exception():
             raise DenyConnection
 
     consumer = Consumer()
-    peer = Peer(consumer)
-    peer.incoming.put_nowait({"type": "websocket.connect"})
-    assert (await peer.next())["type"] == "websocket.close"
-    await peer.end()
-    assert consumer.codes == [1006]
+    async with Served(consumer) as peer:
+        await peer.connects()
+        assert (await peer.receive_output())["type"] == "websocket.close"
+        await peer.wait()
+        assert consumer.codes == [1006]
 
 
 async def test_without_a_code_it_is_1005():
     consumer = Logged()
     async with connected(consumer) as peer:
-        peer.incoming.put_nowait({"type": "websocket.disconnect"})
-        await peer.end()
+        await peer.send_input({"type": "websocket.disconnect"})
+        await peer.wait()
     assert consumer.codes == [1005]
 
 
 async def test_a_connection_that_has_not_begun_has_no_end():
     consumer = Logged()
-    peer = Peer(consumer)
-    await asyncio.sleep(0)
-    peer.task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await peer.end()
-    assert consumer.codes == []
+    async with Served(consumer) as peer:
+        await asyncio.sleep(0)
+        peer.cancel()
+        await peer.wait()
+        assert peer.was_cancelled
+        assert consumer.codes == []
 
 
 async def test_a_silent_client_is_given_up_after_its_messages_were_handled():
@@ -757,9 +694,9 @@ async def test_a_silent_client_is_given_up_after_its_messages_were_handled():
 
     consumer = Consumer()
     async with connected(Heartbeat(consumer, interval=0.1)) as peer:
-        peer.says("one", "two")
-        await peer.end()
-        assert (await peer.next())["code"] == 3008
+        await peer.says("one", "two")
+        await peer.wait()
+        assert (await peer.receive_output())["code"] == 3008
     assert consumer.codes == ["one", "two", 3008]
 
 
@@ -776,22 +713,22 @@ async def test_what_is_sent_to_a_client_that_leaves_after_it_was_given_up_goes_n
     has_left = asyncio.Event()
     consumer = Consumer()
     async with connected(Heartbeat(consumer, interval=0.1)) as peer:
-        peer.says("hello")
+        await peer.says("hello")
         await eventually(lambda: "Closed with 3008" in caplog.text)
-        peer.leaves()
+        await peer.leaves()
         await eventually(lambda: peer.received == 3)
         has_left.set()
-        await peer.end()
+        await peer.wait()
     assert consumer.codes == ["sent", 3008]
 
 
 async def test_an_accept_that_fails_after_a_close_does_not_open_the_connection_again():
-    class Closed(Peer):
-        async def send(self, message):
+    class Closed(Served):
+        async def serve_send(self, message):
             if message["type"] == "websocket.accept":
                 await asyncio.wait_for(is_closed.wait(), BOUND)
                 raise OSError("gone")
-            await super().send(message)
+            await super().serve_send(message)
             is_closed.set()
 
     class Consumer(Logged):
@@ -803,11 +740,11 @@ async def test_an_accept_that_fails_after_a_close_does_not_open_the_connection_a
 
     is_closed = asyncio.Event()
     consumer = Consumer()
-    peer = Closed(consumer)
-    peer.incoming.put_nowait({"type": "websocket.connect"})
-    assert (await peer.next())["code"] == 4000
-    await peer.end()
-    assert peer.outgoing.empty()
+    async with Closed(consumer) as peer:
+        await peer.connects()
+        assert (await peer.receive_output())["code"] == 4000
+        await peer.wait()
+        assert await peer.receive_nothing(0)
     assert consumer.codes == [4000]
 
 
@@ -820,10 +757,10 @@ async def test_what_is_sent_after_the_close_goes_nowhere():
 
     consumer = Consumer()
     async with connected(consumer) as peer:
-        peer.says("hello")
-        assert (await peer.next())["code"] == 4000
-        await peer.end()
-        assert peer.outgoing.empty()
+        await peer.says("hello")
+        assert (await peer.receive_output())["code"] == 4000
+        await peer.wait()
+        assert await peer.receive_nothing(0)
     assert consumer.codes == [4000]
 
 
@@ -836,7 +773,7 @@ async def test_a_client_whose_messages_are_not_read_yet_is_not_silent():
 
     async with connected(Heartbeat(Consumer(), interval=0.1)) as peer:
         for number in range(12):
-            peer.says(str(number))
+            await peer.says(str(number))
             await asyncio.sleep(0.05)
         assert await peer.texts(12) == [str(number) for number in range(12)]
 
@@ -865,8 +802,8 @@ async def test_reading_ahead_happens_in_the_context_of_the_connection():
     go_on = asyncio.Event()
     one, two = middleware(Consumer(), "one"), middleware(Consumer(), "two")
     async with connected(one) as first, connected(two) as second:
-        first.says("a", "b")
-        second.says("a", "b")
+        await first.says("a", "b")
+        await second.says("a", "b")
         await eventually(lambda: first.received == second.received == 3)
         go_on.set()
         assert await first.texts(2) == await second.texts(2) == ["a", "b"]
@@ -889,8 +826,8 @@ async def test_a_background_task_has_the_name_of_its_function_unless_told():
     consumer = Consumer()
     async with connected(consumer) as peer:
         assert (consumer.task.get_name(), consumer.named.get_name()) == ("sleep", "watch of /ws")
-        peer.leaves()
-        await peer.end()
+        await peer.leaves()
+        await peer.wait()
     assert consumer.task.cancelled()
     assert consumer.named.cancelled()
 
@@ -907,24 +844,24 @@ async def test_a_background_task_that_ends_does_no_more():
     consumer = Consumer()
     async with connected(consumer) as peer:
         assert await peer.texts(1) == ["welcome"]
-        peer.says("hello")
+        await peer.says("hello")
         assert await peer.texts(1) == ["hello"]
-        peer.leaves()
-        await peer.end()
+        await peer.leaves()
+        await peer.wait()
     assert consumer.codes == [1001]
 
 
 async def test_a_background_task_whose_client_has_gone_is_no_error(caplog):
     class Consumer(Logged):
         async def receive(self, text_data=None, bytes_data=None):
-            peer.error = OSError("gone")
+            peer.fail_sends(OSError("gone"))
             await asyncio.gather(self.start_background(self.send("one")), return_exceptions=True)
 
     consumer = Consumer()
     async with connected(consumer) as peer:
-        peer.says("hello")
-        peer.leaves()
-        await peer.end()
+        await peer.says("hello")
+        await peer.leaves()
+        await peer.wait()
     assert consumer.codes == [1001]
     assert caplog.text == ""
 
@@ -941,7 +878,7 @@ async def test_background_tasks_that_raise_together_are_all_logged(caplog):
 
     async with connected(Consumer()) as peer:
         with pytest.raises(RuntimeError, match="first"):
-            await peer.end()
+            await peer.wait()
     first, second = (record for record in caplog.records if "background" in record.message)
     assert "raised RuntimeError('first')" in first.message
     assert "raised RuntimeError('second')" in second.message
@@ -964,8 +901,8 @@ async def test_a_background_task_that_raises_when_it_is_cancelled_is_logged(capl
     consumer = Consumer()
     async with connected(consumer) as peer:
         await asyncio.sleep(0.01)
-        peer.leaves()
-        await peer.end()
+        await peer.leaves()
+        await peer.wait()
     assert consumer.codes == [1001]
     assert "RuntimeError: cleaning up" in caplog.text
 
@@ -986,8 +923,8 @@ async def test_a_background_task_that_ignores_its_cancellation_is_left_behind(ca
     consumer = Consumer()
     async with connected(consumer) as peer:
         await asyncio.sleep(0.01)
-        peer.leaves()
-        await peer.end()
+        await peer.leaves()
+        await peer.wait()
         done.set()
         await consumer.stubborn
     assert consumer.codes == [1001]
@@ -1003,7 +940,7 @@ async def test_a_background_task_needs_a_coroutine():
             await self.send("right")
 
     async with connected(Consumer()) as peer:
-        peer.says("hello")
+        await peer.says("hello")
         assert await peer.texts(1) == ["right"]
 
 
@@ -1012,8 +949,8 @@ async def test_a_background_task_needs_a_connection():
     with pytest.raises(RuntimeError, match="before there is a connection"):
         consumer.start_background(asyncio.sleep(1))
     async with connected(consumer) as peer:
-        peer.leaves()
-        await peer.end()
+        await peer.leaves()
+        await peer.wait()
         with pytest.raises(RuntimeError, match="after the connection had ended"):
             consumer.start_background(asyncio.sleep(1))
 
@@ -1028,19 +965,19 @@ def synchronous(self, *args, **kwargs):
 @pytest.mark.parametrize("method", ["connect", "receive", "disconnect", "say"])
 async def test_a_method_that_is_no_coroutine_function_is_named(method):
     consumer = type("Consumer", (WithLayer,), {method: synchronous})()
-    peer = Peer(consumer)
-    peer.incoming.put_nowait({"type": "websocket.connect"})
-    if method == "say":
-        await peer.next()
-        await consumer.channel_layer.send(consumer.channel_name, {"type": "say"})
-    peer.says("hello")
-    if method != "say":
-        peer.leaves()
-    with pytest.raises(TypeError) as error:
-        await peer.end()
-    assert str(error.value) == (
-        f"Consumer.{method}() has to be a coroutine function: write `async def {method}`."
-    )
+    async with Served(consumer) as peer:
+        await peer.connects()
+        if method == "say":
+            await peer.receive_output()
+            await consumer.channel_layer.send(consumer.channel_name, {"type": "say"})
+        await peer.says("hello")
+        if method != "say":
+            await peer.leaves()
+        with pytest.raises(TypeError) as error:
+            await peer.wait()
+        assert str(error.value) == (
+            f"Consumer.{method}() has to be a coroutine function: write `async def {method}`."
+        )
 
 
 @pytest.mark.parametrize("method", ["receive_json", "decode_json", "encode_json"])
@@ -1053,9 +990,9 @@ async def test_so_is_one_of_the_json_consumer(method):
 
     consumer = type("Consumer", (Echo,), {method: synchronous})()
     async with connected(consumer) as peer:
-        peer.says("{}")
+        await peer.says("{}")
         with pytest.raises(TypeError, match=rf"Consumer\.{method}\(\) has to be a coroutine"):
-            await peer.end()
+            await peer.wait()
 
 
 async def test_a_function_that_returns_an_awaitable_will_do():
@@ -1064,7 +1001,7 @@ async def test_a_function_that_returns_an_awaitable_will_do():
             return self.send(text_data)
 
     async with connected(Consumer()) as peer:
-        peer.says("hello")
+        await peer.says("hello")
         assert await peer.texts(1) == ["hello"]
 
 
@@ -1077,10 +1014,10 @@ async def test_what_is_overridden_is_called(method):
     seen = []
     consumer = type("Consumer", (Logged,), {method: overridden})()
     async with connected(consumer) as peer:
-        peer.says("hello")
+        await peer.says("hello")
         assert await peer.texts(1) == ["hello"]
-        peer.leaves()
-        await peer.end()
+        await peer.leaves()
+        await peer.wait()
     every = ["websocket.connect", "websocket.receive", "websocket.disconnect"]
     assert seen == (every if method == "dispatch" else ["websocket.receive"])
 
@@ -1103,9 +1040,9 @@ async def test_a_message_without_a_handler_raises(message, error):
     async with connected(consumer) as peer:
         await consumer.channel_layer.send(consumer.channel_name, message)
         with pytest.raises(ValueError, match=error):
-            await peer.end()
+            await peer.wait()
         # As in Channels, it closes nothing; that is up to the server.
-        assert peer.outgoing.empty()
+        assert await peer.receive_nothing(0)
     assert consumer.codes == [1011]
 
 
@@ -1113,9 +1050,9 @@ async def test_behind_the_heartbeat_it_closes_with_1011():
     consumer = WithLayer()
     async with connected(Heartbeat(consumer)) as peer:
         await consumer.channel_layer.send(consumer.channel_name, {"type": "unheard.of"})
-        assert (await peer.next())["code"] == 1011
+        assert (await peer.receive_output())["code"] == 1011
         with pytest.raises(ValueError, match="No handler"):
-            await peer.end()
+            await peer.wait()
 
 
 async def test_close_may_be_asked_for_with_the_last_message():
@@ -1125,10 +1062,10 @@ async def test_close_may_be_asked_for_with_the_last_message():
 
     consumer = Consumer()
     async with connected(consumer) as peer:
-        peer.says("bye")
+        await peer.says("bye")
         assert await peer.texts(1) == ["bye"]
-        assert (await peer.next())["code"] == 4000
-        await peer.end()
+        assert (await peer.receive_output())["code"] == 4000
+        await peer.wait()
     assert consumer.codes == [4000]
 
 
@@ -1140,8 +1077,8 @@ async def test_there_is_nothing_to_send_without_text_or_bytes():
             await self.send(bytes_data=b"")
 
     async with connected(Consumer()) as peer:
-        peer.says("hello")
-        assert (await peer.next())["bytes"] == b""
+        await peer.says("hello")
+        assert (await peer.receive_output())["bytes"] == b""
 
 
 @pytest.mark.parametrize(
@@ -1164,7 +1101,7 @@ class JsonEcho(AsyncJsonWebsocketConsumer):
 
 async def test_json_is_decoded_and_encoded():
     async with connected(JsonEcho()) as peer:
-        peer.says('{"a": [1, null]}')
+        await peer.says('{"a": [1, null]}')
         assert await peer.texts(1) == ['{"got": {"a": [1, null]}}']
 
 
@@ -1174,20 +1111,20 @@ async def test_json_may_be_the_last_message():
             await self.send_json(content, close=True)
 
     async with connected(Consumer()) as peer:
-        peer.says("1")
+        await peer.says("1")
         assert await peer.texts(1) == ["1"]
-        assert (await peer.next())["type"] == "websocket.close"
-        await peer.end()
+        assert (await peer.receive_output())["type"] == "websocket.close"
+        await peer.wait()
 
 
 @pytest.mark.parametrize("text", ["", "{", "nonsense", "[" * 100_000, "1" * 5000, '"\\ud800"x'])
 async def test_what_is_no_json_closes_with_1007_and_is_one_line_in_the_log(text, caplog):
     application = WebSocketSupport(JsonEcho(), allow_missing_origin=True)
     async with connected(application) as peer:
-        peer.says(text)
-        closed = await peer.next()
+        await peer.says(text)
+        closed = await peer.receive_output()
         assert (closed["code"], closed["reason"]) == (1007, "The message is not valid JSON")
-        await peer.end()
+        await peer.wait()
     [record] = (record for record in caplog.records if record.levelno >= logging.WARNING)
     assert "The message is not valid JSON" in record.getMessage()
     assert record.exc_info is None
@@ -1196,13 +1133,13 @@ async def test_what_is_no_json_closes_with_1007_and_is_one_line_in_the_log(text,
 async def test_binary_closes_with_1003():
     application = WebSocketSupport(JsonEcho(), allow_missing_origin=True)
     async with connected(application) as peer:
-        peer.incoming.put_nowait({"type": "websocket.receive", "bytes": b"{}"})
-        assert (await peer.next())["code"] == 1003
-        await peer.end()
+        await peer.send_input({"type": "websocket.receive", "bytes": b"{}"})
+        assert (await peer.receive_output())["code"] == 1003
+        await peer.wait()
 
 
 async def test_without_the_stack_it_raises_as_in_channels():
     async with connected(JsonEcho()) as peer:
-        peer.says("nonsense")
+        await peer.says("nonsense")
         with pytest.raises(ValueError, match="not valid JSON"):
-            await peer.end()
+            await peer.wait()

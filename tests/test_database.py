@@ -210,6 +210,7 @@ def test_a_lost_connection_fails_once_and_the_next_message_has_a_new_one(server,
     assert socket.number("query", "kept") > number
 
 
+@pytest.mark.websocket_tracebacks
 def test_a_lost_connection_fails_one_socket_and_the_next_has_a_new_one(server, socket):
     number = socket.number("query", "kept")
     server.watch.ask("lose", number=number)

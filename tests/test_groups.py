@@ -12,8 +12,9 @@ from django.test import override_settings
 from django.utils.module_loading import import_string
 
 from tests.harness import until
+from tests.peers import connected
 from tests.redis import CORE, PUBSUB
-from tests.test_connection import connected, eventually
+from tests.test_connection import eventually
 from ws_support._connection.groups import Groups
 from ws_support._connection.queue import MAX_MESSAGES
 from ws_support.consumers import AsyncWebsocketConsumer
@@ -73,8 +74,8 @@ async def hears(redis):
     async def hear(peer):
         for _ in range(100):
             await sender.group_send("group", {"type": "note", "text": "heard"})
-            with suppress(asyncio.TimeoutError):
-                assert (await asyncio.wait_for(peer.outgoing.get(), 0.3))["text"] == "heard"
+            with suppress(TimeoutError):
+                assert (await peer.receive_output(0.3))["text"] == "heard"
                 return
         raise AssertionError("not heard")
 
@@ -120,7 +121,7 @@ async def test_who_joins_while_redis_is_away_hears_once_it_is_back(redis, using,
         async with connected(Added.as_asgi()) as first, connected(Added.as_asgi()) as second:
             redis.start()
             await hears(first)
-            await second.next()
+            await second.receive_output()
 
 
 both_layers = pytest.mark.parametrize("backend", [CORE, PUBSUB], ids=["core", "pubsub"])
@@ -128,7 +129,7 @@ both_layers = pytest.mark.parametrize("backend", [CORE, PUBSUB], ids=["core", "p
 
 async def told(peer, *commands):
     """Let the consumer of `Does` do it, and return what it says."""
-    peer.says(*commands)
+    await peer.says(*commands)
     return await peer.texts(len(commands))
 
 
@@ -137,9 +138,9 @@ async def test_groups_that_were_left_while_redis_was_away_are_left_once_it_is_ba
     redis, using, backend, caplog
 ):
     async with using(backend) as layer, connected(Does.as_asgi()) as stays:
-        await stays.next()
+        await stays.receive_output()
         async with connected(Does.as_asgi()) as goes:
-            await goes.next()
+            await goes.receive_output()
             assert await told(stays, "add other", "add again") == ["done"] * 2
             assert await told(goes, "add group", "add left") == ["done"] * 2
             redis.stop()
@@ -156,7 +157,7 @@ async def test_groups_that_were_left_while_redis_was_away_are_left_once_it_is_ba
 async def test_a_group_that_was_never_joined_is_left_without_a_word(redis, using, backend):
     async with using(backend):
         async with connected(Does.as_asgi()) as peer:
-            await peer.next()
+            await peer.receive_output()
             assert await told(peer, "add group", "discard other") == ["done"] * 2
         await eventually(lambda: redis.names() == [])
 
@@ -164,7 +165,7 @@ async def test_a_group_that_was_never_joined_is_left_without_a_word(redis, using
 async def test_a_group_that_is_left_first_while_redis_is_away_brings_it_back(redis, using, caplog):
     async with using():
         async with connected(Does.as_asgi()) as peer:
-            await peer.next()
+            await peer.receive_output()
             redis.stop()
             assert await told(peer, "discard group") == ["done"]
             redis.start()
@@ -174,7 +175,7 @@ async def test_a_group_that_is_left_first_while_redis_is_away_brings_it_back(red
 
 async def test_what_the_layer_refuses_is_raised_and_forgotten(redis, using, hears):
     async with using(), connected(Does.as_asgi()) as peer:
-        await peer.next()
+        await peer.receive_output()
         assert await told(peer, "add no name", "discard no name") == ["TypeError"] * 2
         assert await told(peer, "add group") == ["done"]
         await eventually(lambda: any("mark" in name for name in redis.names()))
@@ -186,7 +187,7 @@ async def test_what_the_layer_refuses_later_keeps_nothing_else_from_being_restor
     redis, using, hears, caplog
 ):
     async with using(), connected(Does.as_asgi()) as peer:
-        await peer.next()
+        await peer.receive_output()
         redis.stop()
         commands = ["discard first", "add no name", "discard a name", "add group"]
         assert await told(peer, *commands) == ["done"] * 4
@@ -214,7 +215,7 @@ async def test_channels_of_nobody_here_join_and_leave_as_ever(using, backend):
 async def test_of_several_redis_the_one_that_has_forgotten_is_told_again(redis, using, hears):
     hosts = [f"redis://127.0.0.1:{redis.port}/{number}" for number in range(2)]
     async with using(hosts=hosts) as layer, connected(Does.as_asgi()) as peer:
-        await peer.next()
+        await peer.receive_output()
         names = [f"group{number}" for number in range(20)]
         assert {layer.consistent_hash(name) for name in names} == {0, 1}
         assert await told(peer, *[f"add {name}" for name in names]) == ["done"] * 20
@@ -224,16 +225,16 @@ async def test_of_several_redis_the_one_that_has_forgotten_is_told_again(redis, 
         for name in names:
             for _ in until(f"a message of {name}"):
                 await layer.group_send(name, {"type": "note", "text": name})
-                with suppress(asyncio.TimeoutError):
-                    assert await asyncio.wait_for(peer.outgoing.get(), 0.3)
+                with suppress(TimeoutError):
+                    assert await peer.receive_output(0.3)
                     break
 
 
 async def test_what_comes_for_a_consumer_that_has_gone_is_not_kept(using):
     async with using() as layer, connected(Does.as_asgi()) as stays:
-        channel = (await stays.next())["text"]
+        channel = (await stays.receive_output())["text"]
         async with connected(Does.as_asgi()) as goes:
-            gone = (await goes.next())["text"]
+            gone = (await goes.receive_output())["text"]
         await layer.send(gone, {"type": "note", "text": "for nobody"})
         await layer.send(channel, {"type": "note", "text": "next"})
         assert await stays.texts(1) == ["next"]
@@ -290,8 +291,8 @@ async def test_many_may_leave_at_once(redis, using, backend, caplog):
                 await stack.enter_async_context(connected(Declared.as_asgi())) for _ in range(150)
             ]
             for peer in peers:
-                peer.leaves()
-            await asyncio.gather(*[peer.end() for peer in peers])
+                await peer.leaves()
+            await asyncio.gather(*[peer.wait() for peer in peers])
         await eventually(lambda: redis.names() == [])
     assert "away" not in caplog.text
 

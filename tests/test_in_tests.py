@@ -7,7 +7,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer as ChannelsConsume
 from channels.generic.websocket import WebsocketConsumer as SyncChannelsConsumer
 from channels.testing import WebsocketCommunicator
 
-from tests.test_connection import connected
+from tests.peers import connected
 from ws_support.asgi import WebSocketSupport
 from ws_support.consumers import AsyncWebsocketConsumer
 from ws_support.websocket import websocket_view
@@ -79,10 +79,10 @@ async def test_a_consumer_of_channels_hears_of_the_end_once_when_its_send_fails(
     consumer.codes.clear()
     application = WebSocketSupport(consumer.as_asgi(), allow_missing_origin=True)
     async with connected(application) as peer:
-        peer.error = OSError("gone")
-        peer.says("hello", "unread")
-        peer.leaves(1000)
-        await peer.end()
+        peer.fail_sends(OSError("gone"))
+        await peer.says("hello", "unread")
+        await peer.leaves(1000)
+        await peer.wait()
     assert consumer.codes == [1000]
 
 
@@ -91,9 +91,9 @@ async def test_a_consumer_of_channels_that_fails_in_its_disconnect_is_not_told_a
     consumer.codes.clear()
     application = WebSocketSupport(consumer.as_asgi(), allow_missing_origin=True)
     async with connected(application) as peer:
-        peer.error = OSError("gone")
-        peer.leaves(1000)
-        await peer.end()
+        peer.fail_sends(OSError("gone"))
+        await peer.leaves(1000)
+        await peer.wait()
     assert consumer.codes == [1000]
 
 
@@ -102,7 +102,7 @@ async def test_a_server_that_never_says_why_is_not_waited_for(monkeypatch):
     OfChannels.codes.clear()
     application = WebSocketSupport(OfChannels.as_asgi(), allow_missing_origin=True)
     async with connected(application) as peer:
-        peer.error = OSError("gone")
-        peer.says("hello")
-        await peer.end()
+        peer.fail_sends(OSError("gone"))
+        await peer.says("hello")
+        await peer.wait()
     assert OfChannels.codes == [1006]

@@ -11,7 +11,7 @@ import pytest
 from django.core.serializers.json import DjangoJSONEncoder
 from django.utils.functional import lazystr
 
-from tests.test_connection import connected
+from tests.peers import connected
 from ws_support.broadcast import broadcast_json
 from ws_support.consumers import AsyncJsonWebsocketConsumer
 from ws_support.websocket import websocket_view
@@ -80,7 +80,7 @@ async def test_what_no_browser_can_read_is_refused(sending, value):
     peer, send = sending
     with pytest.raises(ValueError, match="not JSON compliant"):
         await send(value)
-    assert peer.outgoing.empty()
+    assert await peer.receive_nothing(0)
 
 
 async def test_an_encoder_may_know_more_and_sends_no_nan_either(sending):

@@ -11,8 +11,9 @@ from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_la
 from django.test import override_settings
 from redis import exceptions
 
+from tests.peers import connected
 from tests.redis import CORE, PUBSUB
-from tests.test_connection import BOUND, connected, eventually
+from tests.test_connection import BOUND, eventually
 from ws_support._connection.groups import Groups
 from ws_support._topics.brokers.base import BrokerError
 from ws_support._topics.outages import Outages
@@ -142,7 +143,7 @@ async def test_an_outage_is_one_line_for_broadcasts_and_consumers_and_so_is_its_
             with pytest.raises(BroadcastError):
                 await broadcast("topic", "lost")
             for each in (one, two):
-                each.says("another")
+                await each.says("another")
                 assert await each.texts(1) == ["joined"]
             await eventually(lambda: lines(caplog) == ["away"])
             redis.start()

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.test_connection import BOUND, Peer, connected
+from tests.peers import Served, connected
+from tests.test_connection import BOUND
 from ws_support._connection.queue import MAX_SIZE, MessageQueue
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.middleware.limits import MessageSizeLimit
@@ -34,7 +35,7 @@ async def kept(steps, put, receive):
 
     for step in steps:
         if step == "put":
-            put(str(sent))
+            await put(str(sent))
             sent += 1
         elif step == "receive" and (receiving is None or receiving.done()):
             receiving = asyncio.create_task(take())
@@ -72,7 +73,11 @@ if sys.version_info >= (3, 11):  # `Task.cancelling()`
     def test_of_the_queue(steps):
         async def run():
             queue = MessageQueue()
-            return await kept(steps, lambda text: queue.put({"text": text}), queue.get)
+
+            async def put(text):
+                queue.put({"text": text})
+
+            return await kept(steps, put, queue.get)
 
         assert asyncio.run(run())
 
@@ -164,35 +169,35 @@ async def test_a_message_that_is_too_large_closes_also_when_its_receiver_was_can
     application, receive = app_that_waits()
     blocked = asyncio.Event()
 
-    class Blocking(Peer):
-        async def send(self, message):
+    class Blocking(Served):
+        async def serve_send(self, message):
             if message["type"] == "websocket.close" and not blocked.is_set():
                 blocked.set()
                 await asyncio.Event().wait()
-            await super().send(message)
+            await super().serve_send(message)
 
     async with connected(MessageSizeLimit(application, 3), Blocking) as peer:
         receive = await receive
         receiving = asyncio.create_task(receive())
-        peer.says("four")
+        await peer.says("four")
         await asyncio.wait_for(blocked.wait(), BOUND)
         receiving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await receiving
         assert (await receive())["code"] == 1009
-        assert (await peer.next())["code"] == 1009
+        assert (await peer.receive_output())["code"] == 1009
 
 
 async def test_a_message_that_is_too_large_ends_a_client_that_does_not_read():
     application, receive = app_that_waits()
 
-    class Full(Peer):
-        async def send(self, message):
+    class Full(Served):
+        async def serve_send(self, message):
             if message["type"] == "websocket.close":
                 await asyncio.Event().wait()
-            await super().send(message)
+            await super().serve_send(message)
 
     async with connected(MessageSizeLimit(application, 3), Full) as peer:
         receive = await receive
-        peer.says("four")
+        await peer.says("four")
         assert (await asyncio.wait_for(receive(), BOUND))["code"] == 1009

@@ -14,6 +14,9 @@ from tests.harness import BOUND
 from tests.test_broadcast import subscribed, tell
 from tests.test_redis import comes
 
+# channels_redis 4.3 logs some of its own when Redis goes away.
+pytestmark = pytest.mark.websocket_tracebacks
+
 
 def heard(socket):
     """What is there already."""

@@ -31,7 +31,7 @@ ROOMS = [
     # What asgi.py imports
     {"asgi", "servers"},
     # Entry points
-    {"apps", "management", "urls", "routing", "demo"},
+    {"apps", "management", "urls", "routing", "demo", "testing"},
 ]
 """From the ground up. In a room, who imports whom is free, but for circles."""
 
@@ -112,6 +112,30 @@ EXPORTS = {
     "ws_support.servers.picows": {"PicowsProtocol"},
     "ws_support.servers.uvicorn": {"Uvicorn"},
     "ws_support.signals": {"connected", "disconnected", "rejected"},
+    "ws_support.testing": {
+        "BOUND",
+        "HandshakeRefused",
+        "Peer",
+        "RawClient",
+        "RunningApplication",
+        "Server",
+        "ServerPool",
+        "free_port",
+        "wait_until",
+        "websocket_scope",
+    },
+    "ws_support.testing.application": {"RunningApplication", "websocket_scope"},
+    "ws_support.testing.peer": {"HandshakeRefused", "Peer"},
+    "ws_support.testing.plugin": {
+        "websocket_peer",
+        "websocket_server",
+        "websocket_server_pool",
+    },
+    "ws_support.testing.pool": {"ServerGetter", "ServerPool"},
+    "ws_support.testing.ports": {"free_port"},
+    "ws_support.testing.server": {"Process", "Server", "Spawn", "spawn_python"},
+    "ws_support.testing.waiting": {"BOUND", "wait_until"},
+    "ws_support.testing.wire": {"RawClient"},
     "ws_support.urls": {"urlpatterns"},
     "ws_support.websocket": {
         "ConnectionClosed",

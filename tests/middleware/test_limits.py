@@ -5,26 +5,20 @@ from __future__ import annotations
 import logging
 
 import pytest
-from channels.testing import WebsocketCommunicator
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ws_support.consumers import EchoConsumer
+from ws_support.exceptions import ConnectionClosed
 from ws_support.middleware.limits import MessageSizeLimit
+from ws_support.testing import Peer
 
 
 async def echoed(limit: int, message):
-    """What comes back for a message: itself, or the close."""
-    application = MessageSizeLimit(EchoConsumer.as_asgi(), limit)
-    client = WebsocketCommunicator(application, "/ws")
-    assert await client.connect() == (True, None)
-    kind = "bytes" if isinstance(message, bytes) else "text"
-    await client.send_input({"type": "websocket.receive", kind: message})
-    answer = await client.receive_output()
-    if answer["type"] == "websocket.send":
-        await client.disconnect()
-        return answer[kind]
-    return answer
+    """What comes back for a message."""
+    async with Peer(MessageSizeLimit(EchoConsumer.as_asgi(), limit), "/ws") as peer:
+        await peer.send(message)
+        return await peer.receive()
 
 
 @pytest.mark.parametrize("message", ["", b"", "x" * 10, b"x" * 10, "é" * 5, "𝄞𝄞xx"])
@@ -34,12 +28,9 @@ async def test_a_message_of_the_largest_size_is_taken(message):
 
 @pytest.mark.parametrize("message", ["x" * 11, b"x" * 11, "é" * 5 + "x", "𝄞𝄞𝄞"])
 async def test_a_byte_more_closes_with_1009_and_names_the_setting(message, caplog):
-    with caplog.at_level(logging.WARNING, "ws_support.limits"):
-        assert await echoed(10, message) == {
-            "type": "websocket.close",
-            "code": 1009,
-            "reason": "A message may have at most 10 bytes",
-        }
+    caplog.set_level(logging.WARNING, "ws_support.limits")
+    with pytest.raises(ConnectionClosed, match="1009: A message may have at most 10 bytes"):
+        await echoed(10, message)
     assert caplog.messages == [
         "Closed with 1009: A message may have at most 10 bytes. To allow more, raise"
         ' WS_SUPPORT["MAX_MESSAGE_SIZE"].'
@@ -53,11 +44,9 @@ async def test_the_application_hears_the_code():
         async def disconnect(self, code):
             codes.append(code)
 
-    client = WebsocketCommunicator(MessageSizeLimit(Consumer.as_asgi(), 3), "/ws")
-    await client.connect()
-    await client.send_to(text_data="four")
-    await client.receive_output()
-    await client.wait()
+    async with Peer(MessageSizeLimit(Consumer.as_asgi(), 3), "/ws") as peer:
+        await peer.send("four")
+        assert await peer.wait_closed() == 1009
     assert codes == [1009]
 
 

@@ -7,7 +7,8 @@ from contextlib import suppress
 
 import pytest
 
-from tests.test_connection import Peer, connected, eventually
+from tests.peers import Served, connected
+from tests.test_connection import eventually
 from ws_support._connection.lifecycle import TURN
 from ws_support._connection.queue import MAX_MESSAGES
 from ws_support.middleware.heartbeat import Heartbeat
@@ -32,14 +33,19 @@ def sender(told):
     return application
 
 
-class Reading(Peer):
+class Reading(Served):
     """A client that reads whatever comes, and keeps what is no tick."""
 
     ticks = 0
+    is_gone = False
 
-    async def send(self, message):
-        if message.get("text") != "tick" or self.error is not None:
-            await super().send(message)
+    def fail_sends(self, error):
+        super().fail_sends(error)
+        self.is_gone = True
+
+    async def serve_send(self, message):
+        if message.get("text") != "tick" or self.is_gone:
+            await super().serve_send(message)
         else:
             self.ticks += 1
 
@@ -57,9 +63,9 @@ async def test_it_hears_of_the_end_behind_what_it_has_not_received():
     told = []
     async with connected(Heartbeat(sender(told)), Reading) as peer:
         await ticks(peer, 2 * TURN)
-        peer.says("0", "1", "2")
-        peer.leaves(4000)
-        await peer.end()
+        await peer.says("0", "1", "2")
+        await peer.leaves(4000)
+        await peer.wait()
     assert texts(told) == ["0", "1", "2"]
     assert told[-1] == {"type": "websocket.disconnect", "code": 4000}
 
@@ -67,8 +73,8 @@ async def test_it_hears_of_the_end_behind_what_it_has_not_received():
 class Failing(Reading):
     """A server whose `receive()` raises instead of returning data."""
 
-    async def receive(self):
-        message = await super().receive()
+    async def serve_receive(self):
+        message = await super().serve_receive()
         if message["type"] == "websocket.receive":
             raise RuntimeError("The server has failed.")
         return message
@@ -78,8 +84,8 @@ async def test_it_hears_of_the_end_also_from_a_server_that_fails(caplog):
     told = []
     async with connected(Heartbeat(sender(told)), Failing) as peer:
         await ticks(peer, 2 * TURN)
-        peer.says("0")
-        await peer.end()
+        await peer.says("0")
+        await peer.wait()
     assert [message["code"] for message in told] == [1006]
     assert "RuntimeError('The server has failed.')" in caplog.text
     assert "Traceback" not in caplog.text
@@ -89,8 +95,8 @@ async def test_a_heartbeat_is_answered_meanwhile():
     application = Heartbeat(sender([]), interval=60, message="ping", reply="pong")
     async with connected(application, Reading) as peer:
         await ticks(peer, 2 * TURN)
-        peer.says("ping")
-        assert (await peer.next())["text"] == "pong"
+        await peer.says("ping")
+        assert (await peer.receive_output())["text"] == "pong"
 
 
 async def test_no_more_is_read_ahead_than_a_queue_holds():
@@ -98,12 +104,12 @@ async def test_no_more_is_read_ahead_than_a_queue_holds():
     messages = [str(number) for number in range(MAX_MESSAGES + 10)]
     async with connected(Heartbeat(sender(told)), Reading) as peer:
         await ticks(peer, 2 * TURN)
-        peer.says(*messages)
-        peer.leaves(4000)
+        await peer.says(*messages)
+        await peer.leaves(4000)
         await ticks(peer, 20 * TURN)
         assert peer.received == 1 + MAX_MESSAGES  # One is the handshake.
-        peer.error = OSError("gone")
-        await peer.end()
+        peer.fail_sends(OSError("gone"))
+        await peer.wait()
     assert texts(told) == messages
     assert told[-1]["code"] == 4000
 
@@ -124,11 +130,11 @@ async def test_an_application_that_lets_the_error_pass_is_reported_with_the_code
     try:
         async with connected(Heartbeat(application), Reading) as peer:
             await ticks(peer, 2 * TURN)
-            peer.says(*"x" * (MAX_MESSAGES + 10))
-            peer.leaves(4000)
+            await peer.says(*"x" * (MAX_MESSAGES + 10))
+            await peer.leaves(4000)
             await ticks(peer, 2 * TURN)
-            peer.error = OSError("gone")
-            await peer.end()
+            peer.fail_sends(OSError("gone"))
+            await peer.wait()
     finally:
         disconnected.disconnect(note)
     assert codes == [4000]
@@ -151,16 +157,16 @@ async def test_one_that_receives_beside_its_sending_gets_its_message(begins_befo
     async with connected(Heartbeat(application), Reading) as peer:
         await ticks(peer, 2 * TURN)
         await ticks(peer, 2 * TURN)
-        peer.says("stop")
-        await peer.end()
+        await peer.says("stop")
+        await peer.wait()
     assert told[0]["text"] == "stop"
 
 
 async def test_a_silent_client_is_given_up():
     told = []
     async with connected(Heartbeat(sender(told), interval=0.2), Reading) as peer:
-        assert (await peer.next())["code"] == 3008
-        await peer.end()
+        assert (await peer.receive_output())["code"] == 3008
+        await peer.wait()
     assert told[-1]["code"] == 3008
 
 
@@ -180,6 +186,6 @@ async def test_it_hears_that_the_server_stops(waits):
     async with connected(Heartbeat(application), Reading) as peer:
         await eventually(lambda: peer.ticks >= 2 * TURN)
         await watches[0].drain(1001, "stopping")
-        assert (await peer.next())["code"] == 1001
-        await peer.end()
+        assert (await peer.receive_output())["code"] == 1001
+        await peer.wait()
     assert told == [{"type": "websocket.disconnect", "code": 1001, "reason": "stopping"}]

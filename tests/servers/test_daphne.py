@@ -55,7 +55,6 @@ def test_a_malformed_handshake_is_refused_in_one_line(demo, without, headers, st
     assert answer == status
     assert body.count(b"\n") == 1
     assert b"text/plain" in head
-    assert "Traceback" not in demo.log()
 
 
 def test_a_refused_handshake_is_one_line_of_the_log(serve):
@@ -105,7 +104,6 @@ def test_a_flood_before_the_accept_is_cut_off(serve):
         server.wait_for_event("connecting", "/slow-accept")
         client.socket.sendall(bytes(2000))
         assert client.response() == (0, b"")
-    assert "Traceback" not in server.log()
 
 
 def test_an_unknown_version_is_answered_with_426_and_the_versions_there_are(demo):
@@ -151,6 +149,7 @@ def test_the_headers_of_the_accept_are_sent(demo):
         assert socket.response.headers.get_all("x-first") == ["value", "again"]
 
 
+@pytest.mark.websocket_tracebacks
 def test_a_line_break_in_a_header_of_the_accept_is_refused(serve):
     server = serve()
     with pytest.raises(InvalidStatus) as error:
@@ -159,6 +158,7 @@ def test_a_line_break_in_a_header_of_the_accept_is_refused(serve):
     server.wait_for_log("ValueError: The header b'x-first' holds a line break.")
 
 
+@pytest.mark.websocket_tracebacks
 def test_a_second_accept_is_an_error_of_the_application(serve):
     server = serve()
     with server.connect("/commands") as socket:
@@ -188,6 +188,7 @@ def test_an_application_may_refuse_with_a_response_of_its_own(serve):
     assert server.wait_for_event("rejected", "/denying")["status"] == 418
 
 
+@pytest.mark.websocket_tracebacks
 def test_a_response_without_a_start_is_an_error_of_the_application(serve):
     server = serve()
     with pytest.raises(InvalidStatus) as error:
@@ -202,6 +203,7 @@ def test_an_application_that_returns_without_an_answer_refuses(demo):
     assert error.value.response.status_code == 403
 
 
+@pytest.mark.websocket_tracebacks
 def test_an_application_that_cannot_be_called_is_a_500(serve):
     server = serve(arguments=("--nostatic",), ASGI_APPLICATION="tests.project.broken.application")
     with server.raw() as client:
@@ -268,7 +270,6 @@ def test_a_byte_more_closes_with_1009_and_names_the_setting(serve, fragments):
     assert closed.value.rcvd.reason == "A message may have at most 999 bytes"
     assert server.wait_for_event("disconnect()", "/logged")["code"] == 1009
     server.wait_for_log('To allow more, raise WS_SUPPORT["MAX_MESSAGE_SIZE"].')
-    assert "Traceback" not in server.log()
 
 
 def test_the_limit_is_for_the_client_and_not_for_our_own_messages(serve):
@@ -278,6 +279,7 @@ def test_the_limit_is_for_the_client_and_not_for_our_own_messages(serve):
         assert socket.recv() == "x" * 5000
 
 
+@pytest.mark.websocket_tracebacks
 @pytest.mark.parametrize(
     "command",
     [{"do": "send"}, {"do": "send", "text": "both", "bytes": "both"}],
@@ -292,6 +294,7 @@ def test_a_message_needs_either_text_or_bytes(serve, command):
     server.wait_for_log("ValueError: websocket.send needs either text or bytes.")
 
 
+@pytest.mark.websocket_tracebacks
 def test_a_message_before_the_accept_is_an_error_of_the_application(serve):
     server = serve()
     with pytest.raises(InvalidStatus) as error:
@@ -308,7 +311,6 @@ def test_a_message_after_the_close_is_dropped(serve):
             socket.recv()
     assert closed.value.rcvd.code == 1000
     server.wait_for_event("disconnect()", "/commands")
-    assert "Traceback" not in server.log()
 
 
 # Frames that break the protocol
@@ -335,7 +337,6 @@ def test_a_frame_that_breaks_the_protocol_is_answered_with_its_code(demo, frame,
         client.socket.sendall(frame)
         opcode, payload = client.frame()
         assert (opcode, struct.unpack("!H", payload[:2])) == (CLOSE, (code,))
-    assert "Traceback" not in demo.log()
 
 
 @pytest.mark.parametrize("opcode", [PING, CLOSE])
@@ -374,6 +375,7 @@ def test_ten_thousand_messages_in_one_read_are_all_answered_and_hold_up_nobody(d
             assert client.frame() == (TEXT, b"%d" % number)
 
 
+@pytest.mark.websocket_tracebacks
 def test_a_close_behind_unread_messages_is_seen_when_the_consumer_closes(serve):
     """While the application is behind, nothing is read. When it closes, the answer is."""
     server = serve()
@@ -481,6 +483,7 @@ def bare(tmp_path_factory):
         yield server
 
 
+@pytest.mark.websocket_tracebacks
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 2999, 5000])
 def test_a_code_that_may_not_be_sent_is_an_error_of_the_application(bare, code):
     with bare.connect("/closing/x") as socket:
@@ -491,6 +494,7 @@ def test_a_code_that_may_not_be_sent_is_an_error_of_the_application(bare, code):
     bare.wait_for_log(f"ValueError: The close code {code} may not be sent (RFC 6455")
 
 
+@pytest.mark.websocket_tracebacks
 def test_a_sub_protocol_that_was_not_offered_is_an_error_of_the_application(bare):
     with pytest.raises(InvalidStatus) as error:
         bare.connect("/misnaming/x", subprotocols=["this"])
@@ -559,7 +563,6 @@ def test_a_refused_handshake_leaves_no_traceback_in_the_log_of_twisted_either(se
     with server.connect() as socket:
         socket.send("still there")
         assert socket.recv() == "still there"
-    assert "Traceback" not in server.log()
 
 
 def test_a_client_that_leaves_while_a_message_is_on_its_way_leaves_no_traceback(serve):
@@ -570,7 +573,6 @@ def test_a_client_that_leaves_while_a_message_is_on_its_way_leaves_no_traceback(
         client.send_frame(CLOSE)
         assert client.frame() == (CLOSE, b"")
     server.wait_for_event("disconnected", "/busy")
-    assert "Traceback" not in server.log()
 
 
 def test_an_application_that_returns_closes_with_1000(serve):
@@ -581,6 +583,7 @@ def test_an_application_that_returns_closes_with_1000(serve):
     assert server.wait_for_event("disconnected", "/returning")["code"] == 1000
 
 
+@pytest.mark.websocket_tracebacks
 def test_an_exception_in_a_handler_closes_with_1011(serve):
     server = serve()
     with server.connect("/commands") as socket:
@@ -631,7 +634,6 @@ def test_a_client_that_does_not_answer_the_ping_is_dropped_after_the_timeout(ser
         assert 2 <= time.monotonic() - start <= 3
     assert server.wait_for_event("disconnect()", "/logged")["code"] == 1006
     server.wait_for_log('To wait longer, raise WS_SUPPORT["KEEP_ALIVE_TIMEOUT"].')
-    assert "Traceback" not in server.log()
 
 
 @pytest.mark.slow
@@ -723,7 +725,6 @@ def test_a_head_that_is_too_large_is_a_431(demo, data):
         response = b"".join(iter(lambda: client.socket.recv(2**16), b""))
     assert response.count(b"HTTP/1.1 431 ") == 1
     assert response.endswith(b"A request's head may have 65536 bytes and 256 lines\n")
-    assert "Traceback" not in demo.log()
 
 
 @pytest.mark.slow
@@ -792,6 +793,7 @@ def test_a_target_in_absolute_form_is_a_path_and_names_the_host(demo, path):
         assert answer == 200
 
 
+@pytest.mark.websocket_tracebacks
 def test_a_host_that_a_target_names_is_the_one_that_django_checks(serve):
     server = serve()
     with server.raw() as client:
@@ -871,7 +873,6 @@ def test_a_loop_that_only_sends_ends_with_its_client(demo, name, way):
     with demo.connect() as socket:
         socket.send("still there")
         assert socket.recv(BOUND) == "still there"
-    assert "Traceback" not in demo.log()
 
 
 def leave(client, way):
@@ -909,7 +910,6 @@ def test_a_response_without_an_end_waits_for_its_client_and_ends_with_it(serve, 
                 assert other.recv(BOUND) == "still there"
         assert memory(server.process.pid) - before < 20 * 2**20
     server.wait_for_event("ended", path)
-    assert "Traceback" not in server.log()
 
 
 # Requests when the server stops
@@ -930,7 +930,6 @@ def test_an_event_stream_holds_up_no_stop_and_its_view_is_told(serve, path):
         server.wait_for_event(event, name)
         assert server.process.wait(BOUND) == 0
     assert time.monotonic() - start < 5
-    assert "Traceback" not in server.log()
 
 
 def test_a_request_that_takes_all_of_the_time_is_told_before_it_is_over(serve):
@@ -945,4 +944,3 @@ def test_a_request_that_takes_all_of_the_time_is_told_before_it_is_over(serve):
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(BOUND) == 0
     assert len(server.events("told", "/poll")) == 1
-    assert "Traceback" not in server.log()

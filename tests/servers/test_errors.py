@@ -27,6 +27,7 @@ def logged(server, path, text):
     return log[log.index(f"path '{path}") - 200 :]
 
 
+@pytest.mark.websocket_tracebacks
 @pytest.mark.parametrize(
     ("do", "error"),
     [
@@ -49,6 +50,7 @@ def test_an_exception_is_logged_once_with_the_path(server, do, error):
     assert server.log().count("Traceback") - before.count("Traceback") == 1
 
 
+@pytest.mark.websocket_tracebacks
 def test_an_exception_of_a_view_is_logged_once(server):
     path = "/live/obedient/raising"
     before = server.log()
@@ -62,6 +64,7 @@ def test_an_exception_of_a_view_is_logged_once(server):
     assert server.log().count("Traceback") - before.count("Traceback") == 1
 
 
+@pytest.mark.websocket_tracebacks
 def test_an_exception_before_the_accept_refuses_the_handshake(server):
     path = "/ends/refused"
     before = server.log()
@@ -73,6 +76,7 @@ def test_an_exception_before_the_accept_refuses_the_handshake(server):
     assert server.log().count("Traceback") - before.count("Traceback") == 1
 
 
+@pytest.mark.websocket_tracebacks
 @pytest.mark.parametrize("wrong", [{"code": 70000}, {"code": 1006}, {"reason": "é" * 62}])
 def test_a_close_that_cannot_be_sent_raises(server, wrong):
     with server.connect("/ends/wrong-close") as socket:
@@ -86,6 +90,7 @@ def test_a_close_that_cannot_be_sent_raises(server, wrong):
     assert server.log().count("ValueError: ") > before
 
 
+@pytest.mark.websocket_tracebacks
 @pytest.mark.parametrize("offered", [None, ["this"]])
 def test_a_sub_protocol_that_was_not_offered_is_an_error_of_the_application(server, offered):
     with pytest.raises(InvalidStatus) as refused:

