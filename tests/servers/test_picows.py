@@ -247,7 +247,7 @@ def wire(first: int, mask: bytes, payload: bytes) -> bytes:
     return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.lists(frames, max_size=12), st.binary(max_size=6), st.integers(1, 200))
 def test_whatever_a_client_sends_it_gets_what_the_protocol_says(server, sent, rest, piece):
     data = b"".join(wire(*frame) for frame in sent) + rest

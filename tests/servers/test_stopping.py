@@ -375,7 +375,7 @@ def test_an_event_stream_that_begins_while_it_stops_is_ended_at_once(serve, name
 
 @pytest.mark.parametrize("name", WITH_WORKERS, indirect=True)
 def test_a_request_that_takes_too_long_is_answered_with_503(serve, name):
-    server = serve(asgi_server=name, WS_SUPPORT={"SHUTDOWN_TIMEOUT": 20})
+    server = serve(asgi_server=name, WS_SUPPORT={"SHUTDOWN_TIMEOUT": 5})
     request = HTTPConnection(server.host, server.port, timeout=BOUND)
     request.request("GET", "/deaf")
     server.wait_for_event("requested", "/deaf")

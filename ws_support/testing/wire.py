@@ -33,6 +33,8 @@ class RawClient:
         self.host = host
         self.port = port
         self.socket = socket.create_connection((host, port), BOUND)
+        # What is sent in pieces is on its way at once, not when the piece before is acknowledged.
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
 
     def __enter__(self: _Self) -> _Self:
