@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
+from typing import ClassVar
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -399,6 +400,62 @@ async def test_what_is_lost_while_the_layer_is_away_is_no_gap(lossy, monkeypatch
         await eventually(lambda: "is back" in caplog.text)
         await broadcast("topic", "after")
         assert await received(peer) == "after"
+
+
+class BackloggedLayer(InMemoryChannelLayer):
+    """Has many messages that wait, and hands them out slowly."""
+
+    async def receive(self, channel):
+        await asyncio.sleep(0.01)
+        return await super().receive(channel)
+
+
+@layer(BackloggedLayer)
+async def test_a_probe_behind_many_messages_is_no_outage(monkeypatch, caplog):
+    monkeypatch.setattr("ws_support._topics.brokers.channel_layer.listener._TURN", 0.05)
+    monkeypatch.setattr("ws_support._topics.brokers.channel_layer.listener._PROBE_EVERY", 0.01)
+    async with connected(Subscriber.as_asgi()) as peer:
+        await asyncio.gather(*(broadcast("topic", str(number)) for number in range(100)))
+        assert [await received(peer) for _ in range(100)] == [str(number) for number in range(100)]
+    assert "is away" not in caplog.text
+
+
+class InterruptedLayer(InMemoryChannelLayer):
+    """Fails to receive, once, while it is sent to."""
+
+    joined: ClassVar[list[str]] = []
+
+    def __init__(self):
+        super().__init__()
+        self._fails = asyncio.Event()
+        self._has_failed = asyncio.Event()
+
+    async def receive(self, channel):
+        if self._has_failed.is_set():
+            return await super().receive(channel)
+        await self._fails.wait()
+        self._has_failed.set()
+        raise ConnectionError("closed")
+
+    async def group_add(self, group, channel):
+        self.joined.append(group)
+        await super().group_add(group, channel)
+
+    async def group_send(self, group, message):
+        self._fails.set()
+        await self._has_failed.wait()
+        await super().group_send(group, message)
+
+
+@layer(InterruptedLayer)
+async def test_an_outage_is_over_when_all_is_subscribed_to_again_and_not_before(
+    monkeypatch, caplog
+):
+    for name in ("_PROBE_EVERY", "_RETRY_EVERY"):
+        monkeypatch.setattr(f"ws_support._topics.brokers.channel_layer.listener.{name}", 0.01)
+    async with connected(Subscriber.as_asgi()):
+        await eventually(lambda: "is back" in caplog.text)
+        assert InterruptedLayer.joined.count("ws_support.topic") > 1
 
 
 class AwayLayer(SlowLayer):

@@ -94,6 +94,22 @@ async def test_groups_are_restored_when_redis_has_forgotten_them(redis, using, h
         assert redis.names() == []
 
 
+async def test_groups_are_restored_that_redis_has_forgotten_before_it_was_looked_at(
+    redis, using, hears, monkeypatch
+):
+    mark = Groups._mark
+
+    async def mark_late(self, connection, key):
+        redis.ask("FLUSHALL")
+        monkeypatch.setattr(Groups, "_mark", mark)
+        await mark(self, connection, key)
+
+    monkeypatch.setattr(Groups, "_mark", mark_late)
+    async with using(), connected(Added.as_asgi()) as peer:
+        await eventually(lambda: Groups._mark is mark)
+        await hears(peer)
+
+
 async def test_groups_are_renewed_before_they_expire(using, hears):
     async with using(group_expiry=2), connected(Added.as_asgi()) as peer:
         start = time.monotonic()
@@ -219,8 +235,6 @@ async def test_of_several_redis_the_one_that_has_forgotten_is_told_again(redis, 
         names = [f"group{number}" for number in range(20)]
         assert {layer.consistent_hash(name) for name in names} == {0, 1}
         assert await told(peer, *[f"add {name}" for name in names]) == ["done"] * 20
-        groups = Groups.of(layer)
-        await eventually(lambda: groups._marked == {0, 1})
         redis.ask("FLUSHDB")
         for name in names:
             for _ in until(f"a message of {name}"):

@@ -305,10 +305,12 @@ async def test_a_task_that_receives_hears_that_the_handler_has_raised():
         await asyncio.sleep(0)
         raise LookupError
 
-    async with handled(handler):
+    async with handled(handler) as (peer, _):
         with pytest.raises(ConnectionHasEnded) as closed:
             await asyncio.wait_for(await receiving, 5)
         assert closed.value.code == 1011
+        with pytest.raises(LookupError):
+            await peer.wait()
 
 
 async def test_senders_take_turns():

@@ -103,7 +103,7 @@ class Pieces:
     def ignored(self, *_: object) -> None:
         pass
 
-    sendall = settimeout = close = ignored
+    sendall = setsockopt = settimeout = close = ignored
 
 
 @pytest.fixture

@@ -66,7 +66,6 @@ class Groups:
         self._left: dict[tuple[str, str], None] = {}
         self._outage = Outages.of(layer).detector()
         self._failed_at = float("-inf")
-        self._marked: set[int] = set()
         self._tender: asyncio.Task[None] | None = None
         self._strangers = Strangers()
         # Only channels_redis.core has this method. It keeps groups in Redis, queues in the process.
@@ -232,6 +231,7 @@ class Groups:
         renew_every = min(expiry / 3, _RENEW_EVERY)
         renewed_at = time.monotonic()
         while self._is_at_work():
+            was_away = self._outage.is_away
             try:
                 await self._look()
                 if time.monotonic() - renewed_at >= renew_every:
@@ -241,7 +241,8 @@ class Groups:
                 self._lose(error)
             else:
                 # Other layers have nothing to look at while nobody is in a group.
-                if self._is_core or time.monotonic() - self._failed_at > _CALM:
+                is_calm = self._is_core or time.monotonic() - self._failed_at > _CALM
+                if was_away and is_calm:  # An outage that began in this round is not over.
                     self._outage.find()
             await asyncio.sleep(1 if self._outage.is_away else min(_LOOK_EVERY, renew_every))
             if not self._joined and not self._left:
@@ -256,12 +257,12 @@ class Groups:
     async def _look(self) -> None:
         for index, connection, key in self._marks():
             is_marked = await within(connection.zscore(key, "")) is not None
-            if not is_marked and index in self._marked:
+            if not is_marked:
+                # Also the first time: Redis may have restarted since somebody has joined.
                 self._has_forgotten(index)
             # During an outage always: a replica can be read from, and takes no messages.
             if not is_marked or self._outage.is_away:
                 await self._mark(connection, key)
-                self._marked.add(index)
         for channel, groups in tuple(self._joined.items()):
             for group in [each for each, is_known in groups.items() if not is_known]:
                 # The consumer may have left the group meanwhile.
@@ -346,7 +347,6 @@ class Groups:
         await within(connection.expire(key, self._layer.group_expiry))
 
     async def _unmark(self) -> None:
-        self._marked.clear()
         with suppress(BrokerError):
             for _, connection, key in self._marks():
                 await within(connection.delete(key))

@@ -33,6 +33,12 @@ _RETRY_EVERY: Final = 1.0
 _RENEW_EVERY: Final = 300.0
 """The most seconds between two renewals of all memberships."""
 
+_TURN: Final = 2.5
+"""Seconds in which the probe or another message has to come."""
+
+_QUIET_TURNS: Final = 2
+"""Turns without a message after which the layer is taken to deliver none."""
+
 _REMEMBERED: Final = 256
 """Message identifiers that are remembered, since Redis may deliver a message twice."""
 
@@ -64,6 +70,8 @@ class Listener:
         self._outage = outages.detector()
         self._look = asyncio.Event()
         self._came_round = asyncio.Event()
+        # True if a message has come since the turn began.
+        self._has_taken = False
         self._remembered: dict[str, None] = {}
         self._reader = asyncio.create_task(self._read())
         self._tender = asyncio.create_task(self._tend())
@@ -162,6 +170,7 @@ class Listener:
         if message["type"] == PROBE:
             self._came_round.set()
             return
+        self._has_taken = True
         if message["id"] in self._remembered:
             return
         self._remembered[message["id"]] = None
@@ -201,8 +210,9 @@ class Listener:
                 every = _RETRY_EVERY if self._outage.is_away else min(_PROBE_EVERY, renew_every)
                 await asyncio.wait_for(self._look.wait(), every)
             self._look.clear()
+            was_away = self._outage.is_away
             try:
-                if self._outage.is_away or monotonic() - renewed_at > renew_every:
+                if was_away or monotonic() - renewed_at > renew_every:
                     for membership in self._all():
                         await self._settle(membership, again=True)
                     renewed_at = monotonic()
@@ -211,7 +221,8 @@ class Listener:
             except BrokerError as error:
                 self._lose(error)
             else:
-                self._outage.find()
+                if was_away:  # An outage that began in this round is not over.
+                    self._outage.find()
 
     async def _settle_late_ones(self) -> None:
         """Tell the layer about topics that were subscribed to in the last round of an outage."""
@@ -223,15 +234,21 @@ class Listener:
         await self._settle(self._probe)
         self._came_round.clear()
         await send_to_group(self._layer, self._probe.group, {"type": PROBE})
-        try:
-            await within(self._came_round.wait())
-        except BrokerError:
-            # The layer takes messages and delivers none: it has forgotten the memberships, or a
-            # connection hangs.
-            await cancelled(self._reader)
-            self._channel = None
-            self._reader = asyncio.create_task(self._read())
-            raise BrokerError("messages do not come back from it") from None
+        quiet = 0
+        while quiet < _QUIET_TURNS:
+            self._has_taken = False
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._came_round.wait(), _TURN)
+                return
+            # Many messages may be in front of the probe. And a process that stood still (SIGSTOP, a
+            # virtual machine that was suspended) finds its time run out and its messages unread.
+            quiet = 0 if self._has_taken else quiet + 1
+        # The layer takes messages and delivers none: it has forgotten the memberships, or a
+        # connection hangs.
+        await cancelled(self._reader)
+        self._channel = None
+        self._reader = asyncio.create_task(self._read())
+        raise BrokerError("messages do not come back from it")
 
     def _all(self) -> tuple[_Membership, ...]:
         return (self._probe, *self._memberships.values())
