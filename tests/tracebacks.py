@@ -8,14 +8,6 @@ import pytest
 
 from tests import harness
 
-EXPECTING = {
-    "test_an_exception_closes_with_1011",
-    "test_what_a_callback_of_the_project_raises_is_logged_once",
-    "test_compressed_messages_wait_as_they_were_sent",
-}
-"""Further tests that ask for an exception."""
-
-
 _late: set[harness.Server] = set()
 """Servers whose last test asked for an exception, which may be logged when the test has ended."""
 
@@ -28,10 +20,8 @@ def _no_traceback(request: pytest.FixtureRequest) -> Iterator[None]:
     """
     marks = {server: server.mark() for server in harness.started}
     yield
-    test = request.node
-    is_expecting = getattr(test, "originalname", "") in EXPECTING
     used = [each for each in harness.started if each.mark() > marks.get(each, 0)]
-    if is_expecting or test.get_closest_marker("websocket_tracebacks"):
+    if request.node.get_closest_marker("websocket_tracebacks"):
         _late.update(used)
     else:
         for server in set(used) - _late:

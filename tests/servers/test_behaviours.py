@@ -374,6 +374,7 @@ def test_nothing_is_compressed_unless_the_settings_say_so(server):
     assert b"permessage-deflate" not in head
 
 
+@pytest.mark.websocket_tracebacks
 def test_what_a_callback_of_the_project_raises_is_logged_once(server):
     before = server.log().count("RuntimeError: asked for")
     with server.connect("/commands") as socket:
@@ -431,6 +432,7 @@ def test_a_client_that_does_not_answer_the_close_is_reported_with_our_code(serve
         assert code_of_disconnect(server, path) == 4001
 
 
+@pytest.mark.websocket_tracebacks
 def test_an_exception_closes_with_1011(server):
     path = path_for("ends")
     with server.connect(path) as socket:

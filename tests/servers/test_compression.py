@@ -256,6 +256,7 @@ def uvicorn(tmp_path_factory):
 
 
 @pytest.mark.parametrize("path", ["/busy-of-channels", "/busy"])
+@pytest.mark.websocket_tracebacks
 def test_compressed_messages_wait_as_they_were_sent(uvicorn, path):
     """55 of 1 MiB are 60 KiB."""
     with uvicorn.connect() as socket, offering(uvicorn, OFFER, path=path)[0] as client:
