@@ -74,8 +74,8 @@ class BusyOfChannels(AsyncWebsocketConsumer):
         await self.send(text_data)
 
 
-def fail():
-    raise RuntimeError("asked for")
+def fail(when=""):
+    raise RuntimeError(f"asked for{when}")
 
 
 class Commands(AsyncWebsocketConsumer):
@@ -103,7 +103,7 @@ class Commands(AsyncWebsocketConsumer):
                 values = [value.hex() for name, value in self.scope["headers"] if name == named]
                 await self.send(text_data=json.dumps(values))
             case "raise later":
-                asyncio.get_running_loop().call_soon(fail)
+                asyncio.get_running_loop().call_soon(fail, ", later")
             case "raise":
                 fail()
             case "hang":
