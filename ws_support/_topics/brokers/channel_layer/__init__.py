@@ -9,6 +9,7 @@ from channels.layers import BaseChannelLayer, channel_layers, get_channel_layer
 
 from ws_support._asyncio import to_the_end
 from ws_support._topics.brokers.base import Broker, Receiver
+from ws_support._topics.brokers.channel_layer.calls import TIMEOUT
 from ws_support._topics.brokers.channel_layer.listener import Listener
 from ws_support._topics.brokers.channel_layer.publisher import Publisher
 from ws_support._topics.outages import Outages
@@ -71,4 +72,10 @@ def _own_layer() -> Any:
     if issubclass(type(layer), BaseChannelLayer):
         layer.capacity = max(layer.capacity, CAPACITY)
         layer.channel_capacity = []
+    if hasattr(layer, "hosts"):
+        # redis-py 8 waits 5 s for an answer by default. A process that stood still for longer would
+        # throw away the message that Redis (BZPOPMIN) has taken from the queue for it. If Redis
+        # does not answer, the probe notices.
+        usual = {"socket_timeout": None, "socket_connect_timeout": TIMEOUT}
+        layer.hosts = [usual | host for host in layer.hosts]
     return layer
