@@ -24,7 +24,7 @@ demo: $(VENV)/.demo ## Open a page that talks to /ws (PORT=8000)
 
 test: $(VENV)/.dev ## Run the tests (PYTEST_ARGS="-k origin")
 	@# What each process would compile for itself is kept; more of them than cores, since many wait.
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 8 --dist loadfile --no-loadscope-reorder \
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 8 --dist loadgroup --no-loadscope-reorder \
 		$(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## Check style and formatting

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -11,42 +10,13 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from xdist.scheduler import LoadFileScheduling
 
 from tests.certificates import Certificates, make_certificates
-from tests.harness import ROOT, Server, serving
+from tests.harness import ASGI_SERVERS, ROOT, SERVERS, Server, serving
 from tests.redis import CORE, PUBSUB, Redis
 from tests.warm import end_all
 
 pytest_plugins = ["ws_support.testing.plugin", "tests.tracebacks", "pytester"]
-
-ALONE = frozenset(
-    {
-        "tests/management/test_broadcast.py",
-        "tests/management/test_runasgi.py",
-        "tests/middleware/test_heartbeat.py",
-        "tests/servers/test_addresses.py",
-        "tests/servers/test_stopping.py",
-        "tests/test_redis_away.py",
-    }
-)
-"""Files whose tests share nothing, and run wherever there is time."""
-
-LONG = [
-    "tests/browser/test_demo.py",
-    "tests/test_endings.py",
-    "tests/deploy/test_commands.py",
-    "tests/test_redis_away.py",
-    "tests/servers/test_behaviours.py",
-    "tests/servers/test_picows.py",
-    "tests/servers/test_daphne.py",
-    "tests/browser/test_client.py",
-    "tests/servers/test_floods.py",
-    "tests/test_redis.py",
-    "tests/deploy/test_proxies.py",
-    "tests/browser/test_live.py",
-]
-"""Files that take a minute and more."""
 
 # Playwright's synchronous interface runs a loop in this thread, in which no test uses a database.
 os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
@@ -62,36 +32,37 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 
-_SHARED = re.compile(r"[\[-](daphne|runserver|uvicorn-picows|uvicorn|hypercorn|granian)(?=[]-])")
+SHARING = ("tests/servers/", "tests/test_")
+SERVER_NAMES = {*ASGI_SERVERS, *SERVERS}
 
 
-class _Scheduling(LoadFileScheduling):
-    """The tests of a file run in one process, since they share a browser or what else takes time to
-    start. Those that share a server are a part of their own, and those of `ALONE` one each."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Say which tests run in one process, and which begin first.
 
-    def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
-        if file in ALONE:
-            return nodeid
-        shared = (
-            _SHARED.search(nodeid) if file.startswith(("tests/servers/", "tests/test_")) else None
-        )
-        return f"{file}[{shared[1]}]" if shared else file
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first, and small pieces fill the end."""
-
-    def place(item: pytest.Item) -> int:
-        file = item.nodeid.partition("::")[0]
-        return LONG.index(file) if file in LONG else len(LONG) + (file in ALONE)
-
-    items.sort(key=place)
+    Those of a file do, since they share a browser or what else takes time to start; of those that
+    share a server, the ones of each server. Those that are marked with `alone` share nothing. What
+    is marked with `long` begins first, and small pieces fill the end.
+    """
+    for item in items:
+        if item.get_closest_marker("alone") is None:
+            item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    yield
+    items.sort(key=place_of)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
-    return _Scheduling(config, log)
+def group_of(item: pytest.Item) -> str:
+    file = item.nodeid.partition("::")[0]
+    params = getattr(item, "callspec", None)
+    values = params.params.values() if params and file.startswith(SHARING) else ()
+    names = [each for each in values if isinstance(each, str) and each in SERVER_NAMES]
+    return f"{file}:{names[0]}" if names else file
+
+
+def place_of(item: pytest.Item) -> int:
+    if item.get_closest_marker("long") is not None:
+        return 0
+    return 1 if item.get_closest_marker("alone") is None else 2
 
 
 @pytest.hookimpl(tryfirst=True)

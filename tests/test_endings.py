@@ -18,6 +18,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.harness import BOUND, SERVERS, serving, until
 
+pytestmark = pytest.mark.long
+
 # A consumer with a channel layer listens to two sources, one without only to the client.
 ROUTES = ["ends", "ends-with-layer"]
 

@@ -22,6 +22,8 @@ from tests.test_broadcast import asked, subscribed, tell
 from ws_support._topics.brokers.channel_layer.calls import group_of
 from ws_support.broadcast import broadcast
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module", params=[CORE, PUBSUB], ids=["core", "pubsub"])
 def shared(request, tmp_path_factory):

@@ -15,7 +15,7 @@ from tests.test_broadcast import subscribed, tell
 from tests.test_redis import comes
 
 # channels_redis 4.3 logs some of its own when Redis goes away.
-pytestmark = pytest.mark.websocket_tracebacks
+pytestmark = [pytest.mark.websocket_tracebacks, pytest.mark.alone, pytest.mark.long]
 
 
 def heard(socket):

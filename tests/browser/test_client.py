@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from tests.harness import BOUND, ROOT, Server, free_port, running, serving
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 
 FAILED = ["WebSocket connection to", "ERR_CONNECTION_REFUSED"]
 """How Chromium's console says that a connection failed. No page can prevent that."""

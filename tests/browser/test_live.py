@@ -16,7 +16,7 @@ from tests.conftest import need_program
 from tests.harness import Server, free_port, running
 from tests.redis import Redis
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 
 TIME = re.compile(r"^\d\d:\d\d:\d\d$")
 LOST = re.compile(r"^Lost \(1006\), reconnecting\.\.\.$")

@@ -23,7 +23,7 @@ from tests.deploy.conftest import clean_environment
 from tests.harness import BOUND, ROOT, Server, free_port, until
 
 # They download and install.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.long]
 
 INSTALL_BOUND = 300.0
 """Seconds within which everything is downloaded and installed, also on a slow line."""

@@ -42,7 +42,7 @@ from tests.harness import BOUND, ROOT, Server, until
 from ws_support.conf import Options
 
 # They need three proxies, which few have.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 IDLE_TIMEOUT = 3
 SILENCE = 10

@@ -10,6 +10,8 @@ from tests.harness import BOUND
 from tests.redis import broadcast_from_the_shell
 from tests.test_broadcast import subscribed
 
+pytestmark = pytest.mark.alone
+
 NOWHERE = {"default": {"BACKEND": "channels_redis.core.RedisChannelLayer"}}
 
 

@@ -16,6 +16,8 @@ from tests.harness import free_port, runasgi_to_its_end
 from ws_support.management.commands.runasgi import Command
 from ws_support.servers import get_server
 
+pytestmark = pytest.mark.alone
+
 
 def version(name: str) -> str:
     return metadata.version(name)

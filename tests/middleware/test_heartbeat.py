@@ -19,6 +19,8 @@ from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.signals import connected, disconnected
 from ws_support.testing import Peer, RunningApplication, websocket_scope
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(params=SERVERS)
 def server(request, serve):

@@ -19,6 +19,8 @@ from ws_support.conf import get_options
 from ws_support.servers._run.sockets import check
 from ws_support.servers.base import ServeConfig
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(params=ASGI_SERVERS)
 def name(request):

@@ -18,6 +18,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.harness import ASGI_SERVERS, BOUND, ROOT, Server, serving, until
 
+pytestmark = pytest.mark.long
+
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 DIFFERENCES: dict[str, dict[str, Any]] = {

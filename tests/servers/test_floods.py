@@ -12,6 +12,8 @@ import pytest
 from tests.harness import ASGI_SERVERS, BOUND, RawClient, memory, serving
 from tests.servers.test_behaviours import expected
 
+pytestmark = pytest.mark.long
+
 MEGABYTE = 10**6
 SECONDS = 1.0
 LONGEST_WAIT = 0.5

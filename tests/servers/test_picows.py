@@ -16,6 +16,8 @@ from websockets.exceptions import ConnectionClosed
 from tests.fuzz.model import expect
 from tests.harness import BOUND, free_port, memory, running, serving, until
 
+pytestmark = pytest.mark.long
+
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 MAX_SIZE = 2**20
 

@@ -26,6 +26,8 @@ from tests.harness import ASGI_SERVERS, BOUND, ROOT, free_port, until
 from tests.warm import WORKER
 from ws_support.servers._run.supervisor import _be_killed_after_main_process
 
+pytestmark = pytest.mark.alone
+
 WITH_WORKERS = [name for name in ASGI_SERVERS if name != "daphne"]
 TEXT, CLOSE, PING = 1, 8, 9
 GOODBYE = (CLOSE, struct.pack("!H", 1012) + b"The server is stopping")
