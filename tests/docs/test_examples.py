@@ -106,9 +106,11 @@ def test_the_tests_of_a_room_run_as_they_are(tmp_path):
         f"{_SETTINGS}{_ACCOUNTS}ASGI_APPLICATION = 'mysite.asgi.application'\n"
     )
     line = 'pytest_plugins = ["ws_support.testing.plugin"]'
-    assert line in (ROOT / "docs" / "testing.md").read_text()
+    page = (ROOT / "docs" / "testing.md").read_text()
+    assert line in page
+    [ini] = re.findall(r"^```ini\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     (tmp_path / "conftest.py").write_text(line)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
+    (tmp_path / "pytest.ini").write_text(ini)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "mysite"],
         cwd=tmp_path,
