@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from tests.deploy.conftest import clean_environment
 from tests.harness import BOUND, ROOT
@@ -85,6 +86,9 @@ def test_the_first_consumer_its_route_and_its_page_run_as_they_are(project, tmp_
         one.send('{"text": "Hello"}')
         for socket in (one, two):
             assert json.loads(socket.recv(BOUND)) == {"name": "somebody", "text": "Hello"}
+        one.send("[]")
+        with pytest.raises(ConnectionClosed, match="1007"):
+            one.recv(BOUND)
     done = subprocess.run(
         [sys.executable, "-m", "django", "test", "mysite"],
         cwd=tmp_path,
