@@ -523,6 +523,21 @@ def test_a_connection_in_an_atomic_block_is_left_alone(databases):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("age", [0, None])
+def test_a_connection_that_a_test_has_left_open_is_no_access_to_the_database(
+    databases, django_db_blocker, monkeypatch, age
+):
+    monkeypatch.setitem(connections.settings["closed"], "CONN_MAX_AGE", age)
+
+    async def main():
+        await sync_to_async(open_connection)()
+        with django_db_blocker.block():
+            await OldConnections.of_this_loop().close()
+        assert await sync_to_async(is_open)() is (age is None)
+
+    asyncio.run(main())
+
+
 def test_what_is_remembered_does_not_grow(databases):
     def size():
         gc.collect()

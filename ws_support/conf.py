@@ -63,7 +63,7 @@ def _setting(default: Any, validate: Validator, description: str) -> Any:
 class Options:
     """The values of `WS_SUPPORT`: each key in lower case, with its default and its validator.
 
-    A new key needs only a row here, and its line in docs/settings.md.
+    A new key needs only a row here, and its headings in README.md and docs/settings.md.
     """
 
     allowed_origins: tuple[str, ...] | None = _setting(

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from tests.deploy.conftest import clean_environment
 from tests.harness import BOUND, ROOT
@@ -85,6 +86,9 @@ def test_the_first_consumer_its_route_and_its_page_run_as_they_are(project, tmp_
         one.send('{"text": "Hello"}')
         for socket in (one, two):
             assert json.loads(socket.recv(BOUND)) == {"name": "somebody", "text": "Hello"}
+        one.send("[]")
+        with pytest.raises(ConnectionClosed, match="1007"):
+            one.recv(BOUND)
     done = subprocess.run(
         [sys.executable, "-m", "django", "test", "mysite"],
         cwd=tmp_path,
@@ -106,9 +110,11 @@ def test_the_tests_of_a_room_run_as_they_are(tmp_path):
         f"{_SETTINGS}{_ACCOUNTS}ASGI_APPLICATION = 'mysite.asgi.application'\n"
     )
     line = 'pytest_plugins = ["ws_support.testing.plugin"]'
-    assert line in (ROOT / "docs" / "testing.md").read_text()
+    page = (ROOT / "docs" / "testing.md").read_text()
+    assert line in page
+    [ini] = re.findall(r"^```ini\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     (tmp_path / "conftest.py").write_text(line)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
+    (tmp_path / "pytest.ini").write_text(ini)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "mysite"],
         cwd=tmp_path,

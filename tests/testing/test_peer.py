@@ -592,3 +592,8 @@ async def test_a_test_that_has_failed_does_not_wait_long_for_the_application():
         async with Peer(stubborn, "/ws", timeout=30):
             raise LookupError("of the test")
     assert time.monotonic() - start < 20
+
+
+async def test_a_peer_that_was_not_entered_says_how_to_use_it():
+    with pytest.raises(RuntimeError, match=r"Use it in a block: async with Peer\(\.\.\.\) as peer"):
+        await Peer(ECHO, "/ws").send("hello")

@@ -51,6 +51,32 @@ def test_a_server_is_shared_by_tests_and_its_log_checked_after_each(pytester):
     result.stdout.fnmatch_lines(["*There is a traceback in the log of the server*"])
 
 
+def test_the_report_of_a_failed_test_shows_what_its_servers_have_logged(pytester):
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(f"""
+        import socket
+        import pytest
+
+        @pytest.mark.websocket_tracebacks
+        def test_wrong(websocket_server):
+            server = websocket_server(command={COMMAND!r})
+            mark = server.mark()
+            with socket.create_connection((server.host, server.port)) as client:
+                client.sendall(b"fail")
+            server.wait_for_log("Traceback", since=mark)
+            assert 1 == 2
+    """)
+    result = pytester.runpytest_subprocess()
+    result.stdout.fnmatch_lines(
+        [
+            "*test_wrong*",
+            "E       assert 1 == 2",
+            "*Captured log of the server*",
+            "Traceback (most recent call last):",
+        ]
+    )
+
+
 async def test_a_peer_speaks_to_the_application_of_the_project(websocket_peer, settings):
     settings.WS_SUPPORT = {"ALLOWED_ORIGINS": ["https://client.com"]}
     async with websocket_peer("/ws", origin="https://client.com") as peer:
@@ -66,7 +92,9 @@ def test_the_pool_of_the_session_is_our_own(websocket_server_pool, websocket_ser
 
 @pytest.mark.websocket_tracebacks
 def test_a_test_that_expects_tracebacks_has_servers_apart(websocket_server_pool, websocket_server):
-    assert websocket_server == websocket_server_pool.get_unchecked
+    server = websocket_server(command=COMMAND)
+    assert server is websocket_server_pool.get_unchecked(command=COMMAND)
+    assert server is not websocket_server_pool.get(command=COMMAND)
 
 
 def test_pytest_and_websockets_are_imported_only_where_they_are_used():

@@ -71,17 +71,28 @@ def _is_due(connection: Any) -> bool:
     """Return True if `BaseDatabaseWrapper.close_if_unusable_or_obsolete` has something to do."""
     return not connection.in_atomic_block and bool(
         connection.errors_occurred
-        or (connection.close_at is not None and time.monotonic() >= connection.close_at)
+        or _is_obsolete(connection)
         or (connection.health_check_enabled and connection.health_check_done)
         or connection.autocommit != connection.settings_dict["AUTOCOMMIT"]
     )
+
+
+def _is_obsolete(connection: Any) -> bool:
+    """Return True if `connection` has outlived `CONN_MAX_AGE`."""
+    return connection.close_at is not None and time.monotonic() >= connection.close_at
 
 
 def _close_those_of_this_thread() -> int:
     for connection in connections.all(initialized_only=True):
         # Django's `close_old_connections` also closes connections in an atomic block: a test that
         # runs in a transaction (`TestCase`) would lose it.
-        if not connection.in_atomic_block:
+        if connection.connection is None or not _is_due(connection):
+            continue
+        # Django's method would first ask the connection for its mode. pytest-django forbids that
+        # in a test without a database, to which another test may have left a connection.
+        if _is_obsolete(connection):
+            connection.close()
+        else:
             connection.close_if_unusable_or_obsolete()
     thread = threading.get_ident()
     with _lock:

@@ -100,6 +100,7 @@ class RunningApplication:
         self._has_left = False
         self._is_reading = True
         self._is_raised = False
+        self._started: asyncio.Task[None] | None = None
         # Set when something has happened that the application, or the test, may wait for.
         self._for_application = asyncio.Event()
         self._for_test = asyncio.Event()
@@ -208,8 +209,18 @@ class RunningApplication:
 
     def _start(self) -> None:
         # As under a server, the application has no context variables of the test.
-        self._task = contextvars.Context().run(asyncio.create_task, self._run())
-        self._task.add_done_callback(lambda _: self._for_test.set())
+        self._started = contextvars.Context().run(asyncio.create_task, self._run())
+        self._started.add_done_callback(lambda _: self._for_test.set())
+
+    @property
+    def _task(self) -> asyncio.Task[None]:
+        if self._started is None:
+            name = type(self).__name__
+            raise RuntimeError(
+                f"The application of this {name} does not run. Use it in a block:"
+                f" async with {name}(...) as peer: ..."
+            )
+        return self._started
 
     async def _run(self) -> None:
         await self._application(self.scope, self.serve_receive, self.serve_send)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from ws_support.testing.peer import Peer
 from ws_support.testing.pool import ServerGetter, ServerPool
+from ws_support.testing.server import Server
 
 __all__ = ["websocket_peer", "websocket_server", "websocket_server_pool"]
 
@@ -43,13 +44,31 @@ def websocket_server(
 
     Servers with equal arguments are shared by all tests of the session. A test fails if a server
     that it uses logs a traceback meanwhile, unless it is marked with
-    `@pytest.mark.websocket_tracebacks`. Tests with that mark share servers of their own.
+    `@pytest.mark.websocket_tracebacks`. Tests with that mark share servers of their own. The report
+    of a test that fails shows what its servers have logged.
     """
-    if request.node.get_closest_marker(_MARK):
-        yield websocket_server_pool.get_unchecked
-        return
-    with websocket_server_pool.checked() as get:
-        yield get
+    marks: dict[Server, int] = {}
+    try:
+        if request.node.get_closest_marker(_MARK):
+            yield _noting(marks, websocket_server_pool.get_unchecked)
+        else:
+            with websocket_server_pool.checked() as get:
+                yield _noting(marks, get)
+    finally:
+        for server, mark in marks.items():
+            log = server.log(mark)
+            request.node.add_report_section("teardown", f"log of the server {server.name}", log)
+
+
+def _noting(marks: dict[Server, int], get: ServerGetter) -> ServerGetter:
+    """Return `get` as a function that notes the end of the log of each server in `marks`."""
+
+    def noted(*arguments: Any, **options: Any) -> Server:
+        server = get(*arguments, **options)
+        marks.setdefault(server, server.mark())
+        return server
+
+    return noted
 
 
 @pytest.fixture
