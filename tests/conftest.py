@@ -132,7 +132,7 @@ def layers(request: pytest.FixtureRequest, redis: Redis) -> dict[str, Any]:
 
 
 @pytest.fixture
-def two_servers(serve: Callable[..., Server], layers: dict[str, Any]) -> list[Server]:
+def two_servers(layers: dict[str, Any], serve: Callable[..., Server]) -> list[Server]:
     """Two processes with the same channel layer, and queues that a busy machine does not fill."""
     options = {"CHANNEL_LAYERS": layers, "WS_SUPPORT": {"BROADCAST_QUEUE": 1000}}
     return [serve(asgi_server=name, **options) for name in ("uvicorn", "granian")]

@@ -105,7 +105,7 @@ def test_when_a_process_is_killed_the_subscribers_of_others_miss_nothing(two_ser
         assert [reader.recv(BOUND) for _ in range(300)] == [f"{n} " for n in range(300)]
 
 
-def test_memberships_are_renewed_before_they_expire(serve, redis):
+def test_memberships_are_renewed_before_they_expire(redis, serve):
     layers = redis.layers(group_expiry=3)
     server = serve(asgi_server="uvicorn", CHANNEL_LAYERS=layers)
     with ExitStack() as stack:
@@ -136,7 +136,7 @@ def test_nothing_is_left_in_redis_when_the_last_has_gone(redis, serve, layers):
 
 
 @pytest.mark.parametrize("name", ASGI_SERVERS)
-def test_a_server_with_subscribers_stops_in_good_order(serve, redis, name):
+def test_a_server_with_subscribers_stops_in_good_order(redis, serve, name):
     server = serve(asgi_server=name, CHANNEL_LAYERS=redis.layers())
     with ExitStack() as stack:
         reader = subscribed(stack, server, "all")
@@ -148,7 +148,7 @@ def test_a_server_with_subscribers_stops_in_good_order(serve, redis, name):
     assert "destroyed" not in server.log()
 
 
-def test_the_server_says_where_broadcasts_go(serve, redis):
+def test_the_server_says_where_broadcasts_go(redis, serve):
     server = serve(asgi_server="uvicorn", CHANNEL_LAYERS=redis.layers())
     assert "broadcasts  through RedisChannelLayer to every process" in server.log()
     server = serve(asgi_server="uvicorn", arguments=("--workers", "2"))

@@ -391,6 +391,21 @@ def test_a_request_that_takes_too_long_is_answered_with_503(serve, name):
     assert "Traceback" not in server.log()
 
 
+def test_a_client_that_has_closed_and_reads_nothing_holds_up_no_stop(serve, name):
+    server = serve(asgi_server=name)
+    with server.raw() as silent, ExitStack() as stack:
+        silent.open("/spring")
+        clients = connected(stack, server, "/ends", 3)
+        time.sleep(0.3)  # Until all buffers are full.
+        silent.send_frame(8, b"\x03\xe8")
+        if name != "hypercorn":  # It waits until its client reads.
+            server.wait_for_event("disconnect()", "/spring")
+        server.process.send_signal(signal.SIGTERM)
+        assert Counter(map(frame_of, clients)) == {GOODBYE: 3}
+        ended(server)
+    assert "Traceback" not in server.log()
+
+
 def test_nobody_gets_in_while_it_ends(serve, name):
     server = serve(asgi_server=name)
     with server.connect("/stubborn") as socket:

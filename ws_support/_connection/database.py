@@ -71,7 +71,7 @@ def _is_due(connection: Any) -> bool:
     """Return True if `BaseDatabaseWrapper.close_if_unusable_or_obsolete` has something to do."""
     return not connection.in_atomic_block and bool(
         connection.errors_occurred
-        or _is_obsolete(connection)
+        or (connection.close_at is not None and time.monotonic() >= connection.close_at)
         or (connection.health_check_enabled and connection.health_check_done)
         or connection.autocommit != connection.settings_dict["AUTOCOMMIT"]
     )

@@ -260,6 +260,16 @@ class Protocol(WebSocketsSansIOProtocol):
         self.handshake_complete = False
         super().connection_lost(exc)
 
+    def shutdown(self) -> None:
+        # Uvicorn 0.54 sends a close frame here also after that of the client, for which websockets
+        # raises InvalidState: no other connection would be closed, and the server would end with a
+        # traceback. Such a connection stays while its client does not read, or does not end TLS.
+        if self.handshake_complete and not self.close_sent and self.conn.state is not State.OPEN:
+            self.stop_keepalive()
+            self.transport.close()
+            return
+        super().shutdown()
+
     def keepalive_timeout(self) -> None:
         """Abort a connection whose client does not answer a ping.
 
