@@ -249,6 +249,70 @@ async def test_a_close_frame_that_another_task_is_still_sending_says_why(reports
     assert reports == [(4000, "")]
 
 
+class Full(Peer):
+    """A client whose buffers are full when it is closed."""
+
+    def __init__(self, application):
+        super().__init__(application, "/ws", scope={"asgi": {"version": "3.0"}})
+        self.is_full = asyncio.Event()
+
+    async def serve_send(self, message):
+        if message["type"] == "websocket.close":
+            self.is_full.set()
+            await asyncio.Event().wait()
+        await super().serve_send(message)
+
+
+@pytest.mark.parametrize("by_server", [True, False])
+async def test_who_is_cancelled_while_its_close_frame_is_sent_is_reported_all_the_same(
+    by_server, reports
+):
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        raise RuntimeError("asked for")
+
+    async with Full(Heartbeat(application)) as client:
+        await asyncio.wait_for(client.is_full.wait(), BOUND)
+        if by_server:
+            client.cancel()
+            await client.wait()
+        else:
+            open_connections.cancel()
+            with pytest.raises(RuntimeError, match="asked for"):
+                await client.wait()
+    assert client.was_cancelled == by_server
+    assert reports == [(1011, "")]
+    assert len(open_connections) == 0
+
+
+@pytest.mark.parametrize("by_server", [True, False])
+async def test_who_is_cancelled_while_it_hears_why_its_client_has_gone_is_reported_all_the_same(
+    by_server, reports
+):
+    class Consumer(AsyncWebsocketConsumer):
+        async def receive(self, text_data=None, bytes_data=None):
+            client.fail_sends(OSError("gone"))
+            is_gone.set()
+            await self.send("too late")
+
+        async def disconnect(self, code):
+            codes.append(code)
+
+    codes = []
+    is_gone = asyncio.Event()
+    async with client_of(Heartbeat(Consumer.as_asgi())) as client:
+        await client.send("go")
+        await asyncio.wait_for(is_gone.wait(), BOUND)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        (client.cancel if by_server else open_connections.cancel)()
+        await client.wait()
+    assert client.was_cancelled == by_server
+    assert reports == [(1006, "")]
+    # Whom the server cancels, it does not wait for.
+    assert codes == ([] if by_server else [1006])
+
+
 async def test_an_application_that_raises_is_reported_and_still_raises(reports):
     async def application(scope, receive, send):
         await accepting(scope, receive, send)

@@ -155,35 +155,54 @@ class Lifecycle:
             await application(self._scope, self.receive, self.send)
         except asyncio.CancelledError as error:
             end = self._note(_CANCELLED)
-            if not self._is_cancelled or cancelled_by_others(self._task):
+            if not self._is_our_cancellation():
                 raise
             # Not raised: servers log a traceback for it (Uvicorn 0.54, Granian 2.8).
             await self._tell_consumer(error, end)
         except Exception as error:
             if is_client_gone(error):
+                self._application_end = LOST
                 await self._hear_the_end(error)
                 return
+            self._application_end = _RAISED
             # Closed here, since not every server sends 1011 (Uvicorn 0.54 and Granian 2.8 do not).
             if self._end is None and self._opened_at is None:
                 self._scope[UNANSWERED] = True  # type: ignore[typeddict-unknown-key]
             elif self._end is None and is_served(self._scope):
-                await self._close(_RAISED)
-            self._note(_RAISED)
+                self._start_close(_RAISED)
             raise
         finally:
-            if self._closing is not None:
-                await asyncio.wait([self._closing])
-            if self._reading is not None:
-                self._reading.cancel()
-            # Breaks two reference cycles, which would wait for the garbage collector.
-            del self._scope[_SCOPE_KEY]  # type: ignore[typeddict-item]
-            self._listener = None
-            end = self._note(self._application_end)
             try:
-                if self._opened_at is not None:
-                    await self._report_end(end, self._opened_at)
+                if self._closing is not None:
+                    await self._unless_cancelled(asyncio.wait([self._closing]))
             finally:
-                open_connections.remove(self)
+                await self._finish()
+
+    async def _finish(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+        # Breaks two reference cycles, which would wait for the garbage collector.
+        del self._scope[_SCOPE_KEY]  # type: ignore[typeddict-item]
+        self._listener = None
+        end = self._note(self._application_end)
+        try:
+            if self._opened_at is not None:
+                await self._report_end(end, self._opened_at)
+        finally:
+            open_connections.remove(self)
+
+    async def _unless_cancelled(self, awaitable: Awaitable[Any]) -> None:
+        """Wait for `awaitable`, or until `cancel()` is called."""
+        try:
+            await awaitable
+        except asyncio.CancelledError:
+            if not self._is_our_cancellation():
+                raise
+
+    def _is_our_cancellation(self) -> bool:
+        """Return True, once, if `cancel()` has cancelled the application, and nobody else."""
+        is_ours, self._is_cancelled = self._is_cancelled, False
+        return is_ours and not cancelled_by_others(self._task)
 
     async def receive(self) -> ASGIReceiveEvent:
         """Return the next message for the application, which is never a heartbeat."""
@@ -225,7 +244,9 @@ class Lifecycle:
         """
         if self._end is None:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._last_message(), _END_TIMEOUT)
+                await self._unless_cancelled(
+                    asyncio.wait_for(self._last_message(), _END_TIMEOUT)
+                )
         await self._tell_consumer(error, self._note(LOST))
 
     async def _tell_consumer(self, error: BaseException, end: Close) -> None:
