@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from tests.peers import Served, connected
 from ws_support.asgi import WebSocketSupport
+from ws_support.broadcast import broadcast
 from ws_support.consumers import (
     AsyncJsonWebsocketConsumer,
     AsyncWebsocketConsumer,
@@ -698,6 +699,32 @@ async def test_a_silent_client_is_given_up_after_its_messages_were_handled():
         await peer.wait()
         assert (await peer.receive_output())["code"] == 3008
     assert consumer.codes == ["one", "two", 3008]
+
+
+@override_settings(WS_SUPPORT={"BROADCAST_QUEUE": 1})
+async def test_a_slow_client_is_given_up_after_the_handler_that_runs_has_finished():
+    class Stuck(Served):
+        async def serve_send(self, message):
+            if message["type"] == "websocket.send":
+                await asyncio.Event().wait()
+            await super().serve_send(message)
+
+    class Consumer(Logged):
+        cancel_on_disconnect = False
+        subscriptions = ["topic"]
+
+        async def receive(self, text_data=None, bytes_data=None):
+            for _ in range(3):
+                await broadcast("topic", "never read")
+            await self.send("dropped")
+            self.codes.append("finished")
+
+    consumer = Consumer()
+    async with connected(consumer, Stuck) as peer:
+        await peer.says("hello")
+        assert (await peer.receive_output())["code"] == 1013
+        await peer.wait()
+    assert consumer.codes == ["finished", 1013]
 
 
 async def test_what_is_sent_to_a_client_that_leaves_after_it_was_given_up_goes_nowhere(caplog):

@@ -376,11 +376,11 @@ class Connection:
         self._stop_sending(State.CLOSING)
         if self.tell(close):
             self._end = self._end or close
-        elif self._queue is None or self.cancel_on_disconnect:
+        elif self.cancel_on_disconnect or (self._queue is None and self not in self._watchdog.busy):
             self._interrupt(close)
         else:
             self._left = self._left or close
-            self._queue.put(close.message)
+            self.read_ahead().put(close.message)
 
     async def close(self, code: int, reason: str) -> None:
         """Close the connection, since the server stops.

@@ -244,9 +244,7 @@ class Lifecycle:
         """
         if self._end is None:
             with suppress(asyncio.TimeoutError):
-                await self._unless_cancelled(
-                    asyncio.wait_for(self._last_message(), _END_TIMEOUT)
-                )
+                await self._unless_cancelled(asyncio.wait_for(self._last_message(), _END_TIMEOUT))
         await self._tell_consumer(error, self._note(LOST))
 
     async def _tell_consumer(self, error: BaseException, end: Close) -> None:
