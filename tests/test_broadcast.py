@@ -524,6 +524,28 @@ async def test_a_queue_that_is_full_while_the_connection_ends_does_not_open_it_a
     assert "Closed with 1013" in caplog.text
 
 
+async def test_a_second_accept_does_not_let_later_messages_overtake():
+    class Slow(Served):
+        async def serve_send(self, message):
+            if message.get("text") == "first":
+                await asyncio.wait_for(is_accepted_again.wait(), BOUND)
+            await super().serve_send(message)
+
+    class Twice(Subscriber):
+        async def receive(self, text_data=None, bytes_data=None):
+            for text in ("first", "second", "third"):
+                await broadcast("topic", text)
+            await self.accept()
+            await asyncio.sleep(0)
+            is_accepted_again.set()
+
+    is_accepted_again = asyncio.Event()
+    async with connected(Twice.as_asgi(), Slow) as peer:
+        await peer.says("go")
+        assert (await peer.receive_output())["type"] == "websocket.accept"
+        assert [await received(peer) for _ in range(3)] == ["first", "second", "third"]
+
+
 async def test_a_client_that_is_given_up_while_a_message_waits_is_not_waited_for():
     class Stuck(KnownPeer):
         __module__ = KnownPeer.__module__

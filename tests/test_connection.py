@@ -775,6 +775,27 @@ async def test_an_accept_that_fails_after_a_close_does_not_open_the_connection_a
     assert consumer.codes == [4000]
 
 
+async def test_a_second_accept_that_the_server_refuses_leaves_the_connection_open():
+    class Once(Served):
+        async def serve_send(self, message):
+            if message["type"] == "websocket.accept" and self.received > 1:
+                raise RuntimeError("accepted already")
+            await super().serve_send(message)
+
+    class Consumer(Logged):
+        async def receive(self, text_data=None, bytes_data=None):
+            with pytest.raises(RuntimeError, match="accepted already"):
+                await self.accept()
+            await self.close(4000)
+
+    consumer = Consumer()
+    async with connected(consumer, Once) as peer:
+        await peer.says("hello")
+        assert (await peer.receive_output())["code"] == 4000
+        await peer.wait()
+    assert consumer.codes == [4000]
+
+
 async def test_what_is_sent_after_the_close_goes_nowhere():
     class Consumer(Logged):
         async def receive(self, text_data=None, bytes_data=None):

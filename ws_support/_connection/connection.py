@@ -409,17 +409,19 @@ class Connection:
     async def _accept(self, message: Message) -> None:
         # Set before the message is sent, not after: `send()` also runs the receivers of the signal
         # `connected`, and the server may stop meanwhile.
-        self._state = State.OPEN
+        before, self._state = self._state, State.OPEN
+        # One that is made meanwhile has begun.
+        subscriber = self._subscriber
         try:
             await self._send(message)
         except Exception as error:
             if self.is_open:
-                self._state = State.CONNECTING
+                self._state = before
             if isinstance(error, OSError):
                 raise ClientGone(*error.args) from error
             raise
-        if self._subscriber is not None:
-            self._subscriber.begin()
+        if subscriber is not None and before is State.CONNECTING:
+            subscriber.begin()
 
     async def _close(self, message: Message) -> None:
         check_close(message)
