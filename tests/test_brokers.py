@@ -201,6 +201,27 @@ async def test_a_receiver_that_is_filling_gets_the_next_message_a_moment_later(k
     await one.broker.unsubscribe("topic")
 
 
+@pytest.mark.parametrize("kind", ["layer"], indirect=True)
+async def test_a_message_comes_once_while_an_earlier_subscription_still_ends(kind, monkeypatch):
+    async def discard(self, group, channel):
+        is_leaving.set()
+        await asyncio.wait_for(may_leave.wait(), BOUND)
+
+    is_leaving, may_leave = asyncio.Event(), asyncio.Event()
+    monkeypatch.setattr(SharedLayer, "group_discard", discard)
+    one = Receiver()
+    await one.broker.subscribe("topic")
+    leaving = asyncio.create_task(one.broker.unsubscribe("topic"))
+    await asyncio.wait_for(is_leaving.wait(), BOUND)
+    await one.broker.subscribe("topic")
+    assert await one.broker.count_takers("topic", text("once"), 0.2) == 1
+    await one.takes(("topic", "once"))
+    may_leave.set()
+    await leaving
+    await one.broker.unsubscribe("topic")
+    assert one.taken == []
+
+
 @pytest.mark.parametrize("kind", list(ON_REDIS), indirect=True)
 async def test_an_outage_is_an_error_for_who_publishes_and_none_for_who_subscribes(kind, redis):
     one = Receiver()

@@ -102,8 +102,12 @@ class Listener:
 
     async def close(self) -> None:
         """Leave all groups, and end the tasks of the listener."""
+        memberships = self._all()
+        # What comes from now on is dropped: the topics may be subscribed to already with another
+        # listener, which gets the same messages.
+        self._memberships = {}
         await cancelled(self._tender)
-        for membership in self._all():
+        for membership in memberships:
             membership.is_wanted = False
             await self._try_to_settle(membership)
         await cancelled(self._reader)
@@ -177,7 +181,9 @@ class Listener:
         if len(self._remembered) > _REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
         topic = message["topic"]
-        if not self._outage.is_away and topic in self._memberships and "number" in message:
+        if topic not in self._memberships:
+            return
+        if not self._outage.is_away and "number" in message:
             lost = self._gaps.lost_before(topic, message["publisher"], message["number"])
             if lost:
                 self._receiver.miss(topic, lost, self._cause_of_loss())
