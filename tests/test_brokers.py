@@ -222,6 +222,34 @@ async def test_a_message_comes_once_while_an_earlier_subscription_still_ends(kin
     assert one.taken == []
 
 
+@pytest.mark.parametrize("kind", ["layer"], indirect=True)
+async def test_who_has_unsubscribed_in_an_outage_is_in_no_group_after_it(kind, monkeypatch, caplog):
+    async def refuse(self, *arguments):
+        raise ConnectionError("refused")
+
+    for name in ("_PROBE_EVERY", "_RETRY_EVERY"):
+        monkeypatch.setattr(f"ws_support._topics.brokers.channel_layer.listener.{name}", 0.01)
+    one = Receiver()
+    for topic in ("left", "again", "kept"):
+        await one.broker.subscribe(topic)
+    with monkeypatch.context() as outage:
+        for method in ("group_add", "group_discard", "group_send"):
+            outage.setattr(SharedLayer, method, refuse)
+        await eventually(lambda: "is away" in caplog.text)
+        for topic in ("left", "again"):
+            await one.broker.unsubscribe(topic)
+        await one.broker.subscribe("again")
+        for action in (one.broker.subscribe, one.broker.unsubscribe):
+            await action("meanwhile")
+    await eventually(lambda: "is back" in caplog.text)
+    groups = {name for name in SharedLayer.shared[1] if "probe" not in name}
+    assert groups == {"ws_support.again", "ws_support.kept"}
+    assert await one.broker.count_takers("left", text("nobody's"), 0.1) == 0
+    assert await one.broker.count_takers("again", text("heard"), 0.1) == 1
+    for topic in ("again", "kept"):
+        await one.broker.unsubscribe(topic)
+
+
 @pytest.mark.parametrize("kind", list(ON_REDIS), indirect=True)
 async def test_an_outage_is_an_error_for_who_publishes_and_none_for_who_subscribes(kind, redis):
     one = Receiver()

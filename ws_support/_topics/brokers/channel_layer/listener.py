@@ -96,9 +96,7 @@ class Listener:
         membership = self._memberships[topic]
         membership.is_wanted = False
         await self._try_to_settle(membership)
-        if not membership.is_wanted and self._memberships.get(topic) is membership:
-            del self._memberships[topic]
-            self._gaps.forget(topic)
+        self._forget(topic, membership)
 
     async def close(self) -> None:
         """Leave all groups, and end the tasks of the listener."""
@@ -119,6 +117,13 @@ class Listener:
                 await self._settle(membership)
             except BrokerError as error:
                 self._lose(error)
+
+    def _forget(self, topic: str, membership: _Membership) -> None:
+        """Forget `membership` if it has ended. In an outage, the layer may still have it."""
+        has_ended = not membership.is_wanted and membership.channel is None
+        if has_ended and self._memberships.get(topic) is membership:
+            del self._memberships[topic]
+            self._gaps.forget(topic)
 
     async def _settle(self, membership: _Membership, *, again: bool = False) -> None:
         """Tell the layer about `membership`, if the layer does not know, or `again`."""
@@ -219,8 +224,7 @@ class Listener:
             was_away = self._outage.is_away
             try:
                 if was_away or monotonic() - renewed_at > renew_every:
-                    for membership in self._all():
-                        await self._settle(membership, again=True)
+                    await self._renew()
                     renewed_at = monotonic()
                 await self._send_round()
                 await self._settle_late_ones()
@@ -229,6 +233,12 @@ class Listener:
             else:
                 if was_away:  # An outage that began in this round is not over.
                     self._outage.find()
+
+    async def _renew(self) -> None:
+        await self._settle(self._probe, again=True)
+        for topic, membership in tuple(self._memberships.items()):
+            await self._settle(membership, again=True)
+            self._forget(topic, membership)
 
     async def _settle_late_ones(self) -> None:
         """Tell the layer about topics that were subscribed to in the last round of an outage."""
