@@ -223,6 +223,29 @@ async def test_a_message_comes_once_while_an_earlier_subscription_still_ends(kin
 
 
 @pytest.mark.parametrize("kind", ["layer"], indirect=True)
+async def test_a_subscription_that_was_cancelled_on_its_way_leaves_no_group_behind(
+    kind, monkeypatch
+):
+    async def add(self, group, channel):
+        await InMemoryChannelLayer.group_add(self, group, channel)
+        is_added.set()
+        await asyncio.Event().wait()
+
+    is_added = asyncio.Event()
+    one = Receiver()
+    await one.broker.subscribe("another")
+    monkeypatch.setattr(SharedLayer, "group_add", add)
+    joining = asyncio.create_task(one.broker.subscribe("topic"))
+    await asyncio.wait_for(is_added.wait(), BOUND)
+    joining.cancel()
+    await asyncio.wait([joining], timeout=BOUND)
+    assert "ws_support.topic" in SharedLayer.shared[1]
+    await one.broker.unsubscribe("topic")
+    assert "ws_support.topic" not in SharedLayer.shared[1]
+    await one.broker.unsubscribe("another")
+
+
+@pytest.mark.parametrize("kind", ["layer"], indirect=True)
 async def test_who_has_unsubscribed_in_an_outage_is_in_no_group_after_it(kind, monkeypatch, caplog):
     async def refuse(self, *arguments):
         raise ConnectionError("refused")

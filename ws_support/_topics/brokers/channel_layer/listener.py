@@ -120,7 +120,7 @@ class Listener:
 
     def _forget(self, topic: str, membership: _Membership) -> None:
         """Forget `membership` if it has ended. In an outage, the layer may still have it."""
-        has_ended = not membership.is_wanted and membership.channel is None
+        has_ended = not membership.is_wanted and membership.asked is None
         if has_ended and self._memberships.get(topic) is membership:
             del self._memberships[topic]
             self._gaps.forget(topic)
@@ -132,11 +132,12 @@ class Listener:
 
     async def _tell(self, membership: _Membership, *, again: bool) -> None:
         wanted = await self._get_channel() if membership.is_wanted else None
-        known = membership.channel
-        if known not in (None, wanted):
-            await within(self._layer.group_discard(membership.group, known))
-            known = membership.channel = None
-        if wanted is not None and (known is None or again):
+        asked = membership.asked
+        if asked not in (None, wanted):
+            await within(self._layer.group_discard(membership.group, asked))
+            membership.asked = membership.channel = None
+        if wanted is not None and (membership.channel is None or again):
+            membership.asked = wanted
             await within(self._layer.group_add(membership.group, wanted))
             membership.channel = wanted
 
@@ -297,13 +298,18 @@ def _is_ours(message: Any) -> bool:
 
 
 class _Membership:
-    """The membership in one group: if it is wanted, and the channel that the layer has for it."""
+    """The membership in one group: if it is wanted, and the channel that the layer has for it.
 
-    __slots__ = ("channel", "group", "is_wanted", "lock")
+    `asked` is the channel that the layer was asked to add. When the answer was not waited for, or
+    did not come, the layer may have `asked` and `channel` is `None`.
+    """
+
+    __slots__ = ("asked", "channel", "group", "is_wanted", "lock")
 
     def __init__(self, group: str) -> None:
         self.group = group
         self.is_wanted = False
+        self.asked: str | None = None
         self.channel: str | None = None
         self.lock = asyncio.Lock()
 
