@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -569,6 +570,25 @@ async def test_a_message_reaches_subscribers_in_the_loop_of_another_thread():
         thread.start()
         assert await received(peer) == "from outside"
         thread.join(BOUND)
+
+
+def test_statistics_can_be_asked_for_while_event_loops_of_threads_come_and_go():
+    def publish():
+        for _ in range(200):
+            async_to_sync(broadcast)("topic", "nobody's")
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    threads = [threading.Thread(target=publish) for _ in range(3)]
+    try:
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            statistics()
+    finally:
+        sys.setswitchinterval(interval)
+        for thread in threads:
+            thread.join(BOUND)
 
 
 async def test_ten_thousand_subscriptions_leave_nothing_behind():
