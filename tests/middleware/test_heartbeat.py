@@ -481,6 +481,25 @@ async def test_a_silent_client_is_found_by_whichever_task_reads():
         await running.wait()
 
 
+async def test_a_silent_client_is_found_though_one_of_several_readers_got_its_last_message():
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        readers = [asyncio.ensure_future(receive()) for _ in range(2)]
+        await asyncio.sleep(0)
+        are_waiting.set()
+        done, pending = await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
+        assert [task.result()["type"] for task in done] == ["websocket.receive"]
+        assert (await pending.pop())["code"] == 3008
+
+    are_waiting = asyncio.Event()
+    application = Heartbeat(application, interval=0.1)
+    async with RunningApplication(application, websocket_scope("/ws")) as running:
+        await running.send_input({"type": "websocket.connect"})
+        await asyncio.wait_for(are_waiting.wait(), BOUND)
+        await running.send_input({"type": "websocket.receive", "text": "for one of them"})
+        await running.wait()
+
+
 async def test_a_connection_is_opened_once(reports):
     async def application(scope, receive, send):
         await accepting(scope, receive, send)

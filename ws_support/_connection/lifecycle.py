@@ -88,6 +88,7 @@ class Lifecycle:
         "_listener",
         "_opened_at",
         "_options",
+        "_other_readers",
         "_queue",
         "_reader",
         "_reading",
@@ -127,6 +128,8 @@ class Lifecycle:
         self._listener: Listener | None = None
         # The task that waits in `receive()` for a message of the server.
         self._reader: asyncio.Task[Any] | None = None
+        # Further ones, if several tasks of the application receive at the same time.
+        self._other_readers: tuple[asyncio.Task[Any], ...] = ()
         self._silence: SilenceTimer | None = None
         self._turn = TURN
         self._queue: MessageQueue | None = None
@@ -213,15 +216,21 @@ class Lifecycle:
                     return cast(ASGIReceiveEvent, ahead)
                 continue
             reader: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
-            self._reader = reader
+            if self._reader is None:
+                self._reader = reader
+            else:
+                self._other_readers += (reader,)
             try:
                 message = await self._receive()
             except asyncio.CancelledError:
-                self._reader = None
                 if not self._has_to_hear() or cancelled_by_others(reader):
                     raise
                 continue
-            self._reader = None
+            finally:
+                if self._other_readers:
+                    self._has_read(reader)
+                else:
+                    self._reader = None
             if self._unheard is not None:
                 # Granian 2.8 returns its own `websocket.disconnect` when `receive()` is cancelled.
                 cancelled_by_others(reader)  # type: ignore[unreachable]  # Set meanwhile.
@@ -232,6 +241,11 @@ class Lifecycle:
         end, self._unheard = self._unheard, None
         await self._close(end)
         return cast(ASGIReceiveEvent, end.message)
+
+    def _has_read(self, reader: asyncio.Task[Any]) -> None:
+        readers: list[Any] = [self._reader, *self._other_readers]
+        readers.remove(reader)
+        self._reader, self._other_readers = readers[0], tuple(readers[1:])
 
     def _has_to_hear(self) -> bool:
         return self._unheard is not None
