@@ -458,6 +458,8 @@ class Connection:
     def _interrupt(self, end: Close | BaseException) -> None:
         """End the connection now: cancel the handler that runs, or the wait for a message."""
         if not self._is_interrupted and not self.is_over:
+            if not isinstance(end, Close):
+                self.tell(Close(CloseCode.INTERNAL_ERROR, "", Side.SERVER))
             self._end = self._end or end
             self._is_interrupted = True
             self.task.cancel()
