@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.peers import Served, connected
+from ws_support._connection.registry import open_connections
 from ws_support.asgi import WebSocketSupport
 from ws_support.broadcast import broadcast
 from ws_support.consumers import (
@@ -546,6 +547,30 @@ async def test_an_answer_to_the_handshake_that_comes_too_late_is_no_error(answer
         await peer.leaves(1006)
         await peer.wait()
         assert consumer.codes == [1006]
+
+
+async def test_a_drain_that_the_server_refuses_since_the_client_has_just_gone_is_no_error():
+    class Refusing(Served):
+        async def serve_send(self, message):
+            if message["type"] == "websocket.close":
+                is_refused.set()
+                raise RuntimeError("after the end")
+            await super().serve_send(message)
+
+    class Consumer(Logged):
+        async def receive(self, text_data=None, bytes_data=None):
+            is_busy.set()
+            await asyncio.wait_for(is_refused.wait(), BOUND)
+
+    is_busy, is_refused = asyncio.Event(), asyncio.Event()
+    consumer = Consumer()
+    async with connected(Heartbeat(consumer, interval=9), Refusing) as peer:
+        await peer.says("hello")
+        await asyncio.wait_for(is_busy.wait(), BOUND)
+        [connection] = open_connections._connections
+        await connection.drain(1012, "The server is stopping")
+        await peer.wait()
+    assert consumer.codes == [1012]
 
 
 async def test_what_is_put_in_front_of_base_send_sees_all_that_is_sent():

@@ -387,8 +387,10 @@ class Connection:
 
         A busy handler then has as much time as it has when the client leaves.
         """
-        with suppress(ClientGone):
+        try:
             await self.send({"type": "websocket.close", "code": int(code), "reason": reason})
+        except Exception as unsaid:
+            self._log_unsaid(unsaid)
 
     async def _send_other(self, message: Message) -> None:
         kind = message["type"]
@@ -580,8 +582,11 @@ class Connection:
             try:
                 await asyncio.wait_for(self._send_frame(close.frame), _CLOSE_TIMEOUT)
             except Exception as unsaid:
-                # Servers raise different errors when the connection has ended meanwhile.
-                logger.debug("Not sent: %r", unsaid, extra=_logging.fields(self._scope))
+                self._log_unsaid(unsaid)
+
+    def _log_unsaid(self, error: Exception) -> None:
+        # Servers raise different errors when the connection has ended meanwhile.
+        logger.debug("Not sent: %r", error, extra=_logging.fields(self._scope))
 
     async def _send_frame(self, frame: Message) -> None:
         self._sending = asyncio.get_running_loop().create_future()
