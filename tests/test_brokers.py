@@ -273,6 +273,35 @@ async def test_who_has_unsubscribed_in_an_outage_is_in_no_group_after_it(kind, m
         await one.broker.unsubscribe(topic)
 
 
+@pytest.mark.parametrize("kind", ["layer"], indirect=True)
+async def test_who_subscribes_in_the_last_moment_of_an_outage_is_subscribed_after_it(
+    kind, monkeypatch, caplog
+):
+    async def refuse(self, *arguments):
+        raise ConnectionError("refused")
+
+    async def send(self, group, message):
+        is_sending.set()
+        await asyncio.wait_for(may_send.wait(), BOUND)
+        await InMemoryChannelLayer.group_send(self, group, message)
+
+    is_sending, may_send = asyncio.Event(), asyncio.Event()
+    for name in ("_PROBE_EVERY", "_RETRY_EVERY"):
+        monkeypatch.setattr(f"ws_support._topics.brokers.channel_layer.listener.{name}", 0.01)
+    one = Receiver()
+    await one.broker.subscribe("before")
+    monkeypatch.setattr(SharedLayer, "group_send", refuse)
+    await eventually(lambda: "is away" in caplog.text)
+    monkeypatch.setattr(SharedLayer, "group_send", send)
+    await asyncio.wait_for(is_sending.wait(), BOUND)
+    await one.broker.subscribe("late")
+    may_send.set()
+    await eventually(lambda: "is back" in caplog.text)
+    assert "ws_support.late" in SharedLayer.shared[1]
+    for topic in ("before", "late"):
+        await one.broker.unsubscribe(topic)
+
+
 @pytest.mark.parametrize("kind", list(ON_REDIS), indirect=True)
 async def test_an_outage_is_an_error_for_who_publishes_and_none_for_who_subscribes(kind, redis):
     one = Receiver()

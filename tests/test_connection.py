@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from tests.peers import Served, connected
 from ws_support._connection.registry import open_connections
+from ws_support._topics.registry import TopicRegistry
 from ws_support.asgi import WebSocketSupport
 from ws_support.broadcast import broadcast
 from ws_support.consumers import (
@@ -750,6 +751,24 @@ async def test_a_slow_client_is_given_up_after_the_handler_that_runs_has_finishe
         assert (await peer.receive_output())["code"] == 1013
         await peer.wait()
     assert consumer.codes == ["finished", 1013]
+
+
+async def test_a_client_that_was_given_up_hears_why_also_when_the_handler_raises():
+    class Consumer(Logged):
+        cancel_on_disconnect = False
+        subscriptions = ["topic"]
+
+        async def receive(self, text_data=None, bytes_data=None):
+            TopicRegistry.of_this_loop().miss("topic", 1, "asked for")
+            raise RuntimeError("asked for")
+
+    consumer = Consumer()
+    async with connected(consumer) as peer:
+        await peer.says("hello")
+        assert (await peer.receive_output())["code"] == 1013
+        with pytest.raises(RuntimeError, match="asked for"):
+            await peer.wait()
+    assert consumer.codes == [1011]
 
 
 async def test_what_is_sent_to_a_client_that_leaves_after_it_was_given_up_goes_nowhere(caplog):
