@@ -285,6 +285,25 @@ async def test_who_is_cancelled_while_its_close_frame_is_sent_is_reported_all_th
     assert len(open_connections) == 0
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not count cancellations")
+async def test_a_server_may_cancel_what_was_cancelled_since_it_stops(reports):
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        await asyncio.Event().wait()
+
+    async with Full(Heartbeat(application)) as client:
+        [connection] = open_connections._connections
+        await connection.drain(1012, "The server is stopping")
+        await asyncio.wait_for(client.is_full.wait(), BOUND)
+        connection.cancel()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        client.cancel()
+        await client.wait()
+    assert client.was_cancelled
+    assert reports == [(1012, "The server is stopping")]
+
+
 @pytest.mark.parametrize("by_server", [True, False])
 async def test_who_is_cancelled_while_it_hears_why_its_client_has_gone_is_reported_all_the_same(
     by_server, reports
