@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -524,6 +525,28 @@ async def test_a_queue_that_is_full_while_the_connection_ends_does_not_open_it_a
     assert "Closed with 1013" in caplog.text
 
 
+async def test_a_second_accept_does_not_let_later_messages_overtake():
+    class Slow(Served):
+        async def serve_send(self, message):
+            if message.get("text") == "first":
+                await asyncio.wait_for(is_accepted_again.wait(), BOUND)
+            await super().serve_send(message)
+
+    class Twice(Subscriber):
+        async def receive(self, text_data=None, bytes_data=None):
+            for text in ("first", "second", "third"):
+                await broadcast("topic", text)
+            await self.accept()
+            await asyncio.sleep(0)
+            is_accepted_again.set()
+
+    is_accepted_again = asyncio.Event()
+    async with connected(Twice.as_asgi(), Slow) as peer:
+        await peer.says("go")
+        assert (await peer.receive_output())["type"] == "websocket.accept"
+        assert [await received(peer) for _ in range(3)] == ["first", "second", "third"]
+
+
 async def test_a_client_that_is_given_up_while_a_message_waits_is_not_waited_for():
     class Stuck(KnownPeer):
         __module__ = KnownPeer.__module__
@@ -547,6 +570,25 @@ async def test_a_message_reaches_subscribers_in_the_loop_of_another_thread():
         thread.start()
         assert await received(peer) == "from outside"
         thread.join(BOUND)
+
+
+def test_statistics_can_be_asked_for_while_event_loops_of_threads_come_and_go():
+    def publish():
+        for _ in range(200):
+            async_to_sync(broadcast)("topic", "nobody's")
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    threads = [threading.Thread(target=publish) for _ in range(3)]
+    try:
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            statistics()
+    finally:
+        sys.setswitchinterval(interval)
+        for thread in threads:
+            thread.join(BOUND)
 
 
 async def test_ten_thousand_subscriptions_leave_nothing_behind():

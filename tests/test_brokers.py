@@ -201,6 +201,107 @@ async def test_a_receiver_that_is_filling_gets_the_next_message_a_moment_later(k
     await one.broker.unsubscribe("topic")
 
 
+@pytest.mark.parametrize("kind", ["layer"], indirect=True)
+async def test_a_message_comes_once_while_an_earlier_subscription_still_ends(kind, monkeypatch):
+    async def discard(self, group, channel):
+        is_leaving.set()
+        await asyncio.wait_for(may_leave.wait(), BOUND)
+
+    is_leaving, may_leave = asyncio.Event(), asyncio.Event()
+    monkeypatch.setattr(SharedLayer, "group_discard", discard)
+    one = Receiver()
+    await one.broker.subscribe("topic")
+    leaving = asyncio.create_task(one.broker.unsubscribe("topic"))
+    await asyncio.wait_for(is_leaving.wait(), BOUND)
+    await one.broker.subscribe("topic")
+    assert await one.broker.count_takers("topic", text("once"), 0.2) == 1
+    await one.takes(("topic", "once"))
+    may_leave.set()
+    await leaving
+    await one.broker.unsubscribe("topic")
+    assert one.taken == []
+
+
+@pytest.mark.parametrize("kind", ["layer"], indirect=True)
+async def test_a_subscription_that_was_cancelled_on_its_way_leaves_no_group_behind(
+    kind, monkeypatch
+):
+    async def add(self, group, channel):
+        await InMemoryChannelLayer.group_add(self, group, channel)
+        is_added.set()
+        await asyncio.Event().wait()
+
+    is_added = asyncio.Event()
+    one = Receiver()
+    await one.broker.subscribe("another")
+    monkeypatch.setattr(SharedLayer, "group_add", add)
+    joining = asyncio.create_task(one.broker.subscribe("topic"))
+    await asyncio.wait_for(is_added.wait(), BOUND)
+    joining.cancel()
+    await asyncio.wait([joining], timeout=BOUND)
+    assert "ws_support.topic" in SharedLayer.shared[1]
+    await one.broker.unsubscribe("topic")
+    assert "ws_support.topic" not in SharedLayer.shared[1]
+    await one.broker.unsubscribe("another")
+
+
+@pytest.mark.parametrize("kind", ["layer"], indirect=True)
+async def test_who_has_unsubscribed_in_an_outage_is_in_no_group_after_it(kind, monkeypatch, caplog):
+    async def refuse(self, *arguments):
+        raise ConnectionError("refused")
+
+    for name in ("_PROBE_EVERY", "_RETRY_EVERY"):
+        monkeypatch.setattr(f"ws_support._topics.brokers.channel_layer.listener.{name}", 0.01)
+    one = Receiver()
+    for topic in ("left", "again", "kept"):
+        await one.broker.subscribe(topic)
+    with monkeypatch.context() as outage:
+        for method in ("group_add", "group_discard", "group_send"):
+            outage.setattr(SharedLayer, method, refuse)
+        await eventually(lambda: "is away" in caplog.text)
+        for topic in ("left", "again"):
+            await one.broker.unsubscribe(topic)
+        await one.broker.subscribe("again")
+        for action in (one.broker.subscribe, one.broker.unsubscribe):
+            await action("meanwhile")
+    await eventually(lambda: "is back" in caplog.text)
+    groups = {name for name in SharedLayer.shared[1] if "probe" not in name}
+    assert groups == {"ws_support.again", "ws_support.kept"}
+    assert await one.broker.count_takers("left", text("nobody's"), 0.1) == 0
+    assert await one.broker.count_takers("again", text("heard"), 0.1) == 1
+    for topic in ("again", "kept"):
+        await one.broker.unsubscribe(topic)
+
+
+@pytest.mark.parametrize("kind", ["layer"], indirect=True)
+async def test_who_subscribes_in_the_last_moment_of_an_outage_is_subscribed_after_it(
+    kind, monkeypatch, caplog
+):
+    async def refuse(self, *arguments):
+        raise ConnectionError("refused")
+
+    async def send(self, group, message):
+        is_sending.set()
+        await asyncio.wait_for(may_send.wait(), BOUND)
+        await InMemoryChannelLayer.group_send(self, group, message)
+
+    is_sending, may_send = asyncio.Event(), asyncio.Event()
+    for name in ("_PROBE_EVERY", "_RETRY_EVERY"):
+        monkeypatch.setattr(f"ws_support._topics.brokers.channel_layer.listener.{name}", 0.01)
+    one = Receiver()
+    await one.broker.subscribe("before")
+    monkeypatch.setattr(SharedLayer, "group_send", refuse)
+    await eventually(lambda: "is away" in caplog.text)
+    monkeypatch.setattr(SharedLayer, "group_send", send)
+    await asyncio.wait_for(is_sending.wait(), BOUND)
+    await one.broker.subscribe("late")
+    may_send.set()
+    await eventually(lambda: "is back" in caplog.text)
+    assert "ws_support.late" in SharedLayer.shared[1]
+    for topic in ("before", "late"):
+        await one.broker.unsubscribe(topic)
+
+
 @pytest.mark.parametrize("kind", list(ON_REDIS), indirect=True)
 async def test_an_outage_is_an_error_for_who_publishes_and_none_for_who_subscribes(kind, redis):
     one = Receiver()

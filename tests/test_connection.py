@@ -18,7 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.peers import Served, connected
+from ws_support._connection.registry import open_connections
+from ws_support._topics.registry import TopicRegistry
 from ws_support.asgi import WebSocketSupport
+from ws_support.broadcast import broadcast
 from ws_support.consumers import (
     AsyncJsonWebsocketConsumer,
     AsyncWebsocketConsumer,
@@ -547,6 +550,30 @@ async def test_an_answer_to_the_handshake_that_comes_too_late_is_no_error(answer
         assert consumer.codes == [1006]
 
 
+async def test_a_drain_that_the_server_refuses_since_the_client_has_just_gone_is_no_error():
+    class Refusing(Served):
+        async def serve_send(self, message):
+            if message["type"] == "websocket.close":
+                is_refused.set()
+                raise RuntimeError("after the end")
+            await super().serve_send(message)
+
+    class Consumer(Logged):
+        async def receive(self, text_data=None, bytes_data=None):
+            is_busy.set()
+            await asyncio.wait_for(is_refused.wait(), BOUND)
+
+    is_busy, is_refused = asyncio.Event(), asyncio.Event()
+    consumer = Consumer()
+    async with connected(Heartbeat(consumer, interval=9), Refusing) as peer:
+        await peer.says("hello")
+        await asyncio.wait_for(is_busy.wait(), BOUND)
+        [connection] = open_connections._connections
+        await connection.drain(1012, "The server is stopping")
+        await peer.wait()
+    assert consumer.codes == [1012]
+
+
 async def test_what_is_put_in_front_of_base_send_sees_all_that_is_sent():
     seen = []
 
@@ -700,6 +727,50 @@ async def test_a_silent_client_is_given_up_after_its_messages_were_handled():
     assert consumer.codes == ["one", "two", 3008]
 
 
+@override_settings(WS_SUPPORT={"BROADCAST_QUEUE": 1})
+async def test_a_slow_client_is_given_up_after_the_handler_that_runs_has_finished():
+    class Stuck(Served):
+        async def serve_send(self, message):
+            if message["type"] == "websocket.send":
+                await asyncio.Event().wait()
+            await super().serve_send(message)
+
+    class Consumer(Logged):
+        cancel_on_disconnect = False
+        subscriptions = ["topic"]
+
+        async def receive(self, text_data=None, bytes_data=None):
+            for _ in range(3):
+                await broadcast("topic", "never read")
+            await self.send("dropped")
+            self.codes.append("finished")
+
+    consumer = Consumer()
+    async with connected(consumer, Stuck) as peer:
+        await peer.says("hello")
+        assert (await peer.receive_output())["code"] == 1013
+        await peer.wait()
+    assert consumer.codes == ["finished", 1013]
+
+
+async def test_a_client_that_was_given_up_hears_why_also_when_the_handler_raises():
+    class Consumer(Logged):
+        cancel_on_disconnect = False
+        subscriptions = ["topic"]
+
+        async def receive(self, text_data=None, bytes_data=None):
+            TopicRegistry.of_this_loop().miss("topic", 1, "asked for")
+            raise RuntimeError("asked for")
+
+    consumer = Consumer()
+    async with connected(consumer) as peer:
+        await peer.says("hello")
+        assert (await peer.receive_output())["code"] == 1013
+        with pytest.raises(RuntimeError, match="asked for"):
+            await peer.wait()
+    assert consumer.codes == [1011]
+
+
 async def test_what_is_sent_to_a_client_that_leaves_after_it_was_given_up_goes_nowhere(caplog):
     class Consumer(WithLayer):
         cancel_on_disconnect = False
@@ -745,6 +816,27 @@ async def test_an_accept_that_fails_after_a_close_does_not_open_the_connection_a
         assert (await peer.receive_output())["code"] == 4000
         await peer.wait()
         assert await peer.receive_nothing(0)
+    assert consumer.codes == [4000]
+
+
+async def test_a_second_accept_that_the_server_refuses_leaves_the_connection_open():
+    class Once(Served):
+        async def serve_send(self, message):
+            if message["type"] == "websocket.accept" and self.received > 1:
+                raise RuntimeError("accepted already")
+            await super().serve_send(message)
+
+    class Consumer(Logged):
+        async def receive(self, text_data=None, bytes_data=None):
+            with pytest.raises(RuntimeError, match="accepted already"):
+                await self.accept()
+            await self.close(4000)
+
+    consumer = Consumer()
+    async with connected(consumer, Once) as peer:
+        await peer.says("hello")
+        assert (await peer.receive_output())["code"] == 4000
+        await peer.wait()
     assert consumer.codes == [4000]
 
 

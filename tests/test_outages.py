@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 
 import pytest
@@ -188,3 +189,23 @@ async def test_a_broker_that_ends_in_an_outage_leaves_its_end_to_others(caplog):
     assert lines(caplog) == ["away"]
     two.find()
     assert lines(caplog) == ["away", "back"]
+
+
+def test_a_broker_may_begin_in_another_thread_while_an_outage_is_noted(caplog):
+    class Interrupted(Outages):
+        def _are_away(self):
+            # Another thread has its turn between two steps of the loop.
+            each = iter(self._detectors)
+            next(each)
+            other.start()
+            other.join(0.2)
+            self._are_away = super()._are_away
+            return any(detector.is_away for detector in each)
+
+    outages = Interrupted()
+    detectors = [outages.detector(), outages.detector()]
+    other = threading.Thread(target=lambda: detectors.append(outages.detector()))
+    detectors[0].lose(BrokerError("no answer"))
+    other.join(BOUND)
+    assert lines(caplog) == ["away"]
+    assert len(detectors) == 3

@@ -350,6 +350,31 @@ async def test_an_accept_of_a_client_that_has_gone_says_so():
         assert closed.value.code == 1001
 
 
+async def test_a_handler_that_ends_since_its_server_fails_sees_the_code_of_the_client():
+    class Failing(Served):
+        async def serve_receive(self):
+            message = await super().serve_receive()
+            if message["type"] == "websocket.receive":
+                raise RuntimeError("asked for")
+            return message
+
+    @websocket_view
+    async def handler(websocket):
+        await websocket.accept()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            codes.append(websocket.close_code)
+
+    codes = []
+    async with connected(handler, Failing) as peer:
+        await peer.says("hello")
+        assert (await peer.receive_output())["code"] == 1011
+        with pytest.raises(RuntimeError, match="asked for"):
+            await peer.wait()
+    assert codes == [1011]
+
+
 async def test_an_error_of_the_server_while_open_is_raised_as_it_is():
     async with accepted() as (peer, websocket):
         peer.fail_sends(KeyError("a defect"))

@@ -28,7 +28,9 @@ class PerLoop(Generic[Value]):
 
     def items(self) -> list[tuple[asyncio.AbstractEventLoop, Value]]:
         """Return the values of all loops that there are."""
-        return list(self._values.items())
+        # Not with `items()` of the dictionary: event loops of other threads may come meanwhile.
+        loops = [loop for each in self._values.keyrefs() if (loop := each()) is not None]
+        return [(loop, self._values[loop]) for loop in loops]
 
 
 class Backoff:

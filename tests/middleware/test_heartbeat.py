@@ -251,6 +251,89 @@ async def test_a_close_frame_that_another_task_is_still_sending_says_why(reports
     assert reports == [(4000, "")]
 
 
+class Full(Peer):
+    """A client whose buffers are full when it is closed."""
+
+    def __init__(self, application):
+        super().__init__(application, "/ws", scope={"asgi": {"version": "3.0"}})
+        self.is_full = asyncio.Event()
+
+    async def serve_send(self, message):
+        if message["type"] == "websocket.close":
+            self.is_full.set()
+            await asyncio.Event().wait()
+        await super().serve_send(message)
+
+
+@pytest.mark.parametrize("by_server", [True, False])
+async def test_who_is_cancelled_while_its_close_frame_is_sent_is_reported_all_the_same(
+    by_server, reports
+):
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        raise RuntimeError("asked for")
+
+    async with Full(Heartbeat(application)) as client:
+        await asyncio.wait_for(client.is_full.wait(), BOUND)
+        if by_server:
+            client.cancel()
+            await client.wait()
+        else:
+            open_connections.cancel()
+            with pytest.raises(RuntimeError, match="asked for"):
+                await client.wait()
+    assert client.was_cancelled == by_server
+    assert reports == [(1011, "")]
+    assert len(open_connections) == 0
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not count cancellations")
+async def test_a_server_may_cancel_what_was_cancelled_since_it_stops(reports):
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        await asyncio.Event().wait()
+
+    async with Full(Heartbeat(application)) as client:
+        [connection] = open_connections._connections
+        await connection.drain(1012, "The server is stopping")
+        await asyncio.wait_for(client.is_full.wait(), BOUND)
+        connection.cancel()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        client.cancel()
+        await client.wait()
+    assert client.was_cancelled
+    assert reports == [(1012, "The server is stopping")]
+
+
+@pytest.mark.parametrize("by_server", [True, False])
+async def test_who_is_cancelled_while_it_hears_why_its_client_has_gone_is_reported_all_the_same(
+    by_server, reports
+):
+    class Consumer(AsyncWebsocketConsumer):
+        async def receive(self, text_data=None, bytes_data=None):
+            client.fail_sends(OSError("gone"))
+            is_gone.set()
+            await self.send("too late")
+
+        async def disconnect(self, code):
+            codes.append(code)
+
+    codes = []
+    is_gone = asyncio.Event()
+    async with client_of(Heartbeat(Consumer.as_asgi())) as client:
+        await client.send("go")
+        await asyncio.wait_for(is_gone.wait(), BOUND)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        (client.cancel if by_server else open_connections.cancel)()
+        await client.wait()
+    assert client.was_cancelled == by_server
+    assert reports == [(1006, "")]
+    # Whom the server cancels, it does not wait for.
+    assert codes == ([] if by_server else [1006])
+
+
 async def test_an_application_that_raises_is_reported_and_still_raises(reports):
     async def application(scope, receive, send):
         await accepting(scope, receive, send)
@@ -415,6 +498,25 @@ async def test_a_silent_client_is_found_by_whichever_task_reads():
     application = Heartbeat(application, interval=0.1)
     async with RunningApplication(application, websocket_scope("/ws")) as running:
         await running.send_input({"type": "websocket.connect"})
+        await running.send_input({"type": "websocket.receive", "text": "for one of them"})
+        await running.wait()
+
+
+async def test_a_silent_client_is_found_though_one_of_several_readers_got_its_last_message():
+    async def application(scope, receive, send):
+        await accepting(scope, receive, send)
+        readers = [asyncio.ensure_future(receive()) for _ in range(2)]
+        await asyncio.sleep(0)
+        are_waiting.set()
+        done, pending = await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
+        assert [task.result()["type"] for task in done] == ["websocket.receive"]
+        assert (await pending.pop())["code"] == 3008
+
+    are_waiting = asyncio.Event()
+    application = Heartbeat(application, interval=0.1)
+    async with RunningApplication(application, websocket_scope("/ws")) as running:
+        await running.send_input({"type": "websocket.connect"})
+        await asyncio.wait_for(are_waiting.wait(), BOUND)
         await running.send_input({"type": "websocket.receive", "text": "for one of them"})
         await running.wait()
 

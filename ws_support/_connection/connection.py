@@ -376,19 +376,21 @@ class Connection:
         self._stop_sending(State.CLOSING)
         if self.tell(close):
             self._end = self._end or close
-        elif self._queue is None or self.cancel_on_disconnect:
+        elif self.cancel_on_disconnect or (self._queue is None and self not in self._watchdog.busy):
             self._interrupt(close)
         else:
             self._left = self._left or close
-            self._queue.put(close.message)
+            self.read_ahead().put(close.message)
 
     async def close(self, code: int, reason: str) -> None:
         """Close the connection, since the server stops.
 
         A busy handler then has as much time as it has when the client leaves.
         """
-        with suppress(ClientGone):
+        try:
             await self.send({"type": "websocket.close", "code": int(code), "reason": reason})
+        except Exception as unsaid:
+            self._log_unsaid(unsaid)
 
     async def _send_other(self, message: Message) -> None:
         kind = message["type"]
@@ -409,17 +411,19 @@ class Connection:
     async def _accept(self, message: Message) -> None:
         # Set before the message is sent, not after: `send()` also runs the receivers of the signal
         # `connected`, and the server may stop meanwhile.
-        self._state = State.OPEN
+        before, self._state = self._state, State.OPEN
+        # One that is made meanwhile has begun.
+        subscriber = self._subscriber
         try:
             await self._send(message)
         except Exception as error:
             if self.is_open:
-                self._state = State.CONNECTING
+                self._state = before
             if isinstance(error, OSError):
                 raise ClientGone(*error.args) from error
             raise
-        if self._subscriber is not None:
-            self._subscriber.begin()
+        if subscriber is not None and before is State.CONNECTING:
+            subscriber.begin()
 
     async def _close(self, message: Message) -> None:
         check_close(message)
@@ -456,6 +460,8 @@ class Connection:
     def _interrupt(self, end: Close | BaseException) -> None:
         """End the connection now: cancel the handler that runs, or the wait for a message."""
         if not self._is_interrupted and not self.is_over:
+            if not isinstance(end, Close):
+                self.tell(Close(CloseCode.INTERNAL_ERROR, "", Side.SERVER))
             self._end = self._end or end
             self._is_interrupted = True
             self.task.cancel()
@@ -576,8 +582,11 @@ class Connection:
             try:
                 await asyncio.wait_for(self._send_frame(close.frame), _CLOSE_TIMEOUT)
             except Exception as unsaid:
-                # Servers raise different errors when the connection has ended meanwhile.
-                logger.debug("Not sent: %r", unsaid, extra=_logging.fields(self._scope))
+                self._log_unsaid(unsaid)
+
+    def _log_unsaid(self, error: Exception) -> None:
+        # Servers raise different errors when the connection has ended meanwhile.
+        logger.debug("Not sent: %r", error, extra=_logging.fields(self._scope))
 
     async def _send_frame(self, frame: Message) -> None:
         self._sending = asyncio.get_running_loop().create_future()

@@ -88,6 +88,7 @@ class Lifecycle:
         "_listener",
         "_opened_at",
         "_options",
+        "_other_readers",
         "_queue",
         "_reader",
         "_reading",
@@ -127,6 +128,8 @@ class Lifecycle:
         self._listener: Listener | None = None
         # The task that waits in `receive()` for a message of the server.
         self._reader: asyncio.Task[Any] | None = None
+        # Further ones, if several tasks of the application receive at the same time.
+        self._other_readers: tuple[asyncio.Task[Any], ...] = ()
         self._silence: SilenceTimer | None = None
         self._turn = TURN
         self._queue: MessageQueue | None = None
@@ -155,35 +158,54 @@ class Lifecycle:
             await application(self._scope, self.receive, self.send)
         except asyncio.CancelledError as error:
             end = self._note(_CANCELLED)
-            if not self._is_cancelled or cancelled_by_others(self._task):
+            if not self._is_our_cancellation():
                 raise
             # Not raised: servers log a traceback for it (Uvicorn 0.54, Granian 2.8).
             await self._tell_consumer(error, end)
         except Exception as error:
             if is_client_gone(error):
+                self._application_end = LOST
                 await self._hear_the_end(error)
                 return
+            self._application_end = _RAISED
             # Closed here, since not every server sends 1011 (Uvicorn 0.54 and Granian 2.8 do not).
             if self._end is None and self._opened_at is None:
                 self._scope[UNANSWERED] = True  # type: ignore[typeddict-unknown-key]
             elif self._end is None and is_served(self._scope):
-                await self._close(_RAISED)
-            self._note(_RAISED)
+                self._start_close(_RAISED)
             raise
         finally:
-            if self._closing is not None:
-                await asyncio.wait([self._closing])
-            if self._reading is not None:
-                self._reading.cancel()
-            # Breaks two reference cycles, which would wait for the garbage collector.
-            del self._scope[_SCOPE_KEY]  # type: ignore[typeddict-item]
-            self._listener = None
-            end = self._note(self._application_end)
             try:
-                if self._opened_at is not None:
-                    await self._report_end(end, self._opened_at)
+                if self._closing is not None:
+                    await self._unless_cancelled(asyncio.wait([self._closing]))
             finally:
-                open_connections.remove(self)
+                await self._finish()
+
+    async def _finish(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+        # Breaks two reference cycles, which would wait for the garbage collector.
+        del self._scope[_SCOPE_KEY]  # type: ignore[typeddict-item]
+        self._listener = None
+        end = self._note(self._application_end)
+        try:
+            if self._opened_at is not None:
+                await self._report_end(end, self._opened_at)
+        finally:
+            open_connections.remove(self)
+
+    async def _unless_cancelled(self, awaitable: Awaitable[Any]) -> None:
+        """Wait for `awaitable`, or until `cancel()` is called."""
+        try:
+            await awaitable
+        except asyncio.CancelledError:
+            if not self._is_our_cancellation():
+                raise
+
+    def _is_our_cancellation(self) -> bool:
+        """Return True, once, if `cancel()` has cancelled the application, and nobody else."""
+        is_ours, self._is_cancelled = self._is_cancelled, False
+        return is_ours and not cancelled_by_others(self._task)
 
     async def receive(self) -> ASGIReceiveEvent:
         """Return the next message for the application, which is never a heartbeat."""
@@ -194,15 +216,21 @@ class Lifecycle:
                     return cast(ASGIReceiveEvent, ahead)
                 continue
             reader: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
-            self._reader = reader
+            if self._reader is None:
+                self._reader = reader
+            else:
+                self._other_readers += (reader,)
             try:
                 message = await self._receive()
             except asyncio.CancelledError:
-                self._reader = None
                 if not self._has_to_hear() or cancelled_by_others(reader):
                     raise
                 continue
-            self._reader = None
+            finally:
+                if self._other_readers:
+                    self._has_read(reader)
+                else:
+                    self._reader = None
             if self._unheard is not None:
                 # Granian 2.8 returns its own `websocket.disconnect` when `receive()` is cancelled.
                 cancelled_by_others(reader)  # type: ignore[unreachable]  # Set meanwhile.
@@ -213,6 +241,11 @@ class Lifecycle:
         end, self._unheard = self._unheard, None
         await self._close(end)
         return cast(ASGIReceiveEvent, end.message)
+
+    def _has_read(self, reader: asyncio.Task[Any]) -> None:
+        readers: list[Any] = [self._reader, *self._other_readers]
+        readers.remove(reader)
+        self._reader, self._other_readers = readers[0], tuple(readers[1:])
 
     def _has_to_hear(self) -> bool:
         return self._unheard is not None
@@ -225,7 +258,7 @@ class Lifecycle:
         """
         if self._end is None:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._last_message(), _END_TIMEOUT)
+                await self._unless_cancelled(asyncio.wait_for(self._last_message(), _END_TIMEOUT))
         await self._tell_consumer(error, self._note(LOST))
 
     async def _tell_consumer(self, error: BaseException, end: Close) -> None:

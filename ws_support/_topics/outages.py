@@ -84,7 +84,8 @@ class Outages:
     def detector(self) -> OutageDetector:
         """Return a detector for one user of the layer."""
         detector = OutageDetector(self)
-        self._detectors.add(detector)
+        with self._lock:
+            self._detectors.add(detector)
         return detector
 
     def note(self, detector: OutageDetector, error: Exception | None) -> None:

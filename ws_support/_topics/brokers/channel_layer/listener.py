@@ -96,14 +96,16 @@ class Listener:
         membership = self._memberships[topic]
         membership.is_wanted = False
         await self._try_to_settle(membership)
-        if not membership.is_wanted and self._memberships.get(topic) is membership:
-            del self._memberships[topic]
-            self._gaps.forget(topic)
+        self._forget(topic, membership)
 
     async def close(self) -> None:
         """Leave all groups, and end the tasks of the listener."""
+        memberships = self._all()
+        # What comes from now on is dropped: the topics may be subscribed to already with another
+        # listener, which gets the same messages.
+        self._memberships = {}
         await cancelled(self._tender)
-        for membership in self._all():
+        for membership in memberships:
             membership.is_wanted = False
             await self._try_to_settle(membership)
         await cancelled(self._reader)
@@ -116,6 +118,13 @@ class Listener:
             except BrokerError as error:
                 self._lose(error)
 
+    def _forget(self, topic: str, membership: _Membership) -> None:
+        """Forget `membership` if it has ended. In an outage, the layer may still have it."""
+        has_ended = not membership.is_wanted and membership.asked is None
+        if has_ended and self._memberships.get(topic) is membership:
+            del self._memberships[topic]
+            self._gaps.forget(topic)
+
     async def _settle(self, membership: _Membership, *, again: bool = False) -> None:
         """Tell the layer about `membership`, if the layer does not know, or `again`."""
         async with membership.lock:
@@ -123,11 +132,12 @@ class Listener:
 
     async def _tell(self, membership: _Membership, *, again: bool) -> None:
         wanted = await self._get_channel() if membership.is_wanted else None
-        known = membership.channel
-        if known not in (None, wanted):
-            await within(self._layer.group_discard(membership.group, known))
-            known = membership.channel = None
-        if wanted is not None and (known is None or again):
+        asked = membership.asked
+        if asked not in (None, wanted):
+            await within(self._layer.group_discard(membership.group, asked))
+            membership.asked = membership.channel = None
+        if wanted is not None and (membership.channel is None or again):
+            membership.asked = wanted
             await within(self._layer.group_add(membership.group, wanted))
             membership.channel = wanted
 
@@ -177,7 +187,9 @@ class Listener:
         if len(self._remembered) > _REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
         topic = message["topic"]
-        if not self._outage.is_away and topic in self._memberships and "number" in message:
+        if topic not in self._memberships:
+            return
+        if not self._outage.is_away and "number" in message:
             lost = self._gaps.lost_before(topic, message["publisher"], message["number"])
             if lost:
                 self._receiver.miss(topic, lost, self._cause_of_loss())
@@ -213,8 +225,7 @@ class Listener:
             was_away = self._outage.is_away
             try:
                 if was_away or monotonic() - renewed_at > renew_every:
-                    for membership in self._all():
-                        await self._settle(membership, again=True)
+                    await self._renew()
                     renewed_at = monotonic()
                 await self._send_round()
                 await self._settle_late_ones()
@@ -223,6 +234,12 @@ class Listener:
             else:
                 if was_away:  # An outage that began in this round is not over.
                     self._outage.find()
+
+    async def _renew(self) -> None:
+        await self._settle(self._probe, again=True)
+        for topic, membership in tuple(self._memberships.items()):
+            await self._settle(membership, again=True)
+            self._forget(topic, membership)
 
     async def _settle_late_ones(self) -> None:
         """Tell the layer about topics that were subscribed to in the last round of an outage."""
@@ -281,13 +298,18 @@ def _is_ours(message: Any) -> bool:
 
 
 class _Membership:
-    """The membership in one group: if it is wanted, and the channel that the layer has for it."""
+    """The membership in one group: if it is wanted, and the channel that the layer has for it.
 
-    __slots__ = ("channel", "group", "is_wanted", "lock")
+    `asked` is the channel that the layer was asked to add. When the answer was not waited for, or
+    did not come, the layer may have `asked` and `channel` is `None`.
+    """
+
+    __slots__ = ("asked", "channel", "group", "is_wanted", "lock")
 
     def __init__(self, group: str) -> None:
         self.group = group
         self.is_wanted = False
+        self.asked: str | None = None
         self.channel: str | None = None
         self.lock = asyncio.Lock()
 
