@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 from channels.layers import InMemoryChannelLayer, get_channel_layer
+from channels_redis.pubsub import RedisSingleShardConnection
 from django.test import override_settings
 from django.utils.module_loading import import_string
 
@@ -295,6 +296,17 @@ async def test_who_came_and_went_while_redis_was_away_leaves_nothing_in_redis(
     await eventually(lambda: redis.names() == [])
     assert "cleaning-up" not in caplog.text
     assert caplog.text.count("The channel layer is away") == 1
+
+
+async def test_an_error_of_the_layer_at_the_end_is_none_of_the_consumer(redis, using, monkeypatch):
+    async def lose(self, channel):
+        monkeypatch.undo()
+        raise TypeError("'NoneType' object is not callable")
+
+    async with using(PUBSUB):
+        async with connected(Added.as_asgi()):
+            monkeypatch.setattr(RedisSingleShardConnection, "unsubscribe", lose)
+        await eventually(lambda: redis.names() == [])
 
 
 @both_layers

@@ -182,8 +182,11 @@ class Groups:
         """Leave all groups of a consumer that has ended, and drop the messages that wait for it."""
         try:
             for group in tuple(self._joined.get(channel, ())):
-                with suppress(Exception):
+                try:
                     await self.discard(group, channel)
+                except Exception:  # noqa: PERF203  # Its cost is small here.
+                    self._is_unsettled = self._is_pubsub
+                    self._leave_later(group, channel)
         finally:
             # Some groups remain here if the server has cancelled the consumer meanwhile.
             for group in self._joined.pop(channel, ()):
@@ -192,7 +195,8 @@ class Groups:
             self._drop_queue(channel)
         if self._is_pubsub:
             await self._close(channel)
-        if not self._joined and self._tender is not None and not self._outage.is_away:
+        is_done = not self._is_at_work() and not self._outage.is_away
+        if is_done and self._tender is not None:
             tender, self._tender = self._tender, None
             await cancelled(tender)
             await self._unmark()
@@ -205,7 +209,12 @@ class Groups:
             getattr(self._layer, "channels", {}).pop(channel, None)
 
     async def _close(self, channel: str) -> None:
-        if not await self._tell(self._layer._get_shard(channel).unsubscribe, channel):
+        is_told = False
+        # The consumer has ended, so no error is its own. asyncio of Python 3.13.0 raises TypeError
+        # when a connection is lost while it is written to.
+        with suppress(Exception):
+            is_told = await self._tell(self._layer._get_shard(channel).unsubscribe, channel)
+        if not is_told:
             self._is_unsettled = True
             self._start()
 
