@@ -23,7 +23,8 @@ demo: $(VENV)/.demo ## Open a page that talks to /ws (PORT=8000)
 	@$(BIN)/python manage.py runserver 127.0.0.1:$(PORT)
 
 test: $(VENV)/.dev ## Run the tests (PYTEST_ARGS="-k origin")
-	@# What each process would compile for itself is kept; more of them than cores, since many wait.
+	@# Python keeps what it has compiled, also where the environment says otherwise. There are more
+	@# processes than cores, since many tests wait.
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 8 --dist loadgroup --no-loadscope-reorder \
 		$(PYTEST_ARGS)
 

@@ -412,12 +412,40 @@ class BackloggedLayer(InMemoryChannelLayer):
 
 @layer(BackloggedLayer)
 async def test_a_probe_behind_many_messages_is_no_outage(monkeypatch, caplog):
-    monkeypatch.setattr("ws_support._topics.brokers.channel_layer.listener._TURN", 0.05)
-    monkeypatch.setattr("ws_support._topics.brokers.channel_layer.listener._PROBE_EVERY", 0.01)
+    for name, value in {"_TURN": 0.05, "_MOST_TURNS": 1000, "_PROBE_EVERY": 0.01}.items():
+        monkeypatch.setattr(f"ws_support._topics.brokers.channel_layer.listener.{name}", value)
     async with connected(Subscriber.as_asgi()) as peer:
         await asyncio.gather(*(broadcast("topic", str(number)) for number in range(100)))
         assert [await received(peer) for _ in range(100)] == [str(number) for number in range(100)]
     assert "is away" not in caplog.text
+
+
+class ForgetfulLayer(InMemoryChannelLayer):
+    """Loses the probe of each process, and nothing else, until it is told again."""
+
+    forgets = True
+
+    async def group_send(self, group, message):
+        if not (ForgetfulLayer.forgets and "probe" in group):
+            await super().group_send(group, message)
+
+
+@layer(ForgetfulLayer)
+async def test_a_probe_that_is_lost_is_noticed_although_other_messages_come(monkeypatch, caplog):
+    for name, value in {"_TURN": 0.05, "_PROBE_EVERY": 0.01, "_RETRY_EVERY": 0.01}.items():
+        monkeypatch.setattr(f"ws_support._topics.brokers.channel_layer.listener.{name}", value)
+
+    async def go_on():
+        while True:
+            await broadcast("topic", "on and on")
+            await asyncio.sleep(0.01)
+
+    async with connected(Subscriber.as_asgi()):
+        broadcasting = asyncio.create_task(go_on())
+        await eventually(lambda: "is away" in caplog.text)
+        monkeypatch.setattr(ForgetfulLayer, "forgets", False)
+        await eventually(lambda: "is back" in caplog.text)
+        broadcasting.cancel()
 
 
 class InterruptedLayer(InMemoryChannelLayer):

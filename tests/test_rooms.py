@@ -16,7 +16,6 @@ ROOMS = [
         "close_codes",
         "signals",
         "_protocol",
-        "_types",
         "_asyncio",
         "_logging",
         "_asgi",

@@ -93,7 +93,7 @@ def test_the_pool_of_the_session_is_our_own(websocket_server_pool, websocket_ser
 @pytest.mark.websocket_tracebacks
 def test_a_test_that_expects_tracebacks_has_servers_apart(websocket_server_pool, websocket_server):
     server = websocket_server(command=COMMAND)
-    assert server is websocket_server_pool.get_unchecked(command=COMMAND)
+    assert server is websocket_server_pool.get(command=COMMAND, group="websocket_tracebacks")
     assert server is not websocket_server_pool.get(command=COMMAND)
 
 

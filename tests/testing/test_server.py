@@ -86,7 +86,7 @@ def test_a_server_is_kept_for_equal_arguments_alone(tmp_path):
     try:
         one = pool.get(command=COMMAND, environment={"A": "1", "B": "2"})
         assert pool.get(command=COMMAND, environment={"B": "2", "A": "1"}) is one
-        apart = pool.get_unchecked(command=COMMAND, environment={"A": "1", "B": "2"})
+        apart = pool.get(command=COMMAND, environment={"A": "1", "B": "2"}, group="other")
         assert apart is not one
         others = [
             apart,
@@ -157,26 +157,6 @@ def test_a_traceback_in_the_log_is_found_from_a_mark_on(tmp_path):
     with pytest.raises(AssertionError, match="There is a traceback in the log of the server:\nTra"):
         logged.check_log(mark)
     logged.check_log(logged.mark())
-
-
-def fail(server: Server) -> None:
-    with socket.create_connection((server.host, server.port)) as client:
-        client.sendall(b"fail")
-    server.wait_for_log("Traceback")
-
-
-def test_servers_that_a_test_has_used_are_checked_at_its_end(tmp_path):
-    pool = ServerPool(tmp_path)
-    try:
-        with pool.checked() as get:
-            used = get(command=COMMAND)
-            assert get(command=COMMAND) is used
-        with pytest.raises(AssertionError, match="There is a traceback"), pool.checked() as get:
-            fail(get(command=COMMAND))
-        with pool.checked() as get:
-            assert get(command=COMMAND) is used
-    finally:
-        pool.stop()
 
 
 def test_a_server_is_stopped_at_the_end_of_a_block(tmp_path):

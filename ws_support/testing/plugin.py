@@ -47,28 +47,22 @@ def websocket_server(
     `@pytest.mark.websocket_tracebacks`. Tests with that mark share servers of their own. The report
     of a test that fails shows what its servers have logged.
     """
+    expects_tracebacks = request.node.get_closest_marker(_MARK) is not None
+    group = _MARK if expects_tracebacks else ""
     marks: dict[Server, int] = {}
-    try:
-        if request.node.get_closest_marker(_MARK):
-            yield _noting(marks, websocket_server_pool.get_unchecked)
-        else:
-            with websocket_server_pool.checked() as get:
-                yield _noting(marks, get)
-    finally:
-        for server, mark in marks.items():
-            log = server.log(mark)
-            request.node.add_report_section("teardown", f"log of the server {server.name}", log)
 
-
-def _noting(marks: dict[Server, int], get: ServerGetter) -> ServerGetter:
-    """Return `get` as a function that notes the end of the log of each server in `marks`."""
-
-    def noted(*arguments: Any, **options: Any) -> Server:
-        server = get(*arguments, **options)
+    def get(*arguments: Any, **options: Any) -> Server:
+        server = websocket_server_pool.get(*arguments, **{"group": group, **options})
         marks.setdefault(server, server.mark())
         return server
 
-    return noted
+    yield get
+    for server, mark in marks.items():
+        section = f"log of the server {server.name}"
+        request.node.add_report_section("teardown", section, server.log(mark))
+    if not expects_tracebacks:
+        for server, mark in marks.items():
+            server.check_log(mark)
 
 
 @pytest.fixture

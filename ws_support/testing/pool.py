@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -47,6 +47,7 @@ class ServerPool:
         settings: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         host: str = "127.0.0.1",
+        group: str = "",
     ) -> Server:
         """Return a server that listens, started by an earlier call with equal arguments, or now.
 
@@ -58,39 +59,11 @@ class ServerPool:
         - `arguments`: further ones for the command.
         - `settings`: Django settings in place of the project's. They travel as JSON.
         - `environment`: further environment variables.
+        - `group`: any name. Tests of one group do not share servers with those of another.
         """
-        return self._get("", server, command, arguments, settings, environment, host)
-
-    def get_unchecked(
-        self,
-        server: str | None = None,
-        *,
-        command: str | Sequence[str] = "runasgi",
-        arguments: Sequence[str] = (),
-        settings: Mapping[str, Any] | None = None,
-        environment: Mapping[str, str] | None = None,
-        host: str = "127.0.0.1",
-    ) -> Server:
-        """Return a server as `get()` does, which is shared with calls of this method alone.
-
-        It is for tests that provoke exceptions. A traceback that is logged when such a test has
-        ended is no traceback of the next test.
-        """
-        return self._get("unchecked", server, command, arguments, settings, environment, host)
-
-    def _get(
-        self,
-        kind: str,
-        server: str | None,
-        command: str | Sequence[str],
-        arguments: Sequence[str],
-        settings: Mapping[str, Any] | None,
-        environment: Mapping[str, str] | None,
-        host: str,
-    ) -> Server:
         variables = {**(environment or {}), **_overriding(settings or {}, environment or {})}
         line = [*self._command(command, server), *arguments]
-        key = json.dumps([kind, line, variables, host], sort_keys=True)
+        key = json.dumps([group, line, variables, host], sort_keys=True)
         kept = self._kept.pop(key, None)
         if kept is None or kept.process.poll() is not None:
             name = server or (command if isinstance(command, str) else " ".join(command))
@@ -105,23 +78,6 @@ class ServerPool:
         with ExitStack() as stack:
             while self._kept:
                 stack.enter_context(self._kept.popitem()[1])
-
-    @contextmanager
-    def checked(self) -> Iterator[ServerGetter]:
-        """Return a `get()` for one test, at whose end the logs are checked.
-
-        Raises `AssertionError` if a server that the test has used has logged a traceback since.
-        """
-        marks: dict[Server, int] = {}
-
-        def get(*arguments: Any, **options: Any) -> Server:
-            server = self.get(*arguments, **options)
-            marks.setdefault(server, server.mark())
-            return server
-
-        yield get
-        for server, mark in marks.items():
-            server.check_log(mark)
 
     def _command(self, command: str | Sequence[str], server: str | None) -> list[str]:
         if not isinstance(command, str):
@@ -172,6 +128,7 @@ class ServerGetter(Protocol):
         settings: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         host: str = "127.0.0.1",
+        group: str = "",
     ) -> Server: ...
 
 

@@ -15,9 +15,8 @@ __all__ = ["free_port"]
 # Below those that the kernel gives to clients (32768 and above, on Linux), which would take a port
 # before its server does. Each worker of pytest-xdist has its own.
 _PORT_COUNT: Final = 1_500
-_FIRST_PORT: Final = 20_000 + _PORT_COUNT * (
-    int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8
-)
+_WORKER: Final = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+_FIRST_PORT: Final = 20_000 + _PORT_COUNT * (int(_WORKER) % 8 if _WORKER.isdecimal() else 0)
 _PORTS = cycle(range(_FIRST_PORT, _FIRST_PORT + _PORT_COUNT))
 for _ in range(SystemRandom().randrange(_PORT_COUNT)):
     next(_PORTS)

@@ -53,12 +53,12 @@ class Application:
             return self._lifespan(scope, receive, send)
         if self._forwarded is not None:
             self._forwarded.apply(scope)
-        if self._prefix and scope["type"] == "websocket":
-            apply_prefix(scope, self._prefix)
         if scope["type"] == "websocket":
+            if self._prefix:
+                apply_prefix(scope, self._prefix)
             # True of every server here.
             add_direct(scope, DirectSend(send))
-        if scope["type"] == "http":
+        elif scope["type"] == "http":
             return requests.here.serve(self._application, scope, receive, send)
         return self._application(scope, receive, send)  # type: ignore[no-any-return]
 

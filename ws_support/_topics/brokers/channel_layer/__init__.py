@@ -72,7 +72,8 @@ def _own_layer() -> Any:
     if issubclass(type(layer), BaseChannelLayer):
         layer.capacity = max(layer.capacity, CAPACITY)
         layer.channel_capacity = []
-    if hasattr(layer, "hosts"):
+    # Only channels_redis.core has this method.
+    if hasattr(type(layer), "_group_key"):
         # redis-py 8 waits 5 s for an answer by default. A process that stood still for longer would
         # throw away the message that Redis (BZPOPMIN) has taken from the queue for it. If Redis
         # does not answer, the probe notices.

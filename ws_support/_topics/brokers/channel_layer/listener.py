@@ -37,7 +37,11 @@ _TURN: Final = 2.5
 """Seconds in which the probe or another message has to come."""
 
 _QUIET_TURNS: Final = 2
-"""Turns without a message after which the layer is taken to deliver none."""
+"""Turns in a row without a message after which the layer is taken to deliver none."""
+
+_MOST_TURNS: Final = 12
+"""Turns after which the probe is taken to be lost. Other messages may still come: with several
+Redis, one may have forgotten the probe."""
 
 _REMEMBERED: Final = 256
 """Message identifiers that are remembered, since Redis may deliver a message twice."""
@@ -251,21 +255,30 @@ class Listener:
         await self._settle(self._probe)
         self._came_round.clear()
         await send_to_group(self._layer, self._probe.group, {"type": PROBE})
+        if not await self._comes_round():
+            # The layer takes messages and delivers none: it has forgotten the memberships, or a
+            # connection hangs.
+            await cancelled(self._reader)
+            self._channel = None
+            self._reader = asyncio.create_task(self._read())
+            raise BrokerError("messages do not come back from it")
+
+    async def _comes_round(self) -> bool:
+        """Wait for the probe, and return False if it is lost.
+
+        Many messages may be in front of the probe. And a process that stood still (SIGSTOP, a
+        virtual machine that was suspended) finds its time run out and its messages unread.
+        """
         quiet = 0
-        while quiet < _QUIET_TURNS:
+        for _ in range(_MOST_TURNS):
             self._has_taken = False
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._came_round.wait(), _TURN)
-                return
-            # Many messages may be in front of the probe. And a process that stood still (SIGSTOP, a
-            # virtual machine that was suspended) finds its time run out and its messages unread.
+                return True
             quiet = 0 if self._has_taken else quiet + 1
-        # The layer takes messages and delivers none: it has forgotten the memberships, or a
-        # connection hangs.
-        await cancelled(self._reader)
-        self._channel = None
-        self._reader = asyncio.create_task(self._read())
-        raise BrokerError("messages do not come back from it")
+            if quiet == _QUIET_TURNS:
+                break
+        return False
 
     def _all(self) -> tuple[_Membership, ...]:
         return (self._probe, *self._memberships.values())
