@@ -34,7 +34,7 @@ __all__ = [
     "started",
     "to_its_end",
     "until",
-    "wait_until_listening",
+    "wait_until",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -262,7 +262,3 @@ def memory(pid: int) -> int:
             total += int(line.split()[1]) * 1024
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return total + sum(memory(int(child)) for child in children)
-
-
-def wait_until_listening(server: Server) -> None:
-    server.wait_until_listening()

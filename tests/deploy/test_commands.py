@@ -54,7 +54,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def first_demo(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The demo that the first `make demo` starts."""
     with demo(checkout, tmp_path_factory.mktemp("log") / "demo.log") as server:
-        wait_until_listening(server, INSTALL_BOUND)
+        server.wait_until_listening(bound=INSTALL_BOUND)
         yield server
 
 
@@ -89,7 +89,7 @@ def test_make_demo_listens_within_three_seconds_from_the_second_time_on(
     for attempt in range(3):
         start = time.monotonic()
         with demo(checkout, tmp_path / f"{attempt}.log") as server:
-            wait_until_listening(server, BOUND)
+            server.wait_until_listening()
             took = time.monotonic() - start
         assert "Installing" not in server.log()
         if took < START_BOUND:
@@ -99,7 +99,7 @@ def test_make_demo_listens_within_three_seconds_from_the_second_time_on(
 
 def test_ctrl_c_ends_make_demo_and_everything_that_it_started(checkout, first_demo, tmp_path):
     with demo(checkout, tmp_path / "demo.log") as server:
-        wait_until_listening(server, BOUND)
+        server.wait_until_listening()
         with server.connect():
             os.killpg(server.process.pid, signal.SIGINT)
             server.process.wait(BOUND)
@@ -250,16 +250,3 @@ def group_exists(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def wait_until_listening(server: Server, bound: float) -> None:
-    deadline = time.monotonic() + bound
-    while time.monotonic() < deadline:
-        assert server.process.poll() is None, server.log()
-        try:
-            socket.create_connection((server.host, server.port), 1).close()
-        except OSError:
-            time.sleep(0.01)
-        else:
-            return
-    raise AssertionError(f"not listening within {bound:g} s\n{server.log()}")

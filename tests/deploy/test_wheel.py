@@ -14,7 +14,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.deploy.conftest import clean_environment
-from tests.harness import BOUND, ROOT, Server, free_port, wait_until_listening
+from tests.harness import BOUND, ROOT, Server, free_port
 
 # They download and install.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -94,7 +94,7 @@ def server(python: Path, project: Path) -> Iterator[Server]:
         )
     server = Server(process, host, port, log_file)
     try:
-        wait_until_listening(server)
+        server.wait_until_listening()
         yield server
     finally:
         server.stop()

@@ -12,7 +12,7 @@ import time
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.harness import BOUND, ROOT, free_port, until, wait_until_listening
+from tests.harness import BOUND, ROOT, free_port, until
 
 
 def banner(server) -> list[str]:
@@ -213,7 +213,7 @@ def test_a_change_reloads_it_while_a_request_is_open_whose_view_is_told(serve, t
         for _ in until("second start", server.log):
             if len(server.events("loaded")) == 2:
                 break
-    wait_until_listening(server)
+    server.wait_until_listening()
     with server.connect() as socket:
         socket.send("still there")
         assert socket.recv() == "still there"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -11,7 +12,9 @@ import socket as sockets
 import struct
 import subprocess
 import sys
+import termios
 import time
+from array import array
 from collections import Counter
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -22,7 +25,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import unix_connect
 
-from tests.harness import ASGI_SERVERS, BOUND, ROOT, free_port, until
+from tests.harness import ASGI_SERVERS, BOUND, ROOT, free_port, until, wait_until
 from tests.warm import WORKER
 from ws_support.servers._run.supervisor import _be_killed_after_main_process
 
@@ -391,12 +394,26 @@ def test_a_request_that_takes_too_long_is_answered_with_503(serve, name):
     assert "Traceback" not in server.log()
 
 
+def is_stuck(client) -> bool:
+    """Return True if nothing more comes for a client that does not read."""
+    before = unread(client)
+    time.sleep(0.1)
+    return 0 < before == unread(client)
+
+
+def unread(client) -> int:
+    """Return how many bytes the kernel holds for a client that does not read."""
+    size = array("i", [0])
+    fcntl.ioctl(client.socket, termios.FIONREAD, size)
+    return size[0]
+
+
 def test_a_client_that_has_closed_and_reads_nothing_holds_up_no_stop(serve, name):
     server = serve(asgi_server=name)
     with server.raw() as silent, ExitStack() as stack:
         silent.open("/spring")
         clients = connected(stack, server, "/ends", 3)
-        time.sleep(0.3)  # Until all buffers are full.
+        wait_until(lambda: is_stuck(silent), "client whose buffers are full")
         silent.send_frame(8, b"\x03\xe8")
         if name != "hypercorn":  # It waits until its client reads.
             server.wait_for_event("disconnect()", "/spring")

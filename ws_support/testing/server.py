@@ -176,12 +176,12 @@ class Server:
         if _TRACEBACK in log:
             raise AssertionError(f"There is a traceback in the log of the server:\n{log}")
 
-    def wait_until_listening(self, path: Path | None = None) -> None:
+    def wait_until_listening(self, path: Path | None = None, *, bound: float = BOUND) -> None:
         """Wait until the server listens at its port, or at the Unix socket `path`.
 
-        Raises `AssertionError`, with the log, if it ends instead.
+        Raises `AssertionError`, with the log, if it ends instead, or after `bound` seconds.
         """
-        wait_until(lambda: self._is_listening(path), "listening server", self.log)
+        wait_until(lambda: self._is_listening(path), "listening server", self.log, bound=bound)
 
     def _is_listening(self, path: Path | None) -> bool:
         if self.process.poll() is not None:
