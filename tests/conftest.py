@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Say which tests run in one process, and which begin first.
 
     Those of a file do, since they share a browser or what else takes time to start; of those that
-    share a server, the ones of each server. Those that are marked with `alone` share nothing. What
-    is marked with `long` begins first, and small pieces fill the end.
+    share a server, the ones of each server. What is marked with `long` begins first. Those that are
+    marked with `alone` share nothing, and mostly wait: they are spread among the others, which keep
+    the processor busy meanwhile.
     """
     for item in items:
         if item.get_closest_marker("alone") is None:
             item.add_marker(pytest.mark.xdist_group(group_of(item)))
     yield
-    items.sort(key=place_of)
+    alone, together = [], []
+    for item in items:
+        (alone if item.get_closest_marker("alone") else together).append(item)
+    together.sort(key=lambda item: item.get_closest_marker("long") is None)
+    places = [
+        ((at + 1) / len(each), item) for each in (alone, together) for at, item in enumerate(each)
+    ]
+    places.sort(key=itemgetter(0))
+    items[:] = [item for _, item in places]
 
 
 def group_of(item: pytest.Item) -> str:
@@ -57,12 +67,6 @@ def group_of(item: pytest.Item) -> str:
     values = params.params.values() if params and file.startswith(SHARING) else ()
     names = [each for each in values if isinstance(each, str) and each in SERVER_NAMES]
     return f"{file}:{names[0]}" if names else file
-
-
-def place_of(item: pytest.Item) -> int:
-    if item.get_closest_marker("long") is not None:
-        return 0
-    return 1 if item.get_closest_marker("alone") is None else 2
 
 
 @pytest.hookimpl(tryfirst=True)

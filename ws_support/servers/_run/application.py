@@ -53,13 +53,12 @@ class Application:
             return self._lifespan(scope, receive, send)
         if self._forwarded is not None:
             self._forwarded.apply(scope)
-        if scope["type"] == "websocket":
-            if self._prefix:
-                apply_prefix(scope, self._prefix)
-            # True of every server here.
-            add_direct(scope, DirectSend(send))
-        elif scope["type"] == "http":
+        if scope["type"] == "http":
             return requests.here.serve(self._application, scope, receive, send)
+        if self._prefix:
+            apply_prefix(scope, self._prefix)
+        # Every server here allows that.
+        add_direct(scope, DirectSend(send))
         return self._application(scope, receive, send)  # type: ignore[no-any-return]
 
     async def _lifespan(
