@@ -294,7 +294,7 @@ def test_a_handler_of_60_seconds_does_not_delay_disconnect(server, path):
         time.sleep(1)  # The handler is not a new one any more.
     left = time.monotonic()
     server.wait_for_event("disconnect()", path)
-    assert time.monotonic() - left < 1 + 1  # A second, and one for a busy machine.
+    assert time.monotonic() - left < 10
     codes_of_disconnect(server, path)
     assert len(server.events("cancelled", path)) == 1
 

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,8 +26,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.long]
 
 INSTALL_BOUND = 300.0
 """Seconds within which everything is downloaded and installed, also on a slow line."""
-START_BOUND = 3.0
-"""Seconds that a command may take once it is."""
 PYTHON = f'exec "{sys.executable}" "$@"'
 
 
@@ -82,19 +79,10 @@ def test_make_demo_installs_what_the_package_needs_and_nothing_else(checkout, fi
     assert not {"pytest", "mypy", "playwright"} & installed
 
 
-def test_make_demo_listens_within_three_seconds_from_the_second_time_on(
-    checkout, first_demo, tmp_path
-):
-    # The others' tests run at the same time: one of a few starts has the machine for itself.
-    for attempt in range(3):
-        start = time.monotonic()
-        with demo(checkout, tmp_path / f"{attempt}.log") as server:
-            server.wait_until_listening()
-            took = time.monotonic() - start
-        assert "Installing" not in server.log()
-        if took < START_BOUND:
-            break
-    assert took < START_BOUND
+def test_make_demo_installs_nothing_from_the_second_time_on(checkout, first_demo, tmp_path):
+    with demo(checkout, tmp_path / "demo.log") as server:
+        server.wait_until_listening()
+    assert "Installing" not in server.log()
 
 
 def test_ctrl_c_ends_make_demo_and_everything_that_it_started(checkout, first_demo, tmp_path):
@@ -112,7 +100,7 @@ def test_ctrl_c_ends_make_demo_and_everything_that_it_started(checkout, first_de
         socket.create_connection((server.host, server.port), BOUND)
 
 
-def test_make_test_starts_within_three_seconds_from_the_second_time_on(checkout, tmp_path):
+def test_make_test_installs_nothing_from_the_second_time_on(checkout, tmp_path):
     copy = shutil.copytree(checkout, tmp_path / "checkout", ignore=shutil.ignore_patterns(".venv*"))
     # It is the second time that matters, so the first one need not install all of them.
     project = copy / "pyproject.toml"
@@ -122,14 +110,8 @@ def test_make_test_starts_within_three_seconds_from_the_second_time_on(checkout,
     options = ["test", "PYTEST_ARGS=--version", f"PATH={tmp_path}:{os.environ['PATH']}"]
     first = make(copy, *options)
     assert first.returncode == 0, first.stdout
-    for _ in range(3):
-        start = time.monotonic()
-        again = make(copy, *options)
-        took = time.monotonic() - start
-        assert again.returncode == 0, again.stdout
-        if took < START_BOUND:
-            break
-    assert took < START_BOUND
+    again = make(copy, *options)
+    assert again.returncode == 0, again.stdout
     assert "Installing" in first.stdout
     assert "Installing" not in again.stdout
 

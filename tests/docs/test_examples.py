@@ -101,6 +101,7 @@ def test_the_first_consumer_its_route_and_its_page_run_as_they_are(project, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_tests_of_a_room_run_as_they_are(tmp_path):
     for name, text in (examples_of("first.md") | examples_of("testing.md")).items():
         if name != "tests":
@@ -115,14 +116,17 @@ def test_the_tests_of_a_room_run_as_they_are(tmp_path):
     [ini] = re.findall(r"^```ini\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     (tmp_path / "conftest.py").write_text(line)
     (tmp_path / "pytest.ini").write_text(ini)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "mysite"],
-        cwd=tmp_path,
-        env={**clean_environment(), **environment_of(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-vv", "--durations=0", "mysite"],
+            cwd=tmp_path,
+            env={**clean_environment(), **environment_of(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+    except subprocess.TimeoutExpired as expired:
+        pytest.fail(f"no end within 200 s\n{(expired.stdout or b'').decode()}")
     assert (done.returncode, "7 passed" in done.stdout) == (0, True), done.stdout
 
 

@@ -633,7 +633,7 @@ def test_a_client_that_does_not_answer_the_ping_is_dropped_after_the_timeout(ser
         client.handshake("/logged")
         assert client.frame()[0] == PING
         assert client.frame() is None
-        assert 2 <= time.monotonic() - start <= 3
+        assert 2 <= time.monotonic() - start <= 7
     assert server.wait_for_event("disconnect()", "/logged")["code"] == 1006
     server.wait_for_log('To wait longer, raise WS_SUPPORT["KEEP_ALIVE_TIMEOUT"].')
 

@@ -498,8 +498,10 @@ def goodbye(client) -> ErrorCodes | None:
     """The code of the GOAWAY, when the server has closed."""
     code = None
     client.socket.settimeout(BOUND)
+    deadline = time.monotonic() + BOUND
     with suppress(OSError):
         while data := client.socket.recv(65536):
+            assert time.monotonic() < deadline, "the server does not close"
             # A frame at a time: h2 wants nothing behind a GOAWAY.
             if (at := data.find(b"\x07\0\0\0\0\0")) >= 0:
                 code = ErrorCodes(int.from_bytes(data[at + 10 : at + 14], "big"))

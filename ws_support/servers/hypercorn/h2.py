@@ -35,8 +35,8 @@ _TURN: Final = 0.005
 """Seconds of parsing frames after which other tasks get as much time: 16 KiB of small headers take
 10 ms."""
 
-_FRAMES_OF_A_REFUSAL: Final = 50
-"""Weight of a request with too many headers, in frames that carry nothing."""
+_HEADERS_OF_A_FRAME: Final = 5
+"""Headers of a request with too many of them that weigh as much as a frame that carries nothing."""
 
 _MAX_APPLICATIONS: Final = 150
 """Applications that may run for one connection. A connection may have 100 open streams, and the
@@ -149,7 +149,7 @@ class H2Protocol(h2.H2Protocol):
             return
         headers = dict(request.headers)
         if len(request.headers) > MAX_HEADERS:
-            self._frames.carry_nothing(_FRAMES_OF_A_REFUSAL)
+            self._frames.carry_nothing(len(request.headers) // _HEADERS_OF_A_FRAME)
             self._refuse(request, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         elif headers[b":method"] == b"CONNECT" and headers.get(b":protocol") != b"websocket":
             # Hypercorn takes each CONNECT for a WebSocket. The status: RFC 9220, section 3.
