@@ -69,6 +69,13 @@ def group_of(item: pytest.Item) -> str:
     return f"{file}:{names[0]}" if names else file
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Keep names of tests short: all are sent between processes, one is in the environment."""
+    if isinstance(val, str | bytes) and len(val) > 100:
+        return f"{ascii(val[:20])[:40]} and so on, {len(val)} long"
+    return None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish() -> None:
     end_all()  # Before what they have measured is put together.

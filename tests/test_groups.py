@@ -20,6 +20,8 @@ from ws_support._connection.groups import Groups
 from ws_support._connection.queue import MAX_MESSAGES
 from ws_support.consumers import AsyncWebsocketConsumer
 
+pytestmark = pytest.mark.long
+
 
 class Hears(AsyncWebsocketConsumer):
     async def note(self, event):

@@ -14,6 +14,8 @@ import pytest
 
 from tests.harness import BOUND, free_port, memory, running
 
+pytestmark = pytest.mark.long
+
 TEXT, CLOSE = 1, 8
 PROTOCOLS = {
     "picows": "ws_support.servers.picows:PicowsProtocol",
