@@ -33,7 +33,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 
-SHARING = ("tests/servers/", "tests/test_")
+SHARING = ("tests/middleware/", "tests/servers/", "tests/test_")
 SERVER_NAMES = {*ASGI_SERVERS, *SERVERS}
 
 

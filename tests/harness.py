@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -59,8 +60,19 @@ started: list[Server] = []
 """Those that run, or have been stopped by the present test."""
 
 
+@dataclass(eq=False)
 class Server(testing.Server):
     """A server for `tests.project`, which logs events."""
+
+    since: int = 0
+    """Where its log begins for the test."""
+
+    def from_now_on(self) -> Server:
+        """The same server, with a log that begins here: for a test that shares it."""
+        return replace(self, since=self.mark())
+
+    def log(self, since: int = 0) -> str:
+        return super().log(max(since, self.since))
 
     def events(self, name: str, path: str | None = None) -> list[dict[str, Any]]:
         """The lines that `tests.project.asgi` logged, of one kind and for one path."""

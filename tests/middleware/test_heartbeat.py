@@ -12,19 +12,27 @@ import pytest
 from channels.generic.websocket import AsyncWebsocketConsumer
 from websockets.exceptions import ConnectionClosed
 
-from tests.harness import BOUND, SERVERS
+from tests.harness import BOUND, SERVERS, serving
 from ws_support._connection.registry import open_connections
 from ws_support.asgi import WebSocketSupport
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.signals import connected, disconnected
 from ws_support.testing import Peer, RunningApplication, websocket_scope
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.long
 
 
-@pytest.fixture(params=SERVERS)
-def server(request, serve):
-    return serve(command=request.param, WS_SUPPORT={"HEARTBEAT_INTERVAL": 1})
+@pytest.fixture(scope="module", params=SERVERS)
+def one_server(request, tmp_path_factory):
+    log_file = tmp_path_factory.mktemp(request.param) / "server.log"
+    settings = {"HEARTBEAT_INTERVAL": 1}
+    with serving(log_file, command=request.param, WS_SUPPORT=settings) as server:
+        yield server
+
+
+@pytest.fixture
+def server(one_server):
+    return one_server.from_now_on()
 
 
 def test_a_silent_client_is_closed_with_3008_after_two_to_three_seconds(server):

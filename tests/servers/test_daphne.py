@@ -23,6 +23,11 @@ def close_frame(code: int, reason: str = "") -> tuple[int, bytes]:
     return CLOSE, struct.pack("!H", code) + reason.encode()
 
 
+@pytest.fixture
+def server(demo):
+    return demo.from_now_on()
+
+
 # Handshake
 
 
@@ -59,15 +64,13 @@ def test_a_malformed_handshake_is_refused_in_one_line(demo, without, headers, st
     assert b"text/plain" in head
 
 
-def test_a_refused_handshake_is_one_line_of_the_log(serve):
-    server = serve()
+def test_a_refused_handshake_is_one_line_of_the_log(server):
     with server.raw() as client:
         client.handshake(without=(b"Sec-WebSocket-Key",))
     server.wait_for_log("Refused with 400: 'HTTP Sec-WebSocket-Key header missing'")
 
 
-def test_no_query_string_gets_into_the_log(serve):
-    server = serve()
+def test_no_query_string_gets_into_the_log(server):
     with server.raw() as client:
         client.handshake("http://[x/ws?token=SECRET")
     server.wait_for_log("Refused with 400")
@@ -89,8 +92,7 @@ def test_offers_of_extensions_are_passed_over_however_odd(demo):
 
 
 @pytest.mark.parametrize("early", [b"\x81\x84\0\0\0\0\r\n\r\n", b"\x81\x85\0\0\0\0early"])
-def test_a_frame_that_comes_before_the_accept_is_read_after_it(serve, early):
-    server = serve()
+def test_a_frame_that_comes_before_the_accept_is_read_after_it(server, early):
     with server.raw() as client:
         client.request("/slow-accept")
         server.wait_for_event("connecting", "/slow-accept")
@@ -152,8 +154,7 @@ def test_the_headers_of_the_accept_are_sent(demo):
 
 
 @pytest.mark.websocket_tracebacks
-def test_a_line_break_in_a_header_of_the_accept_is_refused(serve):
-    server = serve()
+def test_a_line_break_in_a_header_of_the_accept_is_refused(server):
     with pytest.raises(InvalidStatus) as error:
         server.connect("/headers?a+b")
     assert error.value.response.status_code == 500
@@ -161,8 +162,7 @@ def test_a_line_break_in_a_header_of_the_accept_is_refused(serve):
 
 
 @pytest.mark.websocket_tracebacks
-def test_a_second_accept_is_an_error_of_the_application(serve):
-    server = serve()
+def test_a_second_accept_is_an_error_of_the_application(server):
     with server.connect("/commands") as socket:
         socket.send('{"do": "accept"}')
         with pytest.raises(ConnectionClosed) as closed:
@@ -171,8 +171,7 @@ def test_a_second_accept_is_an_error_of_the_application(serve):
     server.wait_for_log("ValueError: This connection was accepted or refused before.")
 
 
-def test_a_consumer_that_refuses_is_a_403_and_a_signal(serve):
-    server = serve()
+def test_a_consumer_that_refuses_is_a_403_and_a_signal(server):
     with pytest.raises(InvalidStatus) as error:
         server.connect("/refusing")
     assert error.value.response.status_code == 403
@@ -180,8 +179,7 @@ def test_a_consumer_that_refuses_is_a_403_and_a_signal(serve):
     assert (event["status"], event["rule"]) == (403, "application")
 
 
-def test_an_application_may_refuse_with_a_response_of_its_own(serve):
-    server = serve()
+def test_an_application_may_refuse_with_a_response_of_its_own(server):
     with pytest.raises(InvalidStatus) as error:
         server.connect("/denying")
     response = error.value.response
@@ -191,8 +189,7 @@ def test_an_application_may_refuse_with_a_response_of_its_own(serve):
 
 
 @pytest.mark.websocket_tracebacks
-def test_a_response_without_a_start_is_an_error_of_the_application(serve):
-    server = serve()
+def test_a_response_without_a_start_is_an_error_of_the_application(server):
     with pytest.raises(InvalidStatus) as error:
         server.connect("/denying-wrongly")
     assert error.value.response.status_code == 500
@@ -215,8 +212,7 @@ def test_an_application_that_cannot_be_called_is_a_500(serve):
         assert client.handshake()[0] == 500
 
 
-def test_the_scope_is_complete(serve):
-    server = serve()
+def test_the_scope_is_complete(server):
     keys = ["type", "scheme", "http_version", "path", "client", "subprotocols", "extensions"]
     with server.connect("/commands", subprotocols=["a", "b"]) as socket:
         socket.send(json.dumps({"do": "scope", "keys": keys}))
@@ -286,8 +282,7 @@ def test_the_limit_is_for_the_client_and_not_for_our_own_messages(serve):
     "command",
     [{"do": "send"}, {"do": "send", "text": "both", "bytes": "both"}],
 )
-def test_a_message_needs_either_text_or_bytes(serve, command):
-    server = serve()
+def test_a_message_needs_either_text_or_bytes(server, command):
     with server.connect("/commands") as socket:
         socket.send(json.dumps(command))
         with pytest.raises(ConnectionClosed) as closed:
@@ -297,16 +292,14 @@ def test_a_message_needs_either_text_or_bytes(serve, command):
 
 
 @pytest.mark.websocket_tracebacks
-def test_a_message_before_the_accept_is_an_error_of_the_application(serve):
-    server = serve()
+def test_a_message_before_the_accept_is_an_error_of_the_application(server):
     with pytest.raises(InvalidStatus) as error:
         server.connect("/sending-first")
     assert error.value.response.status_code == 500
     server.wait_for_log("ValueError: Accept the connection before you send over it.")
 
 
-def test_a_message_after_the_close_is_dropped(serve):
-    server = serve()
+def test_a_message_after_the_close_is_dropped(server):
     with server.connect("/commands") as socket:
         socket.send('{"do": "close and send"}')
         with pytest.raises(ConnectionClosed) as closed:
@@ -378,9 +371,8 @@ def test_ten_thousand_messages_in_one_read_are_all_answered_and_hold_up_nobody(d
 
 
 @pytest.mark.websocket_tracebacks
-def test_a_close_behind_unread_messages_is_seen_when_the_consumer_closes(serve):
+def test_a_close_behind_unread_messages_is_seen_when_the_consumer_closes(server):
     """While the application is behind, nothing is read. When it closes, the answer is."""
-    server = serve()
     with server.raw() as client:
         client.handshake("/busy-of-channels")
         client.send_frame(TEXT, b"0.5")
@@ -416,8 +408,7 @@ def test_a_pong_that_cannot_be_read_yet_is_none_that_is_missing(serve):
 
 
 @pytest.mark.slow
-def test_a_client_that_closes_and_does_not_read_is_given_up(serve):
-    server = serve()
+def test_a_client_that_closes_and_does_not_read_is_given_up(server):
     with server.raw() as client:
         client.handshake("/counting/x?400")  # 13 MB
         server.wait_for_event("accepted", "/counting/x")
@@ -448,8 +439,7 @@ def test_the_code_of_the_client_is_echoed_and_reported_with_its_reason(demo, cod
     assert (event["code"], event["reason"]) == (code, "because")
 
 
-def test_a_close_without_a_code_is_1005(serve):
-    server = serve()
+def test_a_close_without_a_code_is_1005(server):
     with server.raw() as client:
         client.handshake("/logged")
         client.send_frame(CLOSE)
@@ -458,8 +448,7 @@ def test_a_close_without_a_code_is_1005(serve):
     assert server.wait_for_event("disconnected", "/logged")["code"] == 1005
 
 
-def test_a_lost_connection_is_1006(serve):
-    server = serve()
+def test_a_lost_connection_is_1006(server):
     with server.raw() as client:
         client.handshake("/logged")
     assert server.wait_for_event("disconnect()", "/logged")["code"] == 1006
@@ -514,8 +503,7 @@ def test_a_long_reason_is_cut_at_a_whole_character(bare):
     assert closed.value.rcvd.reason == "é" * 61
 
 
-def test_a_client_that_does_not_answer_the_close_is_reported_with_our_code(serve):
-    server = serve()
+def test_a_client_that_does_not_answer_the_close_is_reported_with_our_code(server):
     with server.raw() as client:
         client.handshake("/commands")
         client.send_frame(TEXT, b'{"do": "close", "code": 4001, "reason": "over"}')
@@ -525,8 +513,7 @@ def test_a_client_that_does_not_answer_the_close_is_reported_with_our_code(serve
     assert server.wait_for_event("disconnect()", "/commands")["code"] == 4001
 
 
-def test_what_a_client_sends_after_our_close_is_not_delivered(serve):
-    server = serve()
+def test_what_a_client_sends_after_our_close_is_not_delivered(server):
     with server.raw() as client:
         client.handshake("/commands")
         client.send_frame(TEXT, b'{"do": "close", "code": 4001}')
@@ -537,8 +524,7 @@ def test_what_a_client_sends_after_our_close_is_not_delivered(serve):
         assert server.wait_for_event("disconnect()", "/commands")["code"] == 4001
 
 
-def test_a_client_has_some_time_to_answer_the_close(serve):
-    server = serve()
+def test_a_client_has_some_time_to_answer_the_close(server):
     with server.raw() as client:
         client.handshake("/commands")
         client.send_frame(TEXT, b'{"do": "close", "code": 4001}')
@@ -547,8 +533,7 @@ def test_a_client_has_some_time_to_answer_the_close(serve):
             client.frame(timeout=1.5)
 
 
-def test_an_application_hears_of_the_end_once(serve):
-    server = serve()
+def test_an_application_hears_of_the_end_once(server):
     with server.raw() as client:
         client.handshake("/twice")
         client.send_frame(CLOSE, b"\x0f\xa0")
@@ -567,8 +552,7 @@ def test_a_refused_handshake_leaves_no_traceback_in_the_log_of_twisted_either(se
         assert socket.recv() == "still there"
 
 
-def test_a_client_that_leaves_while_a_message_is_on_its_way_leaves_no_traceback(serve):
-    server = serve()
+def test_a_client_that_leaves_while_a_message_is_on_its_way_leaves_no_traceback(server):
     with server.raw() as client:
         client.handshake("/busy")
         client.send_frame(TEXT, b"0.3")
@@ -577,8 +561,7 @@ def test_a_client_that_leaves_while_a_message_is_on_its_way_leaves_no_traceback(
     server.wait_for_event("disconnected", "/busy")
 
 
-def test_an_application_that_returns_closes_with_1000(serve):
-    server = serve()
+def test_an_application_that_returns_closes_with_1000(server):
     with server.connect("/returning") as socket, pytest.raises(ConnectionClosed) as closed:
         socket.recv(timeout=5)
     assert closed.value.rcvd.code == 1000
@@ -586,8 +569,7 @@ def test_an_application_that_returns_closes_with_1000(serve):
 
 
 @pytest.mark.websocket_tracebacks
-def test_an_exception_in_a_handler_closes_with_1011(serve):
-    server = serve()
+def test_an_exception_in_a_handler_closes_with_1011(server):
     with server.connect("/commands") as socket:
         socket.send('{"do": "raise"}')
         with pytest.raises(ConnectionClosed) as closed:
@@ -796,8 +778,7 @@ def test_a_target_in_absolute_form_is_a_path_and_names_the_host(demo, path):
 
 
 @pytest.mark.websocket_tracebacks
-def test_a_host_that_a_target_names_is_the_one_that_django_checks(serve):
-    server = serve()
+def test_a_host_that_a_target_names_is_the_one_that_django_checks(server):
     with server.raw() as client:
         answer, _ = client.handshake("http://evil.example/", without=(b"Upgrade",))
         assert answer == 400
