@@ -604,8 +604,9 @@ def test_a_client_that_reads_what_it_gets_may_answer_all_of_it(client):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_applications_of_streams_that_were_reset_count(serve, arguments, certificates):
-    settings = {"SHUTDOWN_TIMEOUT": 6}  # A server that is killed has measured nothing.
+    settings = {"SHUTDOWN_TIMEOUT": 20}  # A server that is killed has measured nothing.
     server = serve(asgi_server="hypercorn", arguments=arguments, WS_SUPPORT=settings)
     with Http2(server, certificates) as client:
         for _ in range(150):
