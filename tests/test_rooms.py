@@ -26,7 +26,7 @@ ROOMS = [
     # Building blocks
     {"broadcast", "_connection", "_project", "checks", "templatetags"},
     # What users subclass and call
-    {"consumers", "websocket", "middleware"},
+    {"consumers", "websocket", "middleware", "_hubs"},
     # What asgi.py imports
     {"asgi", "servers"},
     # Entry points

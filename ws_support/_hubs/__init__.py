@@ -1,0 +1,1 @@
+"""SignalR: hubs, the protocols that they speak, and the transports that carry them."""
