@@ -20,6 +20,12 @@ async def without_a_pool(scope, receive, send):
     raise RuntimeError("nothing to start with")
 
 
+async def without_a_pool_after_a_while(scope, receive, send):
+    await receive()
+    await asyncio.sleep(6)
+    raise RuntimeError("nothing to start with")
+
+
 async def without_an_end_of_its_start(scope, receive, send):
     await receive()
     log("starting", path="")

@@ -171,6 +171,8 @@ def test_no_server_warns_of_a_lifespan_that_is_not_there(serve, name):
         ("hypercorn", 2, "without_a_start"),
         ("granian", 1, "without_a_start"),
         ("granian", 1, "without_a_pool"),
+        # Granian by itself goes on to replace a worker that fails this late.
+        pytest.param("granian", 2, "without_a_pool_after_a_while", marks=pytest.mark.slow),
     ],
 )
 def test_a_start_that_fails_in_the_lifespan_ends_the_server(name, workers, application):

@@ -28,7 +28,7 @@ from ws_support.servers._run.sockets import (
     remove_path,
     watch_open_files,
 )
-from ws_support.servers._run.supervisor import end_with_main_process
+from ws_support.servers._run.supervisor import CANNOT_START, end_with_main_process
 from ws_support.servers.base import ASGIServer, ServeConfig
 
 __all__ = ["Granian"]
@@ -112,8 +112,12 @@ class Granian(ASGIServer):
             ssl_protocol_min=SSLProtocols.tls12,  # As on the other servers.
             log_dictconfig=_LOGGING,
         )
+        failures: list[int] = []
         server.on_startup(partial(_end_at_second_signal, plan.uds))
-        server.serve(target_loader=partial(_load, plan), wrap_loader=False)
+        server.on_startup(partial(_end_with_failed_start, failures))
+        server.serve(target_loader=partial(_load, plan, os.getpid()), wrap_loader=False)
+        if failures:
+            raise SystemExit(CANNOT_START)
 
 
 _LOGGING: Final = {
@@ -123,7 +127,7 @@ _LOGGING: Final = {
 }
 
 
-def _load(plan: ServeConfig) -> Any:
+def _load(plan: ServeConfig, main_pid: int) -> Any:
     """Return the application. Called in a worker, which imports this module."""
     leave_signals_to_main_process()  # Until Granian handles them, which leaves SIGHUP alone.
     end_with_main_process(plan.options.shutdown_timeout)
@@ -137,7 +141,7 @@ def _load(plan: ServeConfig) -> Any:
                 host, port = scope[key]
                 scope[key] = (host, int(port))
         if scope["type"] == "lifespan":
-            return limit.limited(scope, receive, send)
+            return limit.limited(scope, receive, partial(_send_of_lifespan, send, main_pid))
         if _is_too_large(scope):
             limit_of_head = f"The head of a request may have at most {MAX_HEAD} bytes."
             return _refuse(431, limit_of_head, scope, receive, send)
@@ -148,6 +152,13 @@ def _load(plan: ServeConfig) -> Any:
         return limit.limited(scope, receive, send)
 
     return application
+
+
+async def _send_of_lifespan(send: Any, main_pid: int, message: Any) -> None:
+    # Of a main process that has gone, another process may have the number.
+    if message["type"] == "lifespan.startup.failed" and os.getppid() == main_pid:
+        os.kill(main_pid, _FAILED_START)
+    await send(message)
 
 
 def _is_too_large(scope: Any) -> bool:
@@ -244,6 +255,27 @@ def _end_at_second_signal(uds: str | None) -> None:
 
     for number in SIGNALS:
         signal.signal(number, handle)
+
+
+_FAILED_START: Final = getattr(signal, "SIGUSR2", signal.SIGTERM)
+"""The signal for the main process when the application could not start in a worker. On Windows,
+SIGTERM ends the main process at once, and its workers end with it."""
+
+
+def _end_with_failed_start(failures: list[int]) -> None:
+    """Make the main process stop when a worker could not start: the next one could not either.
+
+    Granian 2.8 stops when a worker has ended less than 5.5 s after its start, twice. An application
+    that needs more time to fail is started again and again.
+    """
+    stop: Any = signal.getsignal(signal.SIGTERM)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # One stop is enough for all workers.
+        failures.append(number)
+        stop(signal.SIGTERM, frame)
+
+    signal.signal(_FAILED_START, handle)
 
 
 def patch_set_loop_signals() -> None:
