@@ -1,0 +1,145 @@
+"""The methods of a hub that clients may call, and what each of them takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, get_args, get_origin, get_type_hints
+
+from django.core.exceptions import ImproperlyConfigured
+
+_STREAMS: Final = (AsyncGenerator, AsyncIterable, AsyncIterator)
+"""The annotations of a stream. The first argument of each is the type of an item."""
+
+_NAME: Final = "_hub_method_name"
+
+
+def hub_method_name(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a method of a hub the name that clients call it by, instead of its own::
+
+    @hub_method_name("Ban")
+    async def remove_from_room(self, name: str) -> None: ...
+    """
+    if not isinstance(name, str) or not name:
+        raise ImproperlyConfigured(f"The name of a hub method is a text, not {name!r}.")
+
+    def named(method: Callable[..., Any]) -> Callable[..., Any]:
+        setattr(method, _NAME, name)
+        return method
+
+    return named
+
+
+@dataclass(frozen=True)
+class HubMethod:
+    """A method that clients may call."""
+
+    function: Callable[..., Any]
+    """As the class has it: its first argument is the hub."""
+    types: tuple[Any, ...]
+    """The types of the arguments that a client sends. Without an annotation: `Any`."""
+    streams: Mapping[int, Any] = field(default_factory=dict)
+    """The upload streams: the position of the parameter, and the type of an item."""
+    result: Any = Any
+    """The type of the result, or of an item if it `is_stream`."""
+    is_stream: bool = False
+    """True if it answers with a stream."""
+
+    def arrange(self, arguments: list[Any], streams: list[Any]) -> list[Any]:
+        """Return the arguments for the function: those of the client, and the streams."""
+        if not self.streams:
+            return arguments
+        given, uploads = iter(arguments), iter(streams)
+        count = len(self.types) + len(self.streams)
+        return [next(uploads if at in self.streams else given) for at in range(count)]
+
+
+def methods_of(hub: type, base: type) -> dict[str, HubMethod]:
+    """Return the methods that clients may call on `hub`, a subclass of `base`, by name.
+
+    These are the public functions that `base` does not have. A method is found by its name in lower
+    case, with and without underscores: `send_message` also answers to `SendMessage` and
+    `sendMessage`, since .NET ignores case (`find()`). Raises `ImproperlyConfigured` if two methods
+    have one name, or if a method takes what a client cannot send.
+    """
+    found: dict[str, HubMethod] = {}
+    owners: dict[str, str] = {}
+    for attribute in sorted(_public_functions(hub, base)):
+        function = inspect.getattr_static(hub, attribute)
+        method = _describe(function, f"{hub.__qualname__}.{attribute}")
+        for name in _names(function, attribute):
+            if name in found:
+                raise ImproperlyConfigured(
+                    f"Clients of {hub.__qualname__} cannot tell {owners[name]}() from"
+                    f" {attribute}(): case and underscores are ignored. Rename one of them, or give"
+                    " it a name with @hub_method_name."
+                )
+            found[name] = method
+            owners[name] = attribute
+    return found
+
+
+def find(methods: Mapping[str, HubMethod], target: str) -> HubMethod | None:
+    """Return the method that a client means by `target`, or None if there is none."""
+    return methods.get(target) or methods.get(target.lower())
+
+
+def _public_functions(hub: type, base: type) -> set[str]:
+    return {
+        name
+        for cls in hub.__mro__
+        if cls is not object and cls not in base.__mro__
+        for name, value in vars(cls).items()
+        if not name.startswith("_")
+        and inspect.isfunction(value)
+        and inspect.isfunction(inspect.getattr_static(hub, name))
+        and not hasattr(base, name)
+    }
+
+
+def _names(function: Callable[..., Any], attribute: str) -> set[str]:
+    """Return the names that a method answers to, in lower case."""
+    given: str | None = getattr(function, _NAME, None)
+    if given is not None:
+        return {given.lower()}
+    return {attribute.lower(), attribute.lower().replace("_", "")}
+
+
+def _describe(function: Callable[..., Any], title: str) -> HubMethod:
+    try:
+        hints = get_type_hints(inspect.unwrap(function))
+    except Exception as error:
+        raise ImproperlyConfigured(
+            f"The annotations of {title}() cannot be read: {error}. Import what they name where"
+            " the module is loaded, and not only for type checking."
+        ) from error
+    types: list[Any] = []
+    streams: dict[int, Any] = {}
+    for at, parameter in enumerate(_parameters(function, title)):
+        hint = hints.get(parameter.name, Any)
+        if get_origin(hint) in _STREAMS or hint in _STREAMS:
+            streams[at] = (*get_args(hint), Any)[0]
+        else:
+            types.append(hint)
+    result = hints.get("return", Any)
+    is_annotated = get_origin(result) in _STREAMS or result in _STREAMS
+    is_stream = is_annotated or inspect.isasyncgenfunction(inspect.unwrap(function))
+    if is_annotated:
+        result = (*get_args(result), Any)[0]
+    return HubMethod(function, tuple(types), streams, result, is_stream)
+
+
+def _parameters(function: Callable[..., Any], title: str) -> list[inspect.Parameter]:
+    """Return the parameters behind `self`."""
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters:
+        raise ImproperlyConfigured(f"{title}() needs a first parameter for the hub: self.")
+    for parameter in parameters:
+        if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            star = "*, " if parameter.kind is parameter.KEYWORD_ONLY else ""
+            raise ImproperlyConfigured(
+                f"{title}() takes {star}{parameter}, which a client cannot send: its arguments"
+                " have an order and no names, and their number is fixed."
+            )
+    return parameters[1:]
