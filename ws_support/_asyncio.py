@@ -54,6 +54,12 @@ def cancelled_by_others(task: asyncio.Task[Any]) -> bool:
     return uncancel() > 0
 
 
+def is_being_cancelled() -> bool:
+    """Return True if the running task was cancelled. On Python 3.10, nothing says so: False."""
+    cancelling: Callable[[], int] = getattr(asyncio.current_task(), "cancelling", lambda: 0)
+    return cancelling() > 0
+
+
 async def to_the_end(coroutine: Coroutine[Any, Any, None]) -> None:
     """Run `coroutine` to its end, also when the task that waits for it is cancelled."""
     task = asyncio.create_task(coroutine)

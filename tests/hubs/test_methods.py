@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -185,6 +186,29 @@ def test_a_parameter_that_no_client_can_give_is_an_error(method):
 def test_a_method_without_self_is_an_error():
     hub = type("Wrong", (Hub,), {"send": lambda: None})
     with pytest.raises(ImproperlyConfigured, match=r"Wrong\.send\(\) needs a first parameter"):
+        methods_of(hub, Hub)
+
+
+@dataclass
+class Point:
+    x: int
+
+
+@dataclass
+class Place:
+    name: str
+
+
+async def either(self, where: Point | Place) -> None: ...
+async def many(self, where: AsyncIterator[Point | Place]) -> None: ...
+
+
+@pytest.mark.parametrize("method", [either, many])
+def test_a_type_that_nothing_can_be_read_as_is_an_error(method):
+    hub = type("Wrong", (Hub,), {"go": method})
+    with pytest.raises(
+        ImproperlyConfigured, match=r"Wrong\.go\(\), parameter 'where': Type unions"
+    ):
         methods_of(hub, Hub)
 
 

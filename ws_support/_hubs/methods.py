@@ -9,6 +9,8 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from django.core.exceptions import ImproperlyConfigured
 
+from ws_support._hubs.protocols import PROTOCOLS
+
 _STREAMS: Final = (AsyncGenerator, AsyncIterable, AsyncIterator)
 """The annotations of a stream. The first argument of each is the type of an item."""
 
@@ -119,15 +121,24 @@ def _describe(function: Callable[..., Any], title: str) -> HubMethod:
     for at, parameter in enumerate(_parameters(function, title)):
         hint = hints.get(parameter.name, Any)
         if get_origin(hint) in _STREAMS or hint in _STREAMS:
-            streams[at] = (*get_args(hint), Any)[0]
+            hint = streams[at] = (*get_args(hint), Any)[0]
         else:
             types.append(hint)
+        _check_type(hint, f"{title}(), parameter {parameter.name!r}")
     result = hints.get("return", Any)
     is_annotated = get_origin(result) in _STREAMS or result in _STREAMS
     is_stream = is_annotated or inspect.isasyncgenfunction(inspect.unwrap(function))
     if is_annotated:
         result = (*get_args(result), Any)[0]
     return HubMethod(function, tuple(types), streams, result, is_stream)
+
+
+def _check_type(hint: Any, title: str) -> None:
+    try:
+        for protocol in PROTOCOLS.values():
+            protocol.prepare(hint)
+    except TypeError as error:
+        raise ImproperlyConfigured(f"{title}: {error}") from error
 
 
 def _parameters(function: Callable[..., Any], title: str) -> list[inspect.Parameter]:

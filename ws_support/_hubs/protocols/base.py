@@ -87,6 +87,10 @@ class HubProtocol(ABC):
         """
 
     @abstractmethod
+    def prepare(self, type_: Any) -> None:
+        """Prepare to read values of a type. Raises `TypeError` if there can be none."""
+
+    @abstractmethod
     def arguments(self, undecoded: Undecoded, types: tuple[Any, ...]) -> list[Any]:
         """Return the arguments of an invocation, converted to `types`.
 

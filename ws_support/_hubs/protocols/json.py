@@ -178,6 +178,9 @@ class JSONProtocol(HubProtocol):
                 return messages.Sequence(_needed(envelope.sequence_id, "sequenceId"))
         return None
 
+    def prepare(self, type_: Any) -> None:
+        _decoder(type_)
+
     def arguments(self, undecoded: Undecoded, types: tuple[Any, ...]) -> list[Any]:
         each = read(_lists, undecoded)
         check_number(each, types)

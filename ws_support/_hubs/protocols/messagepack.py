@@ -147,6 +147,9 @@ class MessagePackProtocol(HubProtocol):
                 return messages.Sequence(expect(_numbers, parts[1]))
         return messages.Ping()
 
+    def prepare(self, type_: Any) -> None:
+        _decoder(type_)
+
     def arguments(self, undecoded: Undecoded, types: tuple[Any, ...]) -> list[Any]:
         each = read(_arrays, undecoded)
         check_number(each, types)

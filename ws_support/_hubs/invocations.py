@@ -1,0 +1,347 @@
+"""What the client of one hub connection invokes: methods, and streams in both directions."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from ws_support._asyncio import cancelled_by_others, is_being_cancelled
+from ws_support._hubs import errors
+from ws_support._hubs.errors import BindingError, HubException
+from ws_support._hubs.messages import (
+    CancelInvocation,
+    Completion,
+    Invocation,
+    Message,
+    StreamInvocation,
+    StreamItem,
+)
+from ws_support._hubs.methods import HubMethod, find
+from ws_support._hubs.protocols.base import (
+    HubProtocol,
+    InvalidValue,
+    ProtocolError,
+    WrongNumber,
+)
+from ws_support._hubs.uploads import Upload
+
+logger = logging.getLogger("ws_support.hubs")
+
+_Call: TypeAlias = Invocation | StreamInvocation
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What .NET calls HubOptions, as far as invocations are concerned, with its defaults."""
+
+    parallel: int = 1
+    """Plain invocations that run at the same time."""
+    stream_buffer: int = 10
+    """Items of an upload stream that wait."""
+    tasks: int = 1000
+    """Streams, and methods with upload streams, that run at the same time. .NET has no limit."""
+    detailed_errors: bool = False
+    """True to tell clients the class and the text of each exception."""
+
+
+class Invocations:
+    """Runs what one client invokes, in the order that .NET has.
+
+    - A plain invocation takes a slot, and the next one waits until there is one, with everything
+      behind it. What comes in between is handled: items, completions, cancels.
+    - Streams, and methods with upload streams, take no slot.
+    - When the queue of an upload stream is full, everything behind the next item waits.
+
+    `send` writes a message, and waits while the client is slow. `new_hub` returns an instance of
+    the hub for one invocation. `may_invoke` returns False for a method that the user may not call.
+    """
+
+    def __init__(
+        self,
+        protocol: HubProtocol,
+        methods: Mapping[str, HubMethod],
+        new_hub: Callable[[], Any],
+        send: Callable[[Message], Awaitable[None]],
+        *,
+        limits: Limits = Limits(),
+        may_invoke: Callable[[HubMethod], Awaitable[bool]] | None = None,
+    ) -> None:
+        self._protocol = protocol
+        self._methods = methods
+        self._new_hub = new_hub
+        self._send = send
+        self._limits = limits
+        self._may_invoke = may_invoke
+        self._waiting: deque[Message] = deque()
+        self._jobs: deque[Invocation] = deque()
+        self._free = limits.parallel
+        """Slots that no invocation has."""
+        self._idle: deque[asyncio.Future[None]] = deque()
+        """What the tasks that run plain invocations wait for."""
+        self._uploads: dict[str, Upload] = {}
+        self._streams: dict[str, _Stream] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._has_ended = False
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+
+    def start(self) -> None:
+        """Start the tasks that run plain invocations."""
+        for _ in range(self._limits.parallel):
+            self._spawn(self._work())
+
+    def take(self, message: Message) -> None:
+        """Handle the next message of the client, now or as soon as it is its turn.
+
+        Raises `ProtocolError` for a client that has too many streams.
+        """
+        if self._waiting or not self._begin(message):
+            self._waiting.append(message)
+            self._has_room.clear()
+
+    async def wait_for_room(self) -> None:
+        """Wait until no message waits for its turn. Until then, nothing more should be read."""
+        await self._has_room.wait()
+
+    async def end(self, timeout: float) -> bool:
+        """Cancel what still runs.
+
+        Return False if something has ignored that for `timeout` seconds, and still runs.
+        """
+        self._has_ended = True
+        self._waiting.clear()
+        self._jobs.clear()
+        self._has_room.set()
+        for task in self._tasks:
+            task.cancel()
+        if not self._tasks:
+            return True
+        _, running = await asyncio.wait(self._tasks, timeout=timeout)
+        return not running
+
+    # In the task that reads
+
+    def _advance(self) -> None:
+        while self._waiting and self._begin(self._waiting[0]):
+            self._waiting.popleft()
+        if not self._waiting:
+            self._has_room.set()
+
+    def _begin(self, message: Message) -> bool:
+        """Return False for a message that has to wait."""
+        match message:
+            case Invocation(stream_ids=()):
+                if not self._free:
+                    return False
+                self._free -= 1
+                self._jobs.append(message)
+                if self._idle:
+                    self._idle.popleft().set_result(None)
+            case Invocation() | StreamInvocation():
+                self._begin_with_streams(message)
+            case StreamItem():
+                upload = self._uploads.get(message.id)
+                return upload is None or upload.take(message)
+            case Completion():
+                if upload := self._uploads.get(message.id):
+                    upload.complete(message)
+            case CancelInvocation():
+                if stream := self._streams.get(message.id):
+                    stream.cancel()
+        return True
+
+    def _begin_with_streams(self, message: _Call) -> None:
+        if len(self._tasks) >= self._limits.parallel + self._limits.tasks:
+            raise ProtocolError(
+                f"A client may have at most {self._limits.tasks} streams at a time."
+            )
+        # Their items may come in the next message, so they are there from now on.
+        method = find(self._methods, message.target)
+        uploads: list[Upload] = []
+        if method is not None and len(message.stream_ids) == len(method.streams):
+            for id_, type_ in zip(message.stream_ids, method.streams.values(), strict=True):
+                upload = Upload(self._protocol, type_, self._limits.stream_buffer, self._advance)
+                uploads.append(upload)
+                self._uploads.setdefault(id_, upload)
+        if isinstance(message, Invocation):
+            self._spawn(self._run(message, uploads))
+        elif message.id in self._streams:
+            self._spawn(self._complete(message.id, errors.in_use(message.id)))
+        else:
+            stream = self._streams[message.id] = _Stream()
+            stream.task = self._spawn(self._run_stream(message, uploads, stream))
+
+    def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # In tasks of their own
+
+    async def _work(self) -> None:
+        """Run plain invocations, one after the other."""
+        while True:
+            while not self._jobs:
+                waiter = asyncio.get_running_loop().create_future()
+                self._idle.append(waiter)
+                await waiter
+            await self._run(self._jobs.popleft(), [])
+            if self._is_over():  # The method has swallowed the cancellation.
+                return
+            self._free += 1
+            self._advance()
+
+    def _is_over(self) -> bool:
+        return self._has_ended or is_being_cancelled()
+
+    async def _run(self, message: Invocation, uploads: list[Upload]) -> None:
+        """Run a method that answers once."""
+        result = None
+        error = None
+        try:
+            method, arguments = await self._bind(message, uploads)
+            result = method.function(self._new_hub(), *arguments)
+            if inspect.isawaitable(result):
+                result = await result
+        except _Refused as refused:
+            error = str(refused)
+        except asyncio.CancelledError as raised:
+            if self._is_over():
+                raise
+            # The method has awaited what somebody else has cancelled.
+            error = self._explain(errors.unexpected(message.target), raised, message)
+        except Exception as raised:
+            error = self._explain(errors.unexpected(message.target), raised, message)
+        finally:
+            self._forget(message, uploads)
+        if message.id is None:
+            return
+        if error is not None:
+            await self._complete(message.id, error)
+            return
+        try:
+            await self._send(Completion(message.id, result, has_result=True))
+        except InvalidValue as raised:
+            text = self._explain(errors.unexpected(message.target), raised, message)
+            await self._complete(message.id, text)
+
+    async def _run_stream(
+        self, message: StreamInvocation, uploads: list[Upload], stream: _Stream
+    ) -> None:
+        """Run a method that answers with a stream."""
+        stream.has_begun = True
+        error = None
+        try:
+            if not stream.is_cancelled:
+                error = await self._stream(message, uploads)
+        except asyncio.CancelledError as raised:
+            if self._has_ended or (stream.is_cancelled and cancelled_by_others(stream.task)):
+                raise
+            if not stream.is_cancelled:
+                if is_being_cancelled():
+                    raise
+                error = self._explain(errors.STREAMING, raised, message)
+        finally:
+            self._forget(message, uploads)
+            self._streams.pop(message.id, None)
+        await self._complete(message.id, error)
+
+    async def _stream(self, message: StreamInvocation, uploads: list[Upload]) -> str | None:
+        """Send the items of a stream, and return the error that has ended it."""
+        text = errors.unexpected(message.target)
+        try:
+            method, arguments = await self._bind(message, uploads)
+            items = method.function(self._new_hub(), *arguments)
+            if inspect.isawaitable(items):
+                items = await items
+            if not hasattr(items, "__aiter__"):
+                raise HubException(errors.no_stream(message.target))
+            text = errors.STREAMING
+            iterator = items.__aiter__()
+            try:
+                async for item in iterator:
+                    await self._send(StreamItem(message.id, item))
+            finally:
+                if hasattr(iterator, "aclose"):
+                    await iterator.aclose()
+        except _Refused as refused:
+            return str(refused)
+        except Exception as raised:
+            return self._explain(text, raised, message)
+        return None
+
+    async def _bind(self, message: _Call, uploads: list[Upload]) -> tuple[HubMethod, list[Any]]:
+        """Return the method that is meant, and its arguments. Raises `_Refused`."""
+        target = message.target
+        method = find(self._methods, target)
+        if method is None:
+            raise self._refused(errors.failed(target), HubException("Method does not exist."))
+        try:
+            arguments = self._protocol.arguments(message.arguments, method.types)
+        except WrongNumber as error:
+            raise self._refused(errors.failed(target), BindingError(str(error))) from None
+        except InvalidValue:
+            wrong_types = BindingError(errors.WRONG_TYPES)
+            raise self._refused(errors.failed(target), wrong_types) from None
+        if self._may_invoke is not None and not await self._may_invoke(method):
+            raise _Refused(errors.unauthorized(target))
+        if method.is_stream != isinstance(message, StreamInvocation):
+            raise _Refused(errors.wrong_mode(target, is_stream=method.is_stream))
+        if len(uploads) != len(method.streams) or len(message.stream_ids) != len(uploads):
+            wrong = errors.wrong_streams(len(message.stream_ids), len(method.streams))
+            raise self._refused(errors.unexpected(target), HubException(wrong))
+        return method, method.arrange(arguments, uploads)
+
+    def _refused(self, text: str, error: Exception) -> _Refused:
+        is_detailed = self._limits.detailed_errors
+        return _Refused(errors.describe(text, error, is_detailed=is_detailed))
+
+    def _explain(self, text: str, error: BaseException, message: _Call) -> str:
+        """Log what a method has raised, and return what its client may read of it."""
+        if not isinstance(error, HubException):
+            logger.error(
+                "The hub method %r has raised %s.",
+                message.target,
+                type(error).__name__,
+                exc_info=error,
+            )
+        return errors.describe(text, error, is_detailed=self._limits.detailed_errors)
+
+    async def _complete(self, invocation_id: str, error: str | None) -> None:
+        await self._send(Completion(invocation_id, error=error))
+
+    def _forget(self, message: _Call, uploads: list[Upload]) -> None:
+        """Drop the upload streams of a method that has ended."""
+        for id_, upload in zip(message.stream_ids, uploads, strict=False):
+            if self._uploads.get(id_) is upload:
+                del self._uploads[id_]
+            upload.forget()
+
+
+class _Refused(Exception):
+    """An invocation is answered with this text, and its method does not run."""
+
+
+class _Stream:
+    """A stream that is being sent, which the client may cancel."""
+
+    task: asyncio.Task[None]
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        # A task that is cancelled before its first step would send no Completion.
+        if self.has_begun:
+            self.task.cancel()
+
+
+__all__: Final = ["Invocations", "Limits"]
