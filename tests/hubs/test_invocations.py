@@ -114,6 +114,9 @@ class Chat(Hub):
     async def made(self, to: int) -> AsyncIterator[int]:
         return self.count(to)
 
+    def numbers(self) -> AsyncIterator[int]:
+        return Numbers(self.client)
+
     def plain(self) -> AsyncIterator[str]:
         return Letters()
 
@@ -153,6 +156,23 @@ class Chat(Hub):
         self.client.began.append("take_none")
         await self.client.gate("take_none").wait()
         return "none"
+
+
+class Numbers:
+    """No generator, but an iterator that wants to know when it is over."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def __aiter__(self) -> Numbers:
+        return self
+
+    async def __anext__(self) -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    async def aclose(self) -> None:
+        self.client.closed.append("numbers")
 
 
 class Letters:
@@ -447,6 +467,19 @@ async def test_a_stream_that_is_cancelled_ends_without_an_error(protocol, target
         assert answers[-1] == Completion("1")
         assert client.closed == ["endless"] * (target == "Endless")
         assert await client.asks(Invocation("Add", [1, 2], "1")) == result(3)
+
+
+@pytest.mark.parametrize("target", ["Endless", "Numbers"])
+async def test_a_stream_is_closed_also_while_its_client_reads_nothing(protocol, target):
+    async with client_of(protocol) as client:
+        client.sends(StreamInvocation(target, [], "1"))
+        await client.until(lambda: client.answers)
+        client.reads.clear()
+        await asyncio.sleep(0.01)
+        client.sends(CancelInvocation("1"))
+        await client.until(lambda: client.closed == [target.lower()])
+        client.reads.set()
+        await client.until(lambda: client.answers[-1] == Completion("1"))
 
 
 async def test_a_stream_that_is_cancelled_at_once_is_answered(protocol):
