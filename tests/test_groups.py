@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from unittest.mock import Mock
 
 import pytest
 from channels.layers import InMemoryChannelLayer, get_channel_layer
@@ -334,13 +335,50 @@ class LayerThatGoesAway(InMemoryChannelLayer):
     async def group_add(self, group, channel):
         self.tries += 1
         if self.is_away:
-            raise ConnectionRefusedError("away")
+            self.fail()
         await super().group_add(group, channel)
 
     async def group_discard(self, group, channel):
         if self.is_away:
-            raise ConnectionRefusedError("away")
+            self.fail()
         await super().group_discard(group, channel)
+
+    def fail(self):
+        raise ConnectionRefusedError("away")
+
+
+def fail_as_closed_transport() -> None:
+    """Raise what asyncio of Python 3.13.0 raises for a connection that is lost when it is used."""
+    names: dict = {}
+    code = "def writelines(write_ready=None): write_ready()"
+    exec(compile(code, "asyncio/selector_events.py", "exec"), names)
+    names["writelines"]()
+
+
+async def test_a_connection_that_is_lost_when_it_is_used_is_an_outage(caplog):
+    layer = LayerThatGoesAway()
+    groups = Groups.of(layer)
+    channel = await groups.new_channel()
+    layer.is_away = True
+    layer.fail = fail_as_closed_transport
+    await layer.group_add("group", channel)
+    layer.is_away = False
+    await eventually(lambda: channel in layer.groups.get("group", {}))
+    await groups.leave(channel)
+    assert caplog.text.count("The channel layer is away: TypeError") == 1
+
+
+async def test_another_error_of_the_layer_is_one_of_its_caller():
+    layer = LayerThatGoesAway()
+    groups = Groups.of(layer)
+    channel = await groups.new_channel()
+    layer.is_away = True
+    for error in (TypeError("one argument is missing"), LookupError("writelines")):
+        layer.fail = Mock(side_effect=error)
+        with pytest.raises(type(error)):
+            await layer.group_add("group", channel)
+    layer.is_away = False
+    await groups.leave(channel)
 
 
 async def test_who_came_and_went_while_the_layer_was_away_leaves_nothing_behind():

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from time import monotonic
+from traceback import extract_tb
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -35,7 +36,20 @@ def is_away(error: Exception) -> bool:
     that answers with an error is out of service as well: a replica after a failover (READONLY,
     UNBLOCKED), a server that is loading or full, or one whose password has changed.
     """
-    return not _names(error).isdisjoint(_OUTAGES)
+    return not _names(error).isdisjoint(_OUTAGES) or _is_of_closed_transport(error)
+
+
+def _is_of_closed_transport(error: Exception) -> bool:
+    """Return True for what asyncio raises when redis-py writes to a connection that it has lost.
+
+    Python 3.13.0 raises "TypeError: 'NoneType' object is not callable" in `writelines()` of a
+    transport that is closed; other versions do not.
+    """
+    frames = extract_tb(error.__traceback__, limit=-1) if isinstance(error, TypeError) else ()
+    return any(
+        frame.name == "writelines" and frame.filename.endswith("selector_events.py")
+        for frame in frames
+    )
 
 
 def is_idle(error: Exception, seconds: float) -> bool:
