@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -106,6 +107,11 @@ class Chat(Hub):
         finally:
             self.client.closed.append("endless")
 
+    async def busy(self) -> AsyncIterator[int]:
+        while True:
+            self.client.produced += 1
+            yield 1
+
     async def silent(self) -> AsyncIterator[int]:
         self.client.began.append("silent")
         await asyncio.sleep(BOUND)
@@ -149,6 +155,12 @@ class Chat(Hub):
         except HubException as error:
             return [first, str(error), [part async for part in parts]]
 
+    async def picky(self, items: AsyncIterator[Picky]) -> None:
+        await anext(items)
+
+    async def read_twice(self, parts: AsyncIterator[str]) -> None:
+        await asyncio.gather(anext(parts), anext(parts))
+
     async def take_one(self, parts: AsyncIterator[str]) -> str:
         return await anext(parts)
 
@@ -156,6 +168,14 @@ class Chat(Hub):
         self.client.began.append("take_none")
         await self.client.gate("take_none").wait()
         return "none"
+
+
+@dataclass
+class Picky:
+    name: str
+
+    def __post_init__(self) -> None:
+        raise LookupError(self.name)
 
 
 class Numbers:
@@ -197,6 +217,7 @@ class Client:
         self.began: list[str] = []
         self.cancelled: list[str] = []
         self.closed: list[str] = []
+        self.produced = 0
         self.reads = asyncio.Event()
         self.reads.set()
         self.gates: dict[str, asyncio.Event] = {}
@@ -407,6 +428,23 @@ async def test_what_is_behind_a_waiting_invocation_waits_with_it(protocol):
         assert {each.id for each in heard} == {"a", "1"}
 
 
+async def test_many_invocations_in_one_read_leave_others_their_turn(protocol):
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with client_of(protocol) as client:
+        others = asyncio.create_task(count())
+        client.sends(*[Invocation("Add", [1, 2])] * 2000, Invocation("Add", [1, 2], "1"))
+        assert await client.hears() == [result(3)]
+        others.cancel()
+    assert turns >= 30
+
+
 async def test_streams_take_no_slot(protocol):
     async with client_of(protocol) as client:
         client.sends(Invocation("Wait", ["a"], "a"), StreamInvocation("Count", [2], "1"))
@@ -456,7 +494,7 @@ async def test_an_error_ends_a_stream_and_is_told(protocol, is_detailed, target,
     assert last == Completion("1", error=text + detail * is_detailed)
 
 
-@pytest.mark.parametrize("target", ["Endless", "Silent"])
+@pytest.mark.parametrize("target", ["Endless", "Silent", "Busy"])
 async def test_a_stream_that_is_cancelled_ends_without_an_error(protocol, target):
     async with client_of(protocol) as client:
         client.sends(StreamInvocation(target, [], "1"))
@@ -500,10 +538,12 @@ async def test_the_id_of_a_stream_cannot_be_used_twice_at_once(protocol):
 async def test_a_slow_client_holds_up_its_own_stream(protocol):
     async with client_of(protocol) as client:
         client.reads.clear()
-        client.sends(StreamInvocation("Endless", [], "1"))
+        client.sends(StreamInvocation("Busy", [], "1"))
+        await client.until(lambda: client.produced)
         await asyncio.sleep(0.02)
+        assert client.produced == 1
         client.reads.set()
-        assert (await client.hears(2))[:2] == [StreamItem("1", 0), StreamItem("1", 1)]
+        assert (await client.hears(2))[:2] == [StreamItem("1", 1)] * 2
 
 
 async def test_more_streams_than_a_client_may_have_end_its_connection(protocol):
@@ -511,6 +551,37 @@ async def test_more_streams_than_a_client_may_have_end_its_connection(protocol):
         client.sends(StreamInvocation("Silent", [], "1"), StreamInvocation("Silent", [], "2"))
         with pytest.raises(ProtocolError, match="at most 2 streams"):
             client.sends(StreamInvocation("Silent", [], "3"))
+
+
+async def test_streams_that_wait_for_their_turn_are_counted(protocol):
+    async with client_of(protocol, limits=Limits(tasks=2)) as client:
+        client.sends(Invocation("Wait", ["a"]), Invocation("Wait", ["b"]))
+        client.sends(StreamInvocation("Count", [0], "1"), StreamInvocation("Count", [0], "2"))
+        with pytest.raises(ProtocolError, match="at most 2 streams"):
+            client.sends(StreamInvocation("Count", [0], "3"))
+        client.gate("a").set()
+        assert len(await client.hears(2)) == 2
+        assert await client.asks(StreamInvocation("Count", [0], "3")) == Completion("3")
+
+
+async def test_a_refused_stream_leaves_no_upload_behind(protocol):
+    async with client_of(protocol) as client:
+        client.sends(StreamInvocation("Silent", [], "1"))
+        refused = await client.asks(StreamInvocation("Doubled", [], "1", ("2",)))
+        assert refused.error == "Invocation ID '1' is already in use."
+        client.sends(Invocation("Join", ["", ""], "3", ("2",)))
+        client.sends(*(StreamItem("2", "x") for _ in range(20)), Completion("2"))
+        assert await client.hears() == [Completion("3", "x" * 20, has_result=True)]
+
+
+async def test_answers_that_nobody_reads_are_counted(protocol):
+    async with client_of(protocol, limits=Limits(tasks=5)) as client:
+        client.reads.clear()
+        client.sends(StreamInvocation("Silent", [], "1"))
+        with pytest.raises(ProtocolError, match="at most 5 streams"):
+            client.sends(*[StreamInvocation("Silent", [], "1")] * 30)
+        client.reads.set()
+        assert len(await client.hears(5)) >= 5
 
 
 # Streams from the client
@@ -544,6 +615,22 @@ async def test_an_item_of_another_type_ends_its_stream(protocol):
         answer = await client.asks(StreamItem("2", 5))
         client.sends(StreamItem("2", "late"), Completion("2"))
     assert answer.error == RAISED.format("Join") + " HubException: Failed to bind Stream message."
+
+
+async def test_an_item_whose_class_raises_ends_its_stream(protocol):
+    async with client_of(protocol) as client:
+        client.sends(Invocation("picky", [], "1", ("2",)))
+        answer = await client.asks(StreamItem("2", {"name": "x"}))
+    assert answer.error == RAISED.format("picky") + " HubException: Failed to bind Stream message."
+
+
+async def test_only_one_task_may_read_an_upload(protocol):
+    limits = Limits(detailed_errors=True)
+    async with client_of(protocol, limits=limits) as client:
+        answer = await client.asks(Invocation("read_twice", [], "1", ("2",)))
+    assert answer.error.endswith(
+        "RuntimeError: Only one task may read a stream of the client at a time."
+    )
 
 
 async def test_items_behind_the_end_of_a_method_are_dropped(protocol):
@@ -646,6 +733,7 @@ async def test_who_cancels_every_task_of_an_event_loop_is_obeyed(protocol, messa
         task.cancel()
     _, running = await asyncio.wait(others, timeout=BOUND)
     assert not running
+    client.sends(Invocation("Add", [1, 2], "2"))  # Nobody is there to run it.
     assert not caplog.records
 
 

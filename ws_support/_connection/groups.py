@@ -210,8 +210,7 @@ class Groups:
 
     async def _close(self, channel: str) -> None:
         is_told = False
-        # The consumer has ended, so no error is its own. asyncio of Python 3.13.0 raises TypeError
-        # when a connection is lost while it is written to.
+        # The consumer has ended, so no error is its own.
         with suppress(Exception):
             is_told = await self._tell(self._layer._get_shard(channel).unsubscribe, channel)
         if not is_told:

@@ -34,6 +34,9 @@ logger = logging.getLogger("ws_support.hubs")
 
 _Call: TypeAlias = Invocation | StreamInvocation
 
+_IN_A_ROW: Final = 64
+"""Items, or plain invocations, after which other tasks have their turn, if nothing has waited."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -43,8 +46,8 @@ class Limits:
     """Plain invocations that run at the same time."""
     stream_buffer: int = 10
     """Items of an upload stream that wait."""
-    tasks: int = 1000
-    """Streams, and methods with upload streams, that run at the same time. .NET has no limit."""
+    tasks: int = 100
+    """Streams, and methods with upload streams, that run or wait to. .NET has no limit."""
     detailed_errors: bool = False
     """True to tell clients the class and the text of each exception."""
 
@@ -57,8 +60,10 @@ class Invocations:
     - Streams, and methods with upload streams, take no slot.
     - When the queue of an upload stream is full, everything behind the next item waits.
 
-    `send` writes a message, and waits while the client is slow. `new_hub` returns an instance of
-    the hub for one invocation. `may_invoke` returns False for a method that the user may not call.
+    `send` writes a message, and waits while the client is slow. It raises `InvalidValue` for what
+    cannot be sent, and nothing else: to a client that has gone, nothing is sent. `new_hub` returns
+    an instance of the hub for one invocation. `may_invoke` returns False for a method that the user
+    may not call.
     """
 
     def __init__(
@@ -86,6 +91,8 @@ class Invocations:
         self._uploads: dict[str, Upload] = {}
         self._streams: dict[str, _Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = 0
+        """Calls that run in a task of their own, or wait to."""
         self._has_ended = False
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -100,6 +107,14 @@ class Invocations:
 
         Raises `ProtocolError` for a client that has too many streams.
         """
+        if _has_task(message):
+            # Of a client that reads nothing, the answers wait in tasks as well.
+            most = self._limits.parallel + 3 * self._limits.tasks
+            if self._calls >= self._limits.tasks or len(self._tasks) >= most:
+                raise ProtocolError(
+                    f"A client may have at most {self._limits.tasks} streams at a time."
+                )
+            self._calls += 1
         if self._waiting or not self._begin(message):
             self._waiting.append(message)
             self._has_room.clear()
@@ -140,8 +155,7 @@ class Invocations:
                     return False
                 self._free -= 1
                 self._jobs.append(message)
-                if self._idle:
-                    self._idle.popleft().set_result(None)
+                self._wake()
             case Invocation() | StreamInvocation():
                 self._begin_with_streams(message)
             case StreamItem():
@@ -156,10 +170,10 @@ class Invocations:
         return True
 
     def _begin_with_streams(self, message: _Call) -> None:
-        if len(self._tasks) >= self._limits.parallel + self._limits.tasks:
-            raise ProtocolError(
-                f"A client may have at most {self._limits.tasks} streams at a time."
-            )
+        if isinstance(message, StreamInvocation) and message.id in self._streams:
+            self._calls -= 1
+            self._spawn(self._complete(message.id, errors.in_use(message.id)))
+            return
         # Their items may come in the next message, so they are there from now on.
         method = find(self._methods, message.target)
         uploads: list[Upload] = []
@@ -170,11 +184,16 @@ class Invocations:
                 self._uploads.setdefault(id_, upload)
         if isinstance(message, Invocation):
             self._spawn(self._run(message, uploads))
-        elif message.id in self._streams:
-            self._spawn(self._complete(message.id, errors.in_use(message.id)))
         else:
             stream = self._streams[message.id] = _Stream()
             stream.task = self._spawn(self._run_stream(message, uploads, stream))
+
+    def _wake(self) -> None:
+        while self._idle:
+            waiter = self._idle.popleft()
+            if not waiter.done():  # Others may have cancelled the task that waits.
+                waiter.set_result(None)
+                return
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
@@ -186,6 +205,7 @@ class Invocations:
 
     async def _work(self) -> None:
         """Run plain invocations, one after the other."""
+        count = 0
         while True:
             while not self._jobs:
                 waiter = asyncio.get_running_loop().create_future()
@@ -196,6 +216,9 @@ class Invocations:
                 return
             self._free += 1
             self._advance()
+            count += 1
+            if not count % _IN_A_ROW:
+                await asyncio.sleep(0)
 
     def _is_over(self) -> bool:
         return self._has_ended or is_being_cancelled()
@@ -264,9 +287,13 @@ class Invocations:
                 raise HubException(errors.no_stream(message.target))
             text = errors.STREAMING
             iterator = items.__aiter__()
+            count = 0
             try:
                 async for item in iterator:
                     await self._send(StreamItem(message.id, item))
+                    count += 1
+                    if not count % _IN_A_ROW:
+                        await asyncio.sleep(0)
             finally:
                 if hasattr(iterator, "aclose"):
                     await iterator.aclose()
@@ -317,11 +344,19 @@ class Invocations:
         await self._send(Completion(invocation_id, error=error))
 
     def _forget(self, message: _Call, uploads: list[Upload]) -> None:
-        """Drop the upload streams of a method that has ended."""
+        """Note that a method has ended, and drop its upload streams."""
+        self._calls -= _has_task(message)
         for id_, upload in zip(message.stream_ids, uploads, strict=False):
             if self._uploads.get(id_) is upload:
                 del self._uploads[id_]
             upload.forget()
+
+
+def _has_task(message: Message) -> bool:
+    """Return True for a call that takes no slot, but has a task of its own."""
+    return isinstance(message, StreamInvocation) or (
+        isinstance(message, Invocation) and bool(message.stream_ids)
+    )
 
 
 class _Refused(Exception):
@@ -342,6 +377,3 @@ class _Stream:
         # A task that is cancelled before its first step would send no Completion.
         if self.has_begun:
             self.task.cancel()
-
-
-__all__: Final = ["Invocations", "Limits"]

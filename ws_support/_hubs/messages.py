@@ -93,6 +93,3 @@ Message: TypeAlias = (
     | Ack
     | Sequence
 )
-
-COUNTED = (Invocation, StreamInvocation, StreamItem, Completion, CancelInvocation)
-"""The types that a stateful reconnect counts, and repeats."""

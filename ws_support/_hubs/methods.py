@@ -18,10 +18,12 @@ _NAME: Final = "_hub_method_name"
 
 
 def hub_method_name(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a method of a hub the name that clients call it by, instead of its own::
+    """Give a method of a hub the name that clients call it by::
 
-    @hub_method_name("Ban")
-    async def remove_from_room(self, name: str) -> None: ...
+        @hub_method_name("Ban")
+        async def remove_from_room(self, name: str) -> None: ...
+
+    Its own name is not known to clients then. Raises `ImproperlyConfigured` for what is no name.
     """
     if not isinstance(name, str) or not name:
         raise ImproperlyConfigured(f"The name of a hub method is a text, not {name!r}.")
@@ -90,13 +92,10 @@ def find(methods: Mapping[str, HubMethod], target: str) -> HubMethod | None:
 def _public_functions(hub: type, base: type) -> set[str]:
     return {
         name
-        for cls in hub.__mro__
-        if cls is not object and cls not in base.__mro__
-        for name, value in vars(cls).items()
+        for name in dir(hub)
         if not name.startswith("_")
-        and inspect.isfunction(value)
-        and inspect.isfunction(inspect.getattr_static(hub, name))
         and not hasattr(base, name)
+        and inspect.isfunction(inspect.getattr_static(hub, name))
     }
 
 

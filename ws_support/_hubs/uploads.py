@@ -16,7 +16,7 @@ class Upload:
     """An asynchronous iterator over the items that a client sends.
 
     It ends when the client says so, and raises `HubException` with the error that the client gives.
-    At most `capacity` items wait.
+    At most `capacity` items wait. When a full queue has room again, it calls `make_way()`.
     """
 
     def __init__(
@@ -35,6 +35,8 @@ class Upload:
         return self
 
     async def __anext__(self) -> Any:
+        if self._waiter is not None:
+            raise RuntimeError("Only one task may read a stream of the client at a time.")
         while not self._items:
             if self._end is not None:
                 end, self._end = self._end, StopAsyncIteration()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
-import msgspec
+from django.utils.functional import Promise
 
 from ws_support._hubs.messages import Message, Undecoded
-
-_Decoder = TypeVar("_Decoder")
 
 
 class ProtocolError(Exception):
@@ -75,6 +72,28 @@ class HubProtocol(ABC):
     is_binary: ClassVar[bool]
     """True if it needs binary frames, which server-sent events do not have."""
 
+    def prepare(self, type_: Any) -> None:
+        """Prepare to read values of a type. Raises `TypeError` if there can be none."""
+        self.decoder(type_)
+
+    def arguments(self, undecoded: Undecoded, types: tuple[Any, ...]) -> list[Any]:
+        """Return the arguments of an invocation, converted to `types`.
+
+        `Any` takes what has come. Raises `WrongNumber` and `InvalidValue`.
+        """
+        each = self.value(undecoded, list[Undecoded])
+        if len(each) != len(types):
+            raise WrongNumber(len(each), len(types))
+        return [self.value(one, type_) for one, type_ in zip(each, types, strict=True)]
+
+    def value(self, undecoded: Undecoded, type_: Any) -> Any:
+        """Return an item or a result, converted to `type_`. Raises `InvalidValue`."""
+        return read(self.decoder(type_), undecoded)
+
+    @abstractmethod
+    def decoder(self, type_: Any) -> Any:
+        """Return a decoder of msgspec for values of a type, the same at each call."""
+
     @abstractmethod
     def splitter(self, most: int) -> Splitter:
         """Return a new splitter for messages of at most `most` bytes, framing included."""
@@ -85,21 +104,6 @@ class HubProtocol(ABC):
 
         Raises `ProtocolError`.
         """
-
-    @abstractmethod
-    def prepare(self, type_: Any) -> None:
-        """Prepare to read values of a type. Raises `TypeError` if there can be none."""
-
-    @abstractmethod
-    def arguments(self, undecoded: Undecoded, types: tuple[Any, ...]) -> list[Any]:
-        """Return the arguments of an invocation, converted to `types`.
-
-        `Any` takes what has come. Raises `WrongNumber` and `InvalidValue`.
-        """
-
-    @abstractmethod
-    def value(self, undecoded: Undecoded, type_: Any) -> Any:
-        """Return an item or a result, converted to `type_`. Raises `InvalidValue`."""
 
     @abstractmethod
     def write(self, message: Message) -> bytes:
@@ -113,10 +117,17 @@ def read(decoder: Any, data: bytes | Undecoded) -> Any:
     """Return what `decoder`, one of msgspec, reads in `data`. Raises `InvalidValue`."""
     try:
         return decoder.decode(data)
-    except RecursionError:
-        raise InvalidValue("There are too many levels") from None
-    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError) as error:
+    except Exception as error:  # A class of the project may raise anything.
         raise InvalidValue(str(error)) from error
+
+
+def encode(encoder: Any, value: Any) -> bytes:
+    """Return what `encoder`, one of msgspec, writes for `value`. Raises `InvalidValue`."""
+    try:
+        data: bytes = encoder.encode(value)
+    except Exception as error:  # A class of the project may raise anything.
+        raise InvalidValue(str(error)) from error
+    return data
 
 
 def expect(decoder: Any, data: bytes | Undecoded) -> Any:
@@ -127,16 +138,8 @@ def expect(decoder: Any, data: bytes | Undecoded) -> Any:
         raise ProtocolError(str(error)) from error.__cause__
 
 
-def check_number(undecoded: Sequence[Any], types: tuple[Any, ...]) -> None:
-    """Raise `WrongNumber` unless there is one argument for each type."""
-    if len(undecoded) != len(types):
-        raise WrongNumber(len(undecoded), len(types))
-
-
 def encode_other(value: Any) -> Any:
     """Return what msgspec can write for a value that it does not know."""
-    from django.utils.functional import Promise
-
     if isinstance(value, Promise):  # A text that is translated when it is needed.
         return str(value)
     if hasattr(value, "__pydantic_validator__"):
@@ -149,8 +152,3 @@ def decode_other(type_: Any, value: Any) -> Any:
     if hasattr(type_, "__pydantic_validator__"):
         return type_.model_validate(value)
     raise TypeError(f"A hub cannot receive an object of type {type_.__qualname__}")
-
-
-def cached(make: Any) -> Any:
-    """Keep what `make(type)` has returned, for each type that a method names."""
-    return lru_cache(maxsize=1024)(make)

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from ws_support._hubs.protocols import PROTOCOLS
-from ws_support._hubs.protocols.base import HubProtocol, ProtocolError, expect
+from ws_support._hubs.protocols.base import HubProtocol, expect
 from ws_support._hubs.protocols.json import SEPARATOR
 
 NEWEST: Final = 2
@@ -57,14 +57,3 @@ def choose(request: HandshakeRequest, *, takes_binary: bool) -> HubProtocol:
 def write_response(error: str | None = None) -> bytes:
     """Return the answer to the handshake, with its separator."""
     return msgspec.json.encode({} if error is None else {"error": error}) + SEPARATOR
-
-
-__all__ = [
-    "NEWEST",
-    "HandshakeRefused",
-    "HandshakeRequest",
-    "ProtocolError",
-    "choose",
-    "read_request",
-    "write_response",
-]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -12,16 +13,13 @@ from ws_support._hubs import messages
 from ws_support._hubs.messages import Message, Undecoded
 from ws_support._hubs.protocols.base import (
     HubProtocol,
-    InvalidValue,
     MessageTooLarge,
     ProtocolError,
     Splitter,
-    cached,
-    check_number,
     decode_other,
+    encode,
     encode_other,
     expect,
-    read,
 )
 
 SEPARATOR: Final = b"\x1e"
@@ -122,13 +120,12 @@ class _Sequence(Struct, tag_field="type", rename="camel", tag=9):
 
 
 _envelopes: Final = msgspec.json.Decoder(_Envelope)
-_lists: Final = msgspec.json.Decoder(list[Raw])
 # .NET writes a decimal as a number, and expects one.
 _encoder: Final = msgspec.json.Encoder(enc_hook=encode_other, decimal_format="number")
 
 
-@cached
-def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
+@lru_cache(maxsize=1024)
+def _decoder(type_: Any) -> Any:
     return msgspec.json.Decoder(type_, dec_hook=decode_other)
 
 
@@ -178,24 +175,11 @@ class JSONProtocol(HubProtocol):
                 return messages.Sequence(_needed(envelope.sequence_id, "sequenceId"))
         return None
 
-    def prepare(self, type_: Any) -> None:
-        _decoder(type_)
-
-    def arguments(self, undecoded: Undecoded, types: tuple[Any, ...]) -> list[Any]:
-        each = read(_lists, undecoded)
-        check_number(each, types)
-        return [read(_decoder(type_), one) for one, type_ in zip(each, types, strict=True)]
-
-    def value(self, undecoded: Undecoded, type_: Any) -> Any:
-        return read(_decoder(type_), undecoded)
+    def decoder(self, type_: Any) -> Any:
+        return _decoder(type_)
 
     def write(self, message: Message) -> bytes:
-        try:
-            return _encoder.encode(_to_send(message)) + SEPARATOR
-        except RecursionError:
-            raise InvalidValue("There are too many levels") from None
-        except (msgspec.MsgspecError, ValueError, TypeError, OverflowError) as error:
-            raise InvalidValue(str(error)) from error
+        return encode(_encoder, _to_send(message)) + SEPARATOR
 
 
 def _needed(value: Any, name: str) -> Any:
@@ -207,7 +191,7 @@ def _needed(value: Any, name: str) -> Any:
 def _arguments(envelope: _Envelope) -> Undecoded:
     arguments: Undecoded = _needed(envelope.arguments, "arguments")
     if memoryview(arguments)[0] != ord("["):
-        raise ProtocolError("The property 'arguments' is an array.")
+        raise ProtocolError("The property 'arguments' has to be an array.")
     return arguments
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -12,16 +13,13 @@ from ws_support._hubs import messages
 from ws_support._hubs.messages import Message, Undecoded
 from ws_support._hubs.protocols.base import (
     HubProtocol,
-    InvalidValue,
     MessageTooLarge,
     ProtocolError,
     Splitter,
-    cached,
-    check_number,
     decode_other,
+    encode,
     encode_other,
     expect,
-    read,
 )
 
 _ERROR, _VOID, _RESULT = 1, 2, 3
@@ -91,8 +89,8 @@ _ids: Final = msgspec.msgpack.Decoder(tuple[str, ...])
 _encoder: Final = msgspec.msgpack.Encoder(enc_hook=encode_other, decimal_format="number")
 
 
-@cached
-def _decoder(type_: Any) -> msgspec.msgpack.Decoder[Any]:
+@lru_cache(maxsize=1024)
+def _decoder(type_: Any) -> Any:
     return msgspec.msgpack.Decoder(type_, dec_hook=decode_other)
 
 
@@ -106,7 +104,7 @@ class MessagePackProtocol(HubProtocol):
     def parse(self, frame: bytes) -> Message | None:
         parts: list[Raw] = expect(_arrays, frame)
         if not parts:
-            raise ProtocolError("A message is an array that begins with its type.")
+            raise ProtocolError("A message has to be an array that begins with its type.")
         kind = expect(_numbers, parts[0])
         least = _LEAST.get(kind)
         if least is None:
@@ -147,24 +145,11 @@ class MessagePackProtocol(HubProtocol):
                 return messages.Sequence(expect(_numbers, parts[1]))
         return messages.Ping()
 
-    def prepare(self, type_: Any) -> None:
-        _decoder(type_)
-
-    def arguments(self, undecoded: Undecoded, types: tuple[Any, ...]) -> list[Any]:
-        each = read(_arrays, undecoded)
-        check_number(each, types)
-        return [read(_decoder(type_), one) for one, type_ in zip(each, types, strict=True)]
-
-    def value(self, undecoded: Undecoded, type_: Any) -> Any:
-        return read(_decoder(type_), undecoded)
+    def decoder(self, type_: Any) -> Any:
+        return _decoder(type_)
 
     def write(self, message: Message) -> bytes:
-        try:
-            body = _encoder.encode(_to_send(message))
-        except RecursionError:
-            raise InvalidValue("There are too many levels") from None
-        except (msgspec.MsgspecError, ValueError, TypeError, OverflowError) as error:
-            raise InvalidValue(str(error)) from error
+        body = encode(_encoder, _to_send(message))
         return _length(len(body)) + body
 
 
@@ -176,7 +161,7 @@ of an invocation without streams, and of a Close."""
 def _arguments(part: Raw) -> Undecoded:
     first = memoryview(part)[0]
     if not 0x90 <= first <= 0x9F and first not in (0xDC, 0xDD):
-        raise ProtocolError("The arguments of an invocation are an array.")
+        raise ProtocolError("The arguments of an invocation have to be an array.")
     return part
 
 

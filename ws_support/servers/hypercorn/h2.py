@@ -36,7 +36,7 @@ _TURN: Final = 0.005
 10 ms."""
 
 _HEADERS_OF_A_FRAME: Final = 5
-"""Headers of a request with too many of them that weigh as much as a frame that carries nothing."""
+"""In a request with too many headers, so many weigh as much as a frame that carries nothing."""
 
 _MAX_APPLICATIONS: Final = 150
 """Applications that may run for one connection. A connection may have 100 open streams, and the
