@@ -85,7 +85,8 @@ class Command(DaphneCommand):  # type: ignore[misc]
         """Stop in good order when the terminal is closed, unless `nohup` ignores SIGHUP."""
         for number in signal.Signals:
             if number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, _exit if use_reloader else _stop_reactor)
+                # As Django ends the main thread of its autoreloader at SIGTERM.
+                signal.signal(number, (lambda *_: sys.exit()) if use_reloader else _stop_reactor)
 
     def server_cls(self, **arguments: Any) -> DevelopmentServer:
         """Return the server. Daphne's command calls this when the system checks have passed."""
@@ -96,11 +97,6 @@ class Command(DaphneCommand):  # type: ignore[misc]
             stop_timeout=options.shutdown_timeout,
             **{**arguments, **configuration(options), **self._from_command_line},
         )
-
-
-def _exit(*_: object) -> None:
-    """End the main thread of the autoreloader, as Django does at SIGTERM."""
-    sys.exit()
 
 
 def _stop_reactor(*_: object) -> None:
