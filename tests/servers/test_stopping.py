@@ -267,6 +267,17 @@ def test_a_signal_in_the_moment_before_the_lifespan_starts_ends_it_at_once():
     )
 
 
+@pytest.mark.parametrize("name", ["granian"], indirect=True)
+def test_a_worker_of_granian_that_is_told_so_in_that_moment_ends_at_once(serve, name):
+    server = serve(
+        asgi_server=name,
+        ASGI_APPLICATION="tests.project.stopped.application",
+        WS_SUPPORT={"SHUTDOWN_TIMEOUT": 60},
+        waits=False,
+    )
+    ended(server)
+
+
 @pytest.mark.parametrize(
     ("name", "workers"),
     [("uvicorn", 1), ("uvicorn", 2), ("granian", 1)],

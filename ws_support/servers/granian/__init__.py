@@ -133,6 +133,7 @@ def _load(plan: ServeConfig, main_pid: int) -> Any:
     end_with_main_process(plan.options.shutdown_timeout)
     watch_open_files()
     limit = MessageSizeLimit(load(plan), plan.options.max_message_size)
+    Application.is_starting = True  # From now on, so that a signal before the lifespan counts.
 
     def application(scope: Any, receive: Any, send: Any) -> Any:
         for key in ("client", "server"):
@@ -306,10 +307,12 @@ class _Stop:
                 # asyncio learns of signals through a socket, into which Granian's threads write as
                 # well: when that socket is full, a signal is lost.
                 loop.remove_signal_handler(number)
-                signal.signal(number, partial(self._begin_soon, loop, event))
             else:
-                # uvloop has a socket for signals alone, and runs no handlers of signal.signal().
+                # uvloop has a socket for signals alone, and calls this handler when it runs.
                 loop.add_signal_handler(number, self._begin, loop, event)
+            # uvloop 0.23 forgets a signal that comes while it does not run: before the lifespan,
+            # and between its start and the requests.
+            signal.signal(number, partial(self._begin_soon, loop, event))
         return event
 
     def _begin_soon(self, loop: asyncio.AbstractEventLoop, event: Any, *_: object) -> None:
