@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
+from urllib.request import urlopen
 
 from tests import warm as warm_processes
 from ws_support import testing
@@ -68,8 +69,17 @@ class Server(testing.Server):
     """Where its log begins for the test."""
 
     def from_now_on(self) -> Server:
-        """The same server, with a log that begins here: for a test that shares it."""
+        """The same server, with a log that begins here: for a test that shares it.
+
+        A client of the test before may have gone a moment ago, so what the server logs of its end
+        is waited for.
+        """
+        wait_until(lambda: self._open() == 0, "end of the connections so far", self.log)
         return replace(self, since=self.mark())
+
+    def _open(self) -> int:
+        with urlopen(f"http://{self.host}:{self.port}/open", timeout=BOUND) as response:
+            return int(response.read())
 
     def log(self, since: int = 0) -> str:
         return super().log(max(since, self.since))

@@ -1,4 +1,4 @@
-"""What the demo has no page for: requests that take a while, and what a request's scope says."""
+"""What the demo has no page for: slow requests, their scope, and the number of open sockets."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 from tests.project import endless
 from tests.project.events import log
+from ws_support._connection.registry import open_connections
 
 
 class Http:
-    """`/slow?SECONDS` and `/scope`; everything else is `application`'s."""
+    """`/slow?SECONDS`, `/scope`, `/open`, and more; everything else is `application`'s."""
 
     def __init__(self, application: Any) -> None:
         self._application = application
@@ -35,6 +36,8 @@ class Http:
         elif scope["path"] == "/scope":
             found = {key: scope.get(key) for key in ("client", "scheme", "http_version")}
             await answer(send, json.dumps(found).encode())
+        elif scope["path"] == "/open":
+            await answer(send, b"%d" % len(open_connections))
         else:
             await self._application(scope, receive, send)
 
