@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from random import uniform
+from types import coroutine
 from typing import Any, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -70,3 +72,24 @@ async def to_the_end(coroutine: Coroutine[Any, Any, None]) -> None:
 
 _unfinished: Final[set[asyncio.Task[None]]] = set()
 """asyncio itself keeps only weak references to tasks."""
+
+
+async def awaited(awaitable: Awaitable[None]) -> None:
+    """Await `awaitable`: this makes a coroutine of it, for a task."""
+    await awaitable
+
+
+@coroutine
+def rest_of(steps: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """Await the rest of a coroutine that was started by hand and now waits for `waits_for`."""
+    while True:
+        try:
+            yield waits_for
+        except BaseException as error:
+            step: Callable[[], Any] = partial(steps.throw, error)
+        else:
+            step = partial(steps.send, None)
+        try:
+            waits_for = step()
+        except StopIteration:
+            return

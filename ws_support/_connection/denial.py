@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from http import HTTPStatus
+from typing import Any
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, WebSocketScope
 
@@ -34,9 +35,9 @@ async def refuse(
     origin = ", ".join(origins) if origins else None
     # %a escapes line breaks: text of the client cannot forge a log line.
     logger.warning(
-        "Refused with %d: %s Origin %.200a, path %.200a. %s",
+        "Refused with %d: %s. Origin %.200a, path %.200a. %s",
         status,
-        reason,
+        reason.rstrip("."),
         origin,
         scope["path"],
         advice,
@@ -46,6 +47,21 @@ async def refuse(
     if (await receive())["type"] != "websocket.connect":
         return  # The client has gone.
     await answer(scope, send, status, reason)
+
+
+async def refuse_path(scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    """Refuse a handshake for a path at which there is no WebSocket."""
+    await refuse(
+        scope,
+        receive,
+        send,
+        status=HTTPStatus.NOT_FOUND,
+        rule="path",
+        reason="There is no WebSocket at this path.",
+        logger=logging.getLogger("ws_support.client_errors"),
+        advice="To serve it, add a route to the URLRouter in asgi.py. The path of a hub is that in"
+        " HubRouter, without a slash at its end.",
+    )
 
 
 async def answer(

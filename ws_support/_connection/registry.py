@@ -45,6 +45,11 @@ class ConnectionRegistry:
     def __len__(self) -> int:
         return len(self._connections)
 
+    @property
+    def is_draining(self) -> bool:
+        """True from `drain()` on: who can come later should not come."""
+        return self._is_draining
+
     def add(self, connection: OpenConnection) -> None:
         """Add a connection, before its application runs."""
         self._connections.add(connection)

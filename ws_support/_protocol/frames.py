@@ -22,15 +22,18 @@ BINARY_HEADS: Final = _short_heads(0x2)
 def message_frame(message: Any) -> bytes:
     """Return the frame for `message`, a `websocket.send` with text or bytes."""
     text: str | None = message.get("text")
-    if text is None:
-        data: bytes = message["bytes"]
-        size = len(data)
-        head = BINARY_HEADS[size] if size < 126 else long_binary_head(size)
-    else:
-        data = text.encode()
-        size = len(data)
-        head = TEXT_HEADS[size] if size < 126 else long_text_head(size)
-    return head + data
+    return binary_frame(message["bytes"]) if text is None else text_frame(text.encode())
+
+
+def binary_frame(data: bytes) -> bytes:
+    size = len(data)
+    return (BINARY_HEADS[size] if size < 126 else long_binary_head(size)) + data
+
+
+def text_frame(data: bytes) -> bytes:
+    """Return the frame for a text, which is given as UTF-8."""
+    size = len(data)
+    return (TEXT_HEADS[size] if size < 126 else long_text_head(size)) + data
 
 
 def long_text_head(size: int) -> bytes:

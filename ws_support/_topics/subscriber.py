@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine
 from inspect import iscoroutine
-from types import coroutine
 from typing import Any, ClassVar, Protocol
 
+from ws_support._asyncio import awaited, rest_of
 from ws_support._protocol.frames import message_frame
 from ws_support.close_codes import CloseCode
 
@@ -163,7 +162,7 @@ class Subscriber:
             if write_frame is not None and write_frame(published.frame):
                 return
             awaitable = self._connection.send_data(published.message)
-            steps = awaitable if iscoroutine(awaitable) else _awaited(awaitable)
+            steps = awaitable if iscoroutine(awaitable) else awaited(awaitable)
             waits_for = steps.send(None)
         except StopIteration:
             return
@@ -175,11 +174,11 @@ class Subscriber:
         if self._connection.is_over:
             steps.close()  # The message is dropped: no task may be started to finish it.
             return
-        self._pump(_awaited(_rest_of(steps, waits_for)), deque())
+        self._pump(awaited(rest_of(steps, waits_for)), deque())
 
     def _send_later(self, message: Any, waiting: deque[Any]) -> None:
         if not self._connection.is_over:
-            self._pump(_awaited(self._connection.send_data(message)), waiting)
+            self._pump(awaited(self._connection.send_data(message)), waiting)
 
     def _pump(self, first: Coroutine[Any, Any, None], waiting: deque[Any]) -> None:
         self._queue = waiting
@@ -197,23 +196,3 @@ class Subscriber:
             if self._connection.is_open:
                 raise
         self._queue = None
-
-
-async def _awaited(awaitable: Awaitable[None]) -> None:
-    await awaitable
-
-
-@coroutine
-def _rest_of(steps: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
-    """Await the rest of a coroutine that was started by hand and now waits for `waits_for`."""
-    while True:
-        try:
-            yield waits_for
-        except BaseException as error:
-            step: Callable[[], Any] = partial(steps.throw, error)
-        else:
-            step = partial(steps.send, None)
-        try:
-            waits_for = step()
-        except StopIteration:
-            return

@@ -14,7 +14,7 @@ from django.urls.exceptions import Resolver404
 
 from ws_support import _logging
 from ws_support._asgi import UNANSWERED, is_served
-from ws_support._connection.denial import answer, refuse
+from ws_support._connection.denial import answer, refuse_path
 from ws_support._logging import is_logged, mark_as_logged
 from ws_support.close_codes import CloseCode
 from ws_support.exceptions import InvalidMessage
@@ -44,16 +44,7 @@ async def handle_client_error(
         )
         return True
     if isinstance(error, (ValueError, Resolver404)) and _raised_by_router(error.__traceback__):
-        await refuse(
-            scope,  # type: ignore[arg-type]  # `WebSocketSupport` asks for WebSockets only.
-            receive,
-            send,
-            status=HTTPStatus.NOT_FOUND,
-            rule="path",
-            reason="There is no WebSocket at this path.",
-            logger=logger,
-            advice="To serve it, add a route to the URLRouter in asgi.py.",
-        )
+        await refuse_path(scope, receive, send)
         return True
     return False
 

@@ -26,13 +26,13 @@ _OPTIONS: Final = {
     "ALLOWED_ORIGIN_REGEXES": "allowed_origin_regexes",
     "ALLOW_MISSING_ORIGIN": "allow_missing_origin",
 }
-_REASONS: Final = {
+REASONS: Final = {
     "missing": "The handshake has no Origin header.",
     "duplicate": "The handshake has more than one Origin header.",
     "malformed": "The Origin header is not a valid origin.",
     "not allowed": "This origin may not connect.",
 }
-_ADVICE: Final = {
+ADVICE: Final = {
     "missing": 'To admit clients other than browsers, set WS_SUPPORT["ALLOW_MISSING_ORIGIN"].',
     "duplicate": 'Only "*" in WS_SUPPORT["ALLOWED_ORIGINS"] admits it.',
     "malformed": 'Only "*" in WS_SUPPORT["ALLOWED_ORIGINS"] admits it.',
@@ -84,16 +84,16 @@ class OriginValidator(ChannelsOriginValidator):
         self, scope: WebSocketScope, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> bool:
         """Return True if the client may connect. Otherwise, answer the handshake with 403."""
-        if rule := await self._failed_rule(scope):
+        if rule := await self.failed_rule(scope):
             await refuse(
                 scope,
                 receive,
                 send,
                 status=HTTPStatus.FORBIDDEN,
                 rule=rule,
-                reason=_REASONS[rule],
+                reason=REASONS[rule],
                 logger=logger,
-                advice=_ADVICE[rule],
+                advice=ADVICE[rule],
             )
         return rule is None
 
@@ -113,7 +113,8 @@ class OriginValidator(ChannelsOriginValidator):
             return self._rules().everybody or self._options().allow_missing_origin
         return self._rules().allows(parsed_origin.geturl())
 
-    async def _failed_rule(self, scope: WebSocketScope) -> str | None:
+    async def failed_rule(self, scope: Any) -> str | None:
+        """Return the rule that the `Origin` of a handshake or request breaks, or None."""
         if self._rules().everybody:
             return None
         origins = _logging.origins(scope)

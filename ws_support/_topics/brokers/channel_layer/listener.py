@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Coroutine
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
@@ -95,10 +96,14 @@ class Listener:
         await self._try_to_settle(self._probe)
         await self._try_to_settle(membership)
 
-    async def leave(self, topic: str) -> None:
-        """Leave the group of `topic`."""
+    def leave(self, topic: str) -> Coroutine[Any, Any, None]:
+        """Leave the group of `topic`, unless it is joined again before what is returned has run."""
+        # Now, and not with the first step: a join may come between.
         membership = self._memberships[topic]
         membership.is_wanted = False
+        return self._leave(topic, membership)
+
+    async def _leave(self, topic: str, membership: _Membership) -> None:
         await self._try_to_settle(membership)
         self._forget(topic, membership)
 
