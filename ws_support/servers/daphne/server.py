@@ -207,10 +207,12 @@ class Server(daphne.server.Server):  # type: ignore[misc]
 
     async def _end_applications(self) -> None:
         open_connections.drain()
+        # Those of hubs have a last message to send, and some have no request at present.
+        await open_connections.wait_until_empty(self.patience / 2)
         self._close_websockets()
         self._end_requests()
         if running := self._running_applications():
-            await asyncio.wait(running, timeout=self.patience)
+            await asyncio.wait(running, timeout=self.patience / 2)
         # Repeated, since a handshake may have been on its way.
         while running := self._cancel_applications():
             await asyncio.wait(running)
