@@ -26,6 +26,8 @@ class Problem(NamedTuple):
     id: str
     message: str
     hint: str
+    key: str = ""
+    """Where in the value it is, for a dictionary: '["KEEP_ALIVE_INTERVAL"]'."""
 
 
 def number(kind: str, *, integer: bool = False, zero: bool = False, none: str = "") -> Validator:

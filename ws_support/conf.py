@@ -17,6 +17,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
+from ws_support._hub_options import HubOptions, hub_options, hub_options_problems
 from ws_support._protocol.origins import OriginRules
 from ws_support._validators import (
     LISTS,
@@ -121,6 +122,9 @@ class Options:
         number("a number of seconds above 0"),
         "Seconds from the signal to stop until the server has ended.",
     )
+    hubs: HubOptions = _setting(  # noqa: RUF009  # It is frozen.
+        HubOptions(), hub_options_problems, "A dictionary with the options of all hubs."
+    )
 
     allowed_hosts: tuple[str, ...] = ()
     """The hosts of `ALLOWED_HOSTS`. This is not a key of `WS_SUPPORT`."""
@@ -154,6 +158,8 @@ def _read_settings() -> Options:
     if found:
         raise ImproperlyConfigured("\n".join(f"{each.message} {each.hint}" for each in found))
     given = {key.lower(): _frozen(value) for key, value in _settings_dict().items()}
+    if "hubs" in given:
+        given["hubs"] = hub_options(given["hubs"])
     return Options(**given, allowed_hosts=_allowed_hosts())
 
 
@@ -169,7 +175,8 @@ def settings_problems() -> Iterator[Problem]:
             yield Problem("E002", f"WS_SUPPORT has no key {short(key)}.", _known_keys(key))
             continue
         for problem in SETTINGS[key].validate(value):
-            yield problem._replace(message=f'WS_SUPPORT["{key}"] {problem.message}')
+            name = f'WS_SUPPORT["{key}"]{problem.key}'
+            yield problem._replace(message=f"{name} {problem.message}")
 
 
 class MiddlewareOptions:
