@@ -18,7 +18,7 @@ FOUND = $(shell for python in $(PYTHON); do \
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo ## Open a page that talks to /ws (PORT=8000)
+demo: $(VENV)/.demo ## Open the pages of the example project (PORT=8000)
 	@echo "Open http://127.0.0.1:$(PORT)/ in a browser. Ctrl-C ends it."
 	@$(BIN)/python manage.py runserver 127.0.0.1:$(PORT)
 
@@ -49,7 +49,7 @@ clean: ## Remove what the others made
 # interrupted install leaves none, and the next one starts from scratch.
 
 $(VENV)/.demo: pyproject.toml $(VENV)/.made
-	$(call install,--editable .,.demo)
+	$(call install,--editable '.[signalr]',.demo)
 
 $(VENV)/.dev: pyproject.toml tests/client/package-lock.json $(VENV)/.made
 	@# Without npm, tests that need what it installs are skipped.

@@ -3,13 +3,15 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
+from django.core.signals import setting_changed
 from hypothesis import settings
 
 from tests.certificates import Certificates, make_certificates
@@ -33,7 +35,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 
-SHARING = ("tests/middleware/", "tests/servers/", "tests/test_")
+SHARING = ("tests/hubs/", "tests/middleware/", "tests/servers/", "tests/test_")
 SERVER_NAMES = {*ASGI_SERVERS, *SERVERS}
 
 
@@ -69,6 +71,14 @@ def group_of(item: pytest.Item) -> str:
     return f"{file}:{names[0]}" if names else file
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep halves of surrogate pairs from a worker's report: it could not be sent."""
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+
+
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Keep names of tests short: all are sent between processes, one is in the environment."""
     if isinstance(val, str | bytes) and len(val) > 100:
@@ -79,6 +89,13 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish() -> None:
     end_all()  # Before what they have measured is put together.
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _options_of_tests(django_test_environment: None) -> None:
+    """Read the settings anew: Django's test environment changes them after the modules are loaded,
+    and says so to nobody."""
+    setting_changed.send(sender=None, setting="ALLOWED_HOSTS", value=None, enter=True)
 
 
 @pytest.fixture
@@ -100,15 +117,50 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def shared_hub_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for clients of hubs that send no origin, shared by the tests of a module."""
+    log_file = tmp_path_factory.mktemp("hubs") / "server.log"
+    settings = {"ALLOW_MISSING_ORIGIN": True}
+    with serving(log_file, asgi_server="uvicorn-picows", WS_SUPPORT=settings) as server:
+        yield server
+
+
+@pytest.fixture
+def hub_server(shared_hub_server: Server) -> Server:
+    """The same server, with a log that begins with the test."""
+    return shared_hub_server.from_now_on()
+
+
 def need_program(*names: str) -> str:
     """The path of the first of these programs. Without one, skips; in CI, fails."""
     for name in names:
         if path := shutil.which(name):
             return path
-    message = f"needs {' or '.join(names)}, which is not installed"
-    if os.environ.get("CI"):
-        pytest.fail(message)
-    pytest.skip(message)
+    return missing(f"needs {' or '.join(names)}, which is not installed")
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """Node.js 20 or newer: the machine's, or the one that Playwright brings along. Without one,
+    skips; in CI, fails."""
+    import playwright
+
+    bundled = Path(playwright.__file__).parent / "driver" / "node"
+    for program in filter(None, (shutil.which("node"), shutil.which(bundled))):
+        version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+        if int(version.stdout.lstrip("v").partition(".")[0]) >= 20:
+            return program
+    return missing(f"needs Node.js 20 or newer, and there is none, not even {bundled}")
+
+
+@pytest.fixture(scope="session")
+def websocket_options(node: str) -> list[str]:
+    """What gives Node.js a WebSocket: version 22 has one."""
+    version = subprocess.run(
+        [node, "-p", "process.versions.node"], capture_output=True, text=True, check=True
+    )
+    return ["--experimental-websocket"] if version.stdout.startswith(("20.", "21.")) else []
 
 
 def need_npm_package(name: str) -> Path:
@@ -117,7 +169,11 @@ def need_npm_package(name: str) -> Path:
     path = ROOT / "tests" / "client" / "node_modules" / name
     if path.exists():
         return path
-    message = f"needs {name}: npm ci --prefix tests/client"
+    return missing(f"needs {name}: npm ci --prefix tests/client")
+
+
+def missing(message: str) -> NoReturn:
+    """Skip the test for what it needs and the machine lacks; in CI, fail it."""
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)

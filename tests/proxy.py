@@ -1,4 +1,6 @@
-"""A TCP proxy in a process of its own: `python -m tests.proxy PORT TARGET_PORT`.
+"""A TCP proxy in a process of its own: `python -m tests.proxy PORT TARGET_PORT...`.
+
+With several targets, each connection goes to the next one of them that can be reached.
 
 Stopped with SIGSTOP it is a network that is cut: nothing goes through, nobody is told, and whoever
 connects hangs. After SIGCONT it goes on.
@@ -9,13 +11,18 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import suppress
+from itertools import cycle, islice
 
 
-async def main(port: int, target: int) -> None:
+async def main(port: int, targets: list[int]) -> None:
+    turns = cycle(targets)
+
     async def connected(reader, writer):
-        try:
-            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", target)
-        except OSError:
+        for target in islice(turns, len(targets)):
+            with suppress(OSError):
+                target_reader, target_writer = await asyncio.open_connection("127.0.0.1", target)
+                break
+        else:
             writer.close()
             return
         await asyncio.gather(forward(reader, target_writer), forward(target_reader, writer))
@@ -32,4 +39,4 @@ async def forward(reader, writer):
     writer.close()
 
 
-asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
+asyncio.run(main(int(sys.argv[1]), [int(each) for each in sys.argv[2:]]))

@@ -22,13 +22,13 @@ ROOMS = [
         "_queued_text",
     },
     # Shared mechanisms
-    {"_topics", "conf", "_validators", "exceptions"},
+    {"_topics", "conf", "_hub_options", "_validators", "exceptions"},
     # Building blocks
     {"broadcast", "_connection", "_project", "checks", "templatetags"},
     # What users subclass and call
     {"consumers", "websocket", "middleware", "_hubs"},
     # What asgi.py imports
-    {"asgi", "servers"},
+    {"asgi", "hubs", "servers"},
     # Entry points
     {"apps", "management", "urls", "routing", "demo", "testing"},
 ]
@@ -76,6 +76,25 @@ def test_no_imports_go_in_a_circle():
 
 EXPORTS = {
     "ws_support.asgi": {"WebSocketSupport"},
+    "ws_support.hubs": {
+        "ClientProxy",
+        "Hub",
+        "HubCallerClients",
+        "HubCallerGroups",
+        "HubClients",
+        "HubContext",
+        "HubException",
+        "HubFilter",
+        "HubGroups",
+        "HubInvocation",
+        "HubOutside",
+        "HubRouter",
+        "PublishError",
+        "SingleClientProxy",
+        "authorize",
+        "hub_context",
+        "hub_method_name",
+    },
     "ws_support.broadcast": {
         "BroadcastError",
         "Statistics",

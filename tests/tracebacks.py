@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -28,3 +29,8 @@ def _no_traceback(request: pytest.FixtureRequest) -> Iterator[None]:
             server.check_log(marks.get(server, 0))
         _late.difference_update(used)
     harness.started[:] = [each for each in harness.started if each.process.poll() is None]
+
+
+def exceptions_in(log: str) -> list[str]:
+    """The exceptions of the tracebacks in a log: the last line of each, with name and text."""
+    return re.findall(r"^Traceback \(most recent call last\):\n(?: .*\n)*(.*)", log, re.MULTILINE)

@@ -7,7 +7,7 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -144,6 +144,10 @@ class Chat(Hub):
         self.client.began.append("join")
         return first + "".join([part async for part in parts]) + last
 
+    async def join_when_told(self, name: str, parts: AsyncIterator[str]) -> int:
+        await self.client.gate(name).wait()
+        return sum([len(part) async for part in parts])
+
     async def doubled(self, numbers: AsyncIterator[int]) -> AsyncIterator[int]:
         async for number in numbers:
             yield 2 * number
@@ -228,8 +232,10 @@ class Client:
     def gate(self, name: str) -> asyncio.Event:
         return self.gates.setdefault(name, asyncio.Event())
 
-    async def write(self, message: Message) -> None:
-        frame = self.protocol.write(message)
+    def write(self, message: Message) -> Awaitable[None]:
+        return self.hear(self.protocol.write(message))
+
+    async def hear(self, frame: bytes) -> None:
         await self.reads.wait()
         [frame] = self.protocol.splitter(len(frame)).feed(frame)
         self.answers.append(decoded(self.protocol, self.protocol.parse(frame)))
@@ -351,6 +357,17 @@ async def test_an_exception_of_a_method_is_logged_without_its_arguments(protocol
     assert target in record.getMessage()
 
 
+async def test_the_argument_that_does_not_fit_is_in_the_log_of_a_developer(protocol, caplog):
+    caplog.set_level(logging.DEBUG, "ws_support.hubs")
+    async with client_of(protocol) as client:
+        await client.asks(Invocation("Add", [1, "x"], "1"))
+    [record] = caplog.records
+    assert record.levelno == logging.DEBUG
+    assert record.getMessage() == (
+        "The arguments of a call to 'Add' do not fit: 'Expected `int`, got `str` - at `$[1]`'"
+    )
+
+
 async def test_an_expected_error_is_not_logged(protocol, caplog):
     async with client_of(protocol) as client:
         for target in ("Refuse", "Unknown"):
@@ -419,11 +436,10 @@ async def test_what_is_behind_a_waiting_invocation_waits_with_it(protocol):
         client.sends(Invocation("Wait", ["a"], "a"), Invocation("Wait", ["b"], "b"))
         client.sends(StreamInvocation("Count", [1], "1"))
         await client.until(lambda: client.began == ["a"])
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(client.invocations.wait_for_room(), 0.02)
+        assert client.invocations.waiting
         assert client.answers == []
         client.gate("a").set()
-        await asyncio.wait_for(client.invocations.wait_for_room(), BOUND)
+        await client.until(lambda: not client.invocations.waiting)
         heard = await client.hears(3)
         assert {each.id for each in heard} == {"a", "1"}
 
@@ -699,7 +715,7 @@ async def test_the_end_cancels_what_still_runs(protocol, caplog):
         await client.until(lambda: "a" in client.began and "join" in client.began)
     assert (client.cancelled, client.closed) == (["a"], ["endless"])
     assert not caplog.records
-    await asyncio.wait_for(client.invocations.wait_for_room(), BOUND)
+    assert not client.invocations.waiting
     ours = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert ours == []
     gc.collect()
@@ -748,3 +764,20 @@ async def test_a_stream_that_others_have_cancelled_as_well_ends_like_its_task(pr
     await asyncio.wait([task], timeout=BOUND)
     assert task.cancelled()
     assert client.answers == []
+
+
+async def test_the_items_of_all_uploads_together_are_bounded_and_none_is_lost(protocol):
+    limits = Limits(upload_size=1000)
+    async with client_of(protocol, limits=limits) as client:
+        for each in ("1", "2"):
+            client.sends(Invocation("JoinWhenTold", [each], each, (f"u{each}",)))
+        # The first item of each stream has room, whatever waits in others.
+        for each in ("1", "2"):
+            client.sends(*[StreamItem(f"u{each}", 400 * "x")] * (4 if each == "1" else 1))
+        assert client.invocations.waiting
+        client.gate("1").set()
+        await client.until(lambda: not client.invocations.waiting)
+        client.gate("2").set()
+        client.sends(Completion("u1"), Completion("u2"))
+        answers = {each.id: each.result for each in await client.hears(2)}
+        assert answers == {"1": 1600, "2": 400}

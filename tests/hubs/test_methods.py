@@ -6,6 +6,7 @@ import functools
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -20,6 +21,11 @@ class Hub:
     clients = None
 
     async def on_connected(self) -> None: ...
+
+    async def on_disconnected(self, error: Exception | None) -> None: ...
+
+    @classmethod
+    def get_user_identifier(cls, user: Any) -> str | None: ...
 
     def helper_of_all(self) -> None: ...
 
@@ -218,3 +224,57 @@ def test_an_annotation_that_cannot_be_read_is_an_error():
 
     with pytest.raises(ImproperlyConfigured, match=r"Wrong\.pay\(\) cannot be read.*Decimal"):
         methods_of(Wrong, Hub)
+
+
+def test_a_generator_that_is_not_asynchronous_is_an_error():
+    class Wrong(Hub):
+        def count(self):
+            yield 1
+
+    with pytest.raises(ImproperlyConfigured, match=r"Wrong\.count\(\) is a generator.* async def"):
+        methods_of(Wrong, Hub)
+
+
+async def without_error(self) -> None: ...
+
+
+async def with_defaults(self, error=None, *more) -> None: ...
+
+
+def plain(self, *arguments) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "problem"),
+    [
+        ("on_connected", plain, "is awaited: write async def"),
+        ("on_disconnected", without_error, r"has to take \(self, error\)"),
+        ("get_user_identifier", plain, "is a class method: write @classmethod"),
+        ("clients", plain, "hides an attribute that every hub has: rename it"),
+    ],
+)
+def test_a_method_that_hides_what_every_hub_needs_is_an_error(name, method, problem):
+    hub = type("Wrong", (Hub,), {name: method})
+    with pytest.raises(ImproperlyConfigured, match=rf"Wrong\.{name}\(\) {problem}"):
+        methods_of(hub, Hub)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("on_disconnected", with_defaults),
+        ("on_disconnected", AsyncMock()),
+        ("get_user_identifier", staticmethod(plain)),
+        ("clients", property(plain)),
+        ("helper_of_all", plain),
+    ],
+)
+def test_what_every_hub_has_may_be_overridden(name, method):
+    assert methods_of(type("Fine", (Hub,), {name: method}), Hub) == {}
+
+
+@pytest.mark.parametrize(
+    ("target", "name"), [("send_message", "SendMessage"), ("plain", "Plain"), ("ban", "Ban")]
+)
+def test_a_method_has_one_name_that_is_shown(target, name):
+    assert method_of(Chat, target).name == name

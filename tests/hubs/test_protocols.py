@@ -17,6 +17,8 @@ from uuid import UUID
 import msgspec
 import pydantic
 import pytest
+from django.db import models
+from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -270,7 +272,7 @@ def test_whatever_comes_is_a_message_or_a_protocol_error(name, data):
 def convert(protocol: HubProtocol, message: Invocation | StreamInvocation) -> None:
     for type_ in (int, str, list[bytes], datetime, Point):
         with suppress(InvalidValue):
-            protocol.arguments(message.arguments, (type_,))
+            protocol.arguments(message.arguments, tuple[type_], 1)
 
 
 @pytest.mark.parametrize("step", [1, 7, 10**6])
@@ -340,7 +342,7 @@ TYPED = [
 @pytest.mark.parametrize(("value", "type_"), TYPED)
 def test_arguments_are_converted_to_the_types_of_their_parameters(protocol, value, type_):
     [read] = parsed(protocol, protocol.write(Invocation("T", [value, value])))
-    assert protocol.arguments(read.arguments, (type_, type_)) == [value, value]
+    assert protocol.arguments(read.arguments, tuple[type_, type_], 2) == (value, value)
     [item] = parsed(protocol, protocol.write(StreamItem("0", value)))
     assert protocol.value(item.item, type_) == value
 
@@ -349,14 +351,14 @@ def test_arguments_are_converted_to_the_types_of_their_parameters(protocol, valu
 def test_an_argument_of_another_type_is_refused_and_named(protocol, value, type_):
     [read] = parsed(protocol, protocol.write(Invocation("T", [value])))
     with pytest.raises(InvalidValue):
-        protocol.arguments(read.arguments, (type_,))
+        protocol.arguments(read.arguments, tuple[type_], 1)
 
 
 def test_the_number_of_arguments_has_to_be_right(protocol):
     [read] = parsed(protocol, protocol.write(Invocation("T", [1])))
     expected = "Invocation provides 1 argument.s. but target expects 2."
     with pytest.raises(WrongNumber, match=expected):
-        protocol.arguments(read.arguments, (int, int))
+        protocol.arguments(read.arguments, tuple[int, int], 2)
 
 
 def test_lazy_texts_are_sent_as_text(protocol):
@@ -372,9 +374,9 @@ class Place(pydantic.BaseModel):
 def test_models_of_pydantic_are_sent_and_checked(protocol):
     place = Place(name="Ulm", at=datetime(2026, 11, 27, tzinfo=timezone.utc))
     [read] = parsed(protocol, protocol.write(Invocation("T", [place, {"name": "Ulm"}])))
-    assert protocol.arguments(read.arguments, (Place, dict)) == [place, {"name": "Ulm"}]
+    assert protocol.arguments(read.arguments, tuple[Place, dict], 2) == (place, {"name": "Ulm"})
     with pytest.raises(InvalidValue, match="at"):
-        protocol.arguments(read.arguments, (Place, Place))
+        protocol.arguments(read.arguments, tuple[Place, Place], 2)
 
 
 def test_a_type_that_nothing_can_be_converted_to_is_named(protocol):
@@ -398,6 +400,24 @@ def endless() -> list[Any]:
 )
 def test_what_cannot_be_sent_is_an_error_of_whoever_sends_it(protocol, value):
     with pytest.raises(InvalidValue):
+        protocol.write(StreamItem("0", value))
+
+
+class Row(models.Model):  # noqa: DJ008
+    class Meta:
+        app_label = "tests"
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        (Row(), "type Row: send its fields, as a dictionary or a dataclass"),
+        (models.QuerySet(Row), "type QuerySet: send a list"),
+    ],
+    ids=["model", "queryset"],
+)
+def test_the_error_for_a_value_of_the_orm_says_what_to_send(protocol, value, advice):
+    with pytest.raises(InvalidValue, match=advice):
         protocol.write(StreamItem("0", value))
 
 
@@ -553,3 +573,16 @@ def test_microsoft_s_client_reads_every_value(ask, value):
 def as_doubles(value: Any) -> Any:
     """The value with the numbers of JavaScript."""
     return json.loads(json.dumps(value), parse_int=float)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_subclasses_of_plain_types_are_sent_as_those(protocol):
+    class Whole(int):
+        pass
+
+    class Real(float):
+        pass
+
+    values = [mark_safe("<b>"), Whole(3), Real(1.5)]
+    plain = ["<b>", 3, 1.5]
+    assert protocol.write(Invocation("Told", values)) == protocol.write(Invocation("Told", plain))

@@ -115,6 +115,8 @@ def test_it_follows_the_settings_and_the_arguments(serve):
         "broadcasts: within each of the 2 processes by itself: CHANNEL_LAYERS has no layer between"
         " processes",
         "frames: websockets-sansio",
+        "hubs: over WebSockets only: server-sent events and long polling need a layer between the"
+        " processes",
         "stopping: within 2.5 s",
         "proxies: X-Forwarded-* is believed from 127.0.0.1, ::1, unix",
         "uvicorn: ws_ping_interval=None, ws_ping_timeout=None, ws_max_size=1048576,"

@@ -27,6 +27,7 @@ def test_an_unknown_path_is_a_warning_and_a_signal(serve):
     event = server.wait_for_event("rejected", "/nope")
     assert (event["status"], event["rule"], event["origin"]) == (404, "path", server.origin)
     server.wait_for_log("To serve it, add a route to the URLRouter in asgi.py.")
+    server.wait_for_log("The path of a hub is that in HubRouter, without a slash at its end.")
 
 
 def test_a_nested_router_leads_to_its_consumer(demo):

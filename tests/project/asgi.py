@@ -22,8 +22,10 @@ from tests.project import endless, live, senders  # noqa: E402
 from tests.project.ends import Ends, EndsWithLayer, Finishes  # noqa: E402
 from tests.project.events import log  # noqa: E402
 from tests.project.http import Http  # noqa: E402
+from tests.project.hubs import HUBS, LoggedPolls, anonymous, authenticate, get_user  # noqa: E402
 from ws_support.asgi import WebSocketSupport  # noqa: E402
 from ws_support.consumers import EchoConsumer  # noqa: E402
+from ws_support.hubs import HubRouter  # noqa: E402
 from ws_support.middleware.heartbeat import Heartbeat  # noqa: E402
 from ws_support.routing import websocket_urlpatterns  # noqa: E402
 from ws_support.signals import connected, disconnected, rejected  # noqa: E402
@@ -417,6 +419,10 @@ application = ProtocolTypeRouter(
             )
         ),
     }
+)
+
+application = LoggedPolls(
+    HubRouter(application, HUBS, middleware=anonymous, authenticate=authenticate, get_user=get_user)
 )
 
 # A main process of workers has loaded it as well, for `manage.py check`.

@@ -1,4 +1,4 @@
-"""The demo's pages, an empty one with the browser client, and those of the documentation."""
+"""The demo's pages, empty ones with the browser's clients, and those of the documentation."""
 
 from __future__ import annotations
 
@@ -36,6 +36,46 @@ PAGE = """
 </script>
 """
 
+HUB_PAGE = """
+{% load static %}
+<!doctype html>
+<title>Hub</title>
+<link rel="icon" href="data:,">
+<script type="importmap">
+  {"imports": {
+    "/static/ws_support/client.js": "{% static 'ws_support/client.js' %}",
+    "/static/ws_support/hub_protocol.js": "{% static 'ws_support/hub_protocol.js' %}",
+    "/static/ws_support/hub_session.js": "{% static 'ws_support/hub_session.js' %}"
+  }}
+</script>
+<script type="module">
+  import { HubConnection } from "{% static 'ws_support/hub.js' %}";
+
+  /** Connect to the hub, and note when it is back. */
+  window.start = async (options) => {
+    window.hub = new HubConnection("/hub", { minDelay: 100, maxDelay: 500, ...options });
+    window.back = new Promise((resolve) => hub.addEventListener("reconnected", resolve));
+    hub.on("AskForNumber", () => 42);
+    await hub.start();
+  };
+
+  async function* parts() {
+    yield* ["a", "b", "c"];
+  }
+
+  /** Use the hub in each way that there is. */
+  window.use = async () => {
+    const items = [];
+    for await (const item of hub.stream("Counter", 3)) items.push(item);
+    return {
+      sum: await hub.invoke("Add", 1, 2),
+      items,
+      joined: await hub.invoke("Join", parts()),
+      answer: await hub.invoke("Ask", "AskForNumber"),
+    };
+  };
+</script>
+"""
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -46,6 +86,10 @@ def rendered(request, source):
 
 def client(request):
     return rendered(request, PAGE)
+
+
+def hub(request):
+    return rendered(request, HUB_PAGE)
 
 
 def example(request, page):
@@ -61,6 +105,7 @@ def token(request):
 urlpatterns = [
     *demo_patterns,
     path("client", client),
+    path("hub-page", hub),
     path("token", token),
     path("events", requests.events),
     path("poll", requests.poll),

@@ -528,17 +528,12 @@ def test_the_body_behind_an_upgrade_that_is_not_made_is_a_body(shared, lines, bo
 def test_an_upgrade_behind_a_request_under_way_is_400(server, before, piece):
     with server.plain() as client:
         send(client, before + UPGRADE, piece)
-        wait_for_the_next_request(server)
+        for _ in until("first request"):
+            if server.application.asked:
+                break
         server.application.is_open.set()
         answer = everything(client)
     assert statuses(answer) == [200, 400]
-
-
-def wait_for_the_next_request(server):
-    """Wait until the server has begun to read what is behind the request under way."""
-    for _ in until("next request"):
-        if any(each._is_pipelined for each in tuple(server.server_state.connections)):
-            break
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
@@ -554,14 +549,18 @@ def test_a_request_whose_end_is_in_two_reads_ends_there(server, first, cut):
             if protocol._rest == cut or protocol._overhead == len(first) - cut:
                 break
         client.sendall(first[-cut:] + UPGRADE)
-        wait_for_the_next_request(server)
+        for _ in until("first request"):
+            if "/wait" in server.application.asked:
+                break
         server.application.is_open.set()
         assert statuses(everything(client)) == [200, 400]
 
 
 def test_an_upgrade_of_which_half_came_too_early_is_400(server):
     with server.plain(get("/wait") + UPGRADE[:30]) as client:
-        wait_for_the_next_request(server)
+        for _ in until("first request"):
+            if server.application.asked:
+                break
         server.application.is_open.set()
         receive_until(client, b"}")
         client.sendall(UPGRADE[30:])

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.core.asgi import get_asgi_application
@@ -15,6 +15,7 @@ from django.urls import path, re_path
 from ws_support.asgi import WebSocketSupport
 from ws_support.broadcast import broadcast, broadcast_json
 from ws_support.consumers import AsyncJsonWebsocketConsumer, AsyncWebsocketConsumer, EchoConsumer
+from ws_support.hubs import Hub, HubRouter, hub_context
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.middleware.origin import OriginValidator
 from ws_support.signals import disconnected
@@ -125,6 +126,26 @@ def tests_with_servers(websocket_server: ServerGetter, websocket_peer: partial[P
         print(client.frame(), websocket_peer("/ws", origin=server.origin).subprotocol)
 
 
+class Chat(Hub):
+    async def send_message(self, user: str, message: str) -> None:
+        await self.clients.all.send("ReceiveMessage", user, message)
+        move: str = await self.clients.caller.invoke(str, "ChooseMove", timeout=30)
+        await hub_context(Chat).clients.user("1").send("Moved", move)
+
+
+class Page(Protocol):
+    async def receive_message(self, user: str, message: str) -> None: ...
+
+
+class TypedChat(Hub[Page]):
+    async def send_message(self, user: str, message: str) -> None:
+        await self.clients.all.receive_message(user, message)
+        await hub_context(TypedChat).clients.group("blue").receive_message(user, message)
+
+
+hubs = HubRouter(get_asgi_application(), {"chat": Chat, "typed": TypedChat})
+
+
 # What must be refused: a comment that nothing needs is an error, too.
 
 
@@ -134,3 +155,9 @@ def no_coroutine_function(websocket: WebSocket) -> None: ...
 
 @websocket_view  # type: ignore[arg-type]
 async def no_websocket(number: int) -> None: ...
+
+
+class WrongArguments(Hub[Page]):
+    async def go(self) -> None:
+        await self.clients.all.receive_message("ann", 1)  # type: ignore[arg-type]
+        await self.clients.all.recieve_message("ann", "Hello")  # type: ignore[attr-defined]

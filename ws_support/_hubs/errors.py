@@ -15,8 +15,8 @@ WRONG_TYPES: Final = (
 class HubException(Exception):
     """An error whose text the client may read, raised by a method of a hub.
 
-    Of every other exception the client reads only that there was one, unless `DETAILED_ERRORS` is
-    set.
+    Of every other exception the client reads only that there was one, unless
+    `ENABLE_DETAILED_ERRORS` is set.
     """
 
 
@@ -65,7 +65,15 @@ STREAMING: Final = "An error occurred on the server while streaming results."
 def describe(text: str, error: BaseException, *, is_detailed: bool) -> str:
     """Return `text`, with the class and the text of `error` if the client may read them."""
     if isinstance(error, HubException):
-        return f"{text} HubException: {error}"
+        return f"{text} HubException: {_text_of(error)}"
     if isinstance(error, BindingError):
         return f"{text} InvalidDataException: {error}" if is_detailed else text
-    return f"{text} {type(error).__name__}: {error}" if is_detailed else text
+    return f"{text} {type(error).__name__}: {_text_of(error)}" if is_detailed else text
+
+
+def _text_of(error: BaseException) -> str:
+    """Return the text of an error of the project, as far as it can be sent."""
+    try:
+        return str(error).encode(errors="replace").decode()
+    except Exception:  # Of its own `__str__()`.
+        return ""

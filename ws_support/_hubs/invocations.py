@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+from types import CoroutineType
 from typing import Any, Final, TypeAlias
 
 from ws_support._asyncio import cancelled_by_others, is_being_cancelled
+from ws_support._connection.database import OldConnections
 from ws_support._hubs import errors
 from ws_support._hubs.errors import BindingError, HubException
 from ws_support._hubs.messages import (
@@ -28,11 +30,14 @@ from ws_support._hubs.protocols.base import (
     ProtocolError,
     WrongNumber,
 )
-from ws_support._hubs.uploads import Upload
+from ws_support._hubs.uploads import Budget, Upload
 
 logger = logging.getLogger("ws_support.hubs")
 
 _Call: TypeAlias = Invocation | StreamInvocation
+
+_worker: Final[ContextVar[asyncio.Task[Any] | None]] = ContextVar("worker", default=None)
+"""The task that runs plain invocations, also in the tasks that a method makes."""
 
 _IN_A_ROW: Final = 64
 """Items, or plain invocations, after which other tasks have their turn, if nothing has waited."""
@@ -46,6 +51,8 @@ class Limits:
     """Plain invocations that run at the same time."""
     stream_buffer: int = 10
     """Items of an upload stream that wait."""
+    upload_size: int = 1024 * 1024
+    """Bytes of items that wait in all upload streams together. .NET has no limit."""
     tasks: int = 100
     """Streams, and methods with upload streams, that run or wait to. .NET has no limit."""
     detailed_errors: bool = False
@@ -60,10 +67,13 @@ class Invocations:
     - Streams, and methods with upload streams, take no slot.
     - When the queue of an upload stream is full, everything behind the next item waits.
 
-    `send` writes a message, and waits while the client is slow. It raises `InvalidValue` for what
-    cannot be sent, and nothing else: to a client that has gone, nothing is sent. `new_hub` returns
+    `send` writes a message, and returns something to wait for if the client is slow. It raises
+    `InvalidValue` for what cannot be sent, and nothing else: to a client that has gone, nothing is
+    sent. `answer` does the same, and may wait for `flush()`, which is called when no plain
+    invocation waits for its turn: answers can be sent together then. `new_hub` returns
     an instance of the hub for one invocation. `may_invoke` returns False for a method that the user
-    may not call.
+    may not call. `filtered` calls a method through the filters of the hub. `make_way` is called
+    when no message waits for its turn any more.
     """
 
     def __init__(
@@ -71,43 +81,69 @@ class Invocations:
         protocol: HubProtocol,
         methods: Mapping[str, HubMethod],
         new_hub: Callable[[], Any],
-        send: Callable[[Message], Awaitable[None]],
+        send: Callable[[Message], Awaitable[None] | None],
         *,
+        answer: Callable[[Message], Awaitable[None] | None] | None = None,
         limits: Limits = Limits(),
         may_invoke: Callable[[HubMethod], Awaitable[bool]] | None = None,
+        filtered: Callable[[HubMethod, Any, Sequence[Any]], Any] | None = None,
+        make_way: Callable[[], None] = lambda: None,
+        flush: Callable[[], None] = lambda: None,
     ) -> None:
         self._protocol = protocol
         self._methods = methods
         self._new_hub = new_hub
         self._send = send
+        self._answer = answer or send
         self._limits = limits
         self._may_invoke = may_invoke
-        self._waiting: deque[Message] = deque()
-        self._jobs: deque[Invocation] = deque()
+        self._filtered = filtered
+        self._make_way = make_way
+        self._flush = flush
+        self.waiting: list[Message] = []
+        """Messages that wait for their turn. While there are some, no more should be taken."""
+        self._jobs: list[Invocation] = []
+        self._databases = OldConnections.of_this_loop()
         self._free = limits.parallel
         """Slots that no invocation has."""
-        self._idle: deque[asyncio.Future[None]] = deque()
+        self._idle: list[asyncio.Future[None]] = []
         """What the tasks that run plain invocations wait for."""
         self._uploads: dict[str, Upload] = {}
+        self._budget = Budget(limits.upload_size)
         self._streams: dict[str, _Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._workers: set[asyncio.Task[Any]] = set()
+        """The tasks that run plain invocations: one for each slot."""
+        self._lent: set[asyncio.Task[Any]] = set()
+        """Tasks that have given up their slot, and still run their invocation."""
         self._calls = 0
         """Calls that run in a task of their own, or wait to."""
         self._has_ended = False
-        self._has_room = asyncio.Event()
-        self._has_room.set()
 
     def start(self) -> None:
         """Start the tasks that run plain invocations."""
         for _ in range(self._limits.parallel):
-            self._spawn(self._work())
+            self._workers.add(self._spawn(self._work()))
+
+    def release_slot(self) -> None:
+        """Give up the slot of the plain invocation that this task runs, or has been made by.
+
+        The method waits for the answer of a client, which is behind the next invocation.
+        """
+        worker = _worker.get()
+        if worker in self._workers and len(self._lent) < self._limits.tasks:
+            self._lent.add(worker)
+            self._workers.discard(worker)
+            self._workers.add(self._spawn(self._work()))
+            self._free += 1
+            self._advance()
 
     def take(self, message: Message) -> None:
         """Handle the next message of the client, now or as soon as it is its turn.
 
         Raises `ProtocolError` for a client that has too many streams.
         """
-        if _has_task(message):
+        if not _is_plain(message) and _has_task(message):
             # Of a client that reads nothing, the answers wait in tasks as well.
             most = self._limits.parallel + 3 * self._limits.tasks
             if self._calls >= self._limits.tasks or len(self._tasks) >= most:
@@ -115,23 +151,25 @@ class Invocations:
                     f"A client may have at most {self._limits.tasks} streams at a time."
                 )
             self._calls += 1
-        if self._waiting or not self._begin(message):
-            self._waiting.append(message)
-            self._has_room.clear()
+        if self.waiting or not self._begin(message):
+            self.waiting.append(message)
 
-    async def wait_for_room(self) -> None:
-        """Wait until no message waits for its turn. Until then, nothing more should be read."""
-        await self._has_room.wait()
-
-    async def end(self, timeout: float) -> bool:
-        """Cancel what still runs.
+    async def end(self, timeout: float, *, grace: float = 0) -> bool:
+        """Cancel what still runs, plain invocations only after `grace` seconds.
 
         Return False if something has ignored that for `timeout` seconds, and still runs.
         """
         self._has_ended = True
-        self._waiting.clear()
+        self.waiting.clear()
         self._jobs.clear()
-        self._has_room.set()
+        for waiter in self._idle:
+            waiter.cancel()
+        plain = self._workers | self._lent
+        for task in self._tasks - plain:
+            task.cancel()
+        if running := plain & self._tasks:
+            # A client may leave right after its last call, which should still do its work.
+            await asyncio.wait(running, timeout=grace)
         for task in self._tasks:
             task.cancel()
         if not self._tasks:
@@ -142,20 +180,24 @@ class Invocations:
     # In the task that reads
 
     def _advance(self) -> None:
-        while self._waiting and self._begin(self._waiting[0]):
-            self._waiting.popleft()
-        if not self._waiting:
-            self._has_room.set()
+        if not self.waiting:
+            return
+        while self.waiting and self._begin(self.waiting[0]):
+            self.waiting.pop(0)
+        if not self.waiting:
+            self._make_way()
 
     def _begin(self, message: Message) -> bool:
         """Return False for a message that has to wait."""
-        match message:
-            case Invocation(stream_ids=()):
-                if not self._free:
-                    return False
-                self._free -= 1
-                self._jobs.append(message)
+        if _is_plain(message):
+            if not self._free:
+                return False
+            self._free -= 1
+            self._jobs.append(message)  # type: ignore[arg-type]
+            if self._idle:
                 self._wake()
+            return True
+        match message:
             case Invocation() | StreamInvocation():
                 self._begin_with_streams(message)
             case StreamItem():
@@ -179,18 +221,24 @@ class Invocations:
         uploads: list[Upload] = []
         if method is not None and len(message.stream_ids) == len(method.streams):
             for id_, type_ in zip(message.stream_ids, method.streams.values(), strict=True):
-                upload = Upload(self._protocol, type_, self._limits.stream_buffer, self._advance)
+                upload = Upload(
+                    self._protocol,
+                    type_,
+                    self._limits.stream_buffer,
+                    self._budget,
+                    self._advance,
+                )
                 uploads.append(upload)
                 self._uploads.setdefault(id_, upload)
         if isinstance(message, Invocation):
-            self._spawn(self._run(message, uploads))
+            self._spawn(self._run(message, uploads, self._send))
         else:
             stream = self._streams[message.id] = _Stream()
             stream.task = self._spawn(self._run_stream(message, uploads, stream))
 
     def _wake(self) -> None:
         while self._idle:
-            waiter = self._idle.popleft()
+            waiter = self._idle.pop(0)
             if not waiter.done():  # Others may have cancelled the task that waits.
                 waiter.set_result(None)
                 return
@@ -205,32 +253,56 @@ class Invocations:
 
     async def _work(self) -> None:
         """Run plain invocations, one after the other."""
+        worker: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
+        _worker.set(worker)
+        loop = asyncio.get_running_loop()
+        # On Python 3.10, nothing says so.
+        cancelling: Callable[[], int] = getattr(worker, "cancelling", lambda: 0)
         count = 0
         while True:
             while not self._jobs:
-                waiter = asyncio.get_running_loop().create_future()
+                waiter = loop.create_future()
                 self._idle.append(waiter)
                 await waiter
-            await self._run(self._jobs.popleft(), [])
-            if self._is_over():  # The method has swallowed the cancellation.
+            await self._run(self._jobs.pop(0), [], self._answer)
+            if self._has_ended or cancelling():  # The method has swallowed the cancellation.
+                return
+            if worker not in self._workers:  # It has given up its slot.
+                self._lent.discard(worker)
+                self._flush()
                 return
             self._free += 1
             self._advance()
             count += 1
+            if not self._jobs:
+                self._flush()
             if not count % _IN_A_ROW:
                 await asyncio.sleep(0)
 
     def _is_over(self) -> bool:
         return self._has_ended or is_being_cancelled()
 
-    async def _run(self, message: Invocation, uploads: list[Upload]) -> None:
+    async def _run(
+        self,
+        message: Invocation,
+        uploads: list[Upload],
+        send: Callable[[Message], Awaitable[None] | None],
+    ) -> None:
         """Run a method that answers once."""
-        result = None
         error = None
         try:
-            method, arguments = await self._bind(message, uploads)
-            result = method.function(self._new_hub(), *arguments)
-            if inspect.isawaitable(result):
+            if self._databases.are_due():
+                await self._databases.close()
+            method, arguments = self._bind(message)
+            if self._may_invoke is not None and not await self._may_invoke(method):
+                raise _Refused(errors.unauthorized(message.target))
+            if message.stream_ids or method.is_stream or method.streams:
+                arguments = self._with_streams(message, method, arguments, uploads)
+            if self._filtered is None:
+                result = method.function(self._new_hub(), *arguments)
+            else:
+                result = self._filtered(method, self._new_hub(), arguments)
+            if result.__class__ is CoroutineType or inspect.isawaitable(result):
                 result = await result
         except _Refused as refused:
             error = str(refused)
@@ -242,17 +314,19 @@ class Invocations:
         except Exception as raised:
             error = self._explain(errors.unexpected(message.target), raised, message)
         finally:
-            self._forget(message, uploads)
+            if message.stream_ids:
+                self._forget(message, uploads)
         if message.id is None:
             return
+        if error is None:
+            try:
+                slow = send(Completion(message.id, result, has_result=True))
+            except InvalidValue as raised:
+                error = self._explain(errors.unexpected(message.target), raised, message)
         if error is not None:
-            await self._complete(message.id, error)
-            return
-        try:
-            await self._send(Completion(message.id, result, has_result=True))
-        except InvalidValue as raised:
-            text = self._explain(errors.unexpected(message.target), raised, message)
-            await self._complete(message.id, text)
+            slow = send(Completion(message.id, error=error))
+        if slow is not None:
+            await slow
 
     async def _run_stream(
         self, message: StreamInvocation, uploads: list[Upload], stream: _Stream
@@ -279,8 +353,16 @@ class Invocations:
         """Send the items of a stream, and return the error that has ended it."""
         text = errors.unexpected(message.target)
         try:
-            method, arguments = await self._bind(message, uploads)
-            items = method.function(self._new_hub(), *arguments)
+            if self._databases.are_due():
+                await self._databases.close()
+            method, arguments = self._bind(message)
+            if self._may_invoke is not None and not await self._may_invoke(method):
+                raise _Refused(errors.unauthorized(message.target))
+            arguments = self._with_streams(message, method, arguments, uploads)
+            if self._filtered is None:
+                items = method.function(self._new_hub(), *arguments)
+            else:
+                items = self._filtered(method, self._new_hub(), arguments)
             if inspect.isawaitable(items):
                 items = await items
             if not hasattr(items, "__aiter__"):
@@ -290,7 +372,9 @@ class Invocations:
             count = 0
             try:
                 async for item in iterator:
-                    await self._send(StreamItem(message.id, item))
+                    slow = self._send(StreamItem(message.id, item))
+                    if slow is not None:
+                        await slow
                     count += 1
                     if not count % _IN_A_ROW:
                         await asyncio.sleep(0)
@@ -303,27 +387,41 @@ class Invocations:
             return self._explain(text, raised, message)
         return None
 
-    async def _bind(self, message: _Call, uploads: list[Upload]) -> tuple[HubMethod, list[Any]]:
-        """Return the method that is meant, and its arguments. Raises `_Refused`."""
+    def _bind(self, message: _Call) -> tuple[HubMethod, Sequence[Any]]:
+        """Return the method that is meant, and the arguments in the message. Raises `_Refused`."""
         target = message.target
         method = find(self._methods, target)
         if method is None:
             raise self._refused(errors.failed(target), HubException("Method does not exist."))
         try:
-            arguments = self._protocol.arguments(message.arguments, method.types)
+            arguments = self._protocol.arguments(
+                message.arguments, method.arguments_type, len(method.types)
+            )
         except WrongNumber as error:
             raise self._refused(errors.failed(target), BindingError(str(error))) from None
-        except InvalidValue:
+        except InvalidValue as error:
+            # The text for clients is that of .NET, and names no argument. DEBUG, since the reason
+            # may have a value of the client in it.
+            logger.debug("The arguments of a call to %.200a do not fit: %.300a", target, str(error))
             wrong_types = BindingError(errors.WRONG_TYPES)
             raise self._refused(errors.failed(target), wrong_types) from None
-        if self._may_invoke is not None and not await self._may_invoke(method):
-            raise _Refused(errors.unauthorized(target))
+        return method, arguments
+
+    def _with_streams(
+        self,
+        message: _Call,
+        method: HubMethod,
+        arguments: Sequence[Any],
+        uploads: list[Upload],
+    ) -> Sequence[Any]:
+        """Return the arguments with the upload streams among them. Raises `_Refused`."""
+        target = message.target
         if method.is_stream != isinstance(message, StreamInvocation):
             raise _Refused(errors.wrong_mode(target, is_stream=method.is_stream))
         if len(uploads) != len(method.streams) or len(message.stream_ids) != len(uploads):
             wrong = errors.wrong_streams(len(message.stream_ids), len(method.streams))
             raise self._refused(errors.unexpected(target), HubException(wrong))
-        return method, method.arrange(arguments, uploads)
+        return method.arrange(arguments, uploads)
 
     def _refused(self, text: str, error: Exception) -> _Refused:
         is_detailed = self._limits.detailed_errors
@@ -341,7 +439,9 @@ class Invocations:
         return errors.describe(text, error, is_detailed=self._limits.detailed_errors)
 
     async def _complete(self, invocation_id: str, error: str | None) -> None:
-        await self._send(Completion(invocation_id, error=error))
+        slow = self._send(Completion(invocation_id, error=error))
+        if slow is not None:
+            await slow
 
     def _forget(self, message: _Call, uploads: list[Upload]) -> None:
         """Note that a method has ended, and drop its upload streams."""
@@ -350,6 +450,11 @@ class Invocations:
             if self._uploads.get(id_) is upload:
                 del self._uploads[id_]
             upload.forget()
+
+
+def _is_plain(message: Message) -> bool:
+    """Return True for an invocation that takes a slot."""
+    return message.__class__ is Invocation and not message.stream_ids
 
 
 def _has_task(message: Message) -> bool:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
+from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
 
 from ws_support._hubs.protocols import PROTOCOLS
@@ -35,6 +43,41 @@ def hub_method_name(name: str) -> Callable[[Callable[..., Any]], Callable[..., A
     return named
 
 
+def shown_name(function: Callable[..., Any], attribute: str) -> str:
+    """Return the name of a method on the other side: `SendMessage` for `send_message`.
+
+    A name that `@hub_method_name` has given is returned as it is.
+    """
+    given: str | None = getattr(function, _NAME, None)
+    return pascal_case(attribute) if given is None else given
+
+
+def pascal_case(name: str) -> str:
+    """Return a name as .NET writes it: `receive_message` is `ReceiveMessage`."""
+    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+
+
+def client_of(hub: type, base: type) -> type | None:
+    """Return the class that describes the clients of a hub: `ChatClient` of `Hub[ChatClient]`."""
+    for cls in hub.__mro__:
+        for each in cls.__dict__.get("__orig_bases__", ()):
+            origin, argument = get_origin(each), (*get_args(each), None)[0]
+            if isinstance(origin, type) and issubclass(origin, base) and _is_class(argument):
+                client: type = argument
+                return client
+    return None
+
+
+def client_names(client: type | None) -> dict[str, str]:
+    """Return what the methods of a client class are called by on the page, as far as given."""
+    return {
+        attribute: shown_name(function, attribute)
+        for attribute in dir(client)
+        if not attribute.startswith("_")
+        and hasattr(function := inspect.getattr_static(client, attribute), _NAME)
+    }
+
+
 @dataclass(frozen=True)
 class HubMethod:
     """A method that clients may call."""
@@ -49,8 +92,15 @@ class HubMethod:
     """The type of the result, or of an item if it `is_stream`."""
     is_stream: bool = False
     """True if it answers with a stream."""
+    name: str = ""
+    """The name that documentation gives it: `SendMessage`. It answers to other spellings, too."""
+    arguments_type: Any = field(init=False)
+    """`types` as the type of one tuple."""
 
-    def arrange(self, arguments: list[Any], streams: list[Any]) -> list[Any]:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arguments_type", tuple[self.types or ()])  # type: ignore[misc]
+
+    def arrange(self, arguments: Sequence[Any], streams: list[Any]) -> Sequence[Any]:
         """Return the arguments for the function: those of the client, and the streams."""
         if not self.streams:
             return arguments
@@ -65,13 +115,17 @@ def methods_of(hub: type, base: type) -> dict[str, HubMethod]:
     These are the public functions that `base` does not have. A method is found by its name in lower
     case, with and without underscores: `send_message` also answers to `SendMessage` and
     `sendMessage`, since .NET ignores case (`find()`). Raises `ImproperlyConfigured` if two methods
-    have one name, or if a method takes what a client cannot send.
+    have one name, if a method takes what a client cannot send, or if one hides what `base` needs.
     """
+    for attribute in dir(base):
+        if not attribute.startswith("_"):
+            _check_override(hub, base, attribute)
     found: dict[str, HubMethod] = {}
     owners: dict[str, str] = {}
     for attribute in sorted(_public_functions(hub, base)):
         function = inspect.getattr_static(hub, attribute)
-        method = _describe(function, f"{hub.__qualname__}.{attribute}")
+        title = f"{hub.__qualname__}.{attribute}"
+        method = replace(_describe(function, title), name=shown_name(function, attribute))
         for name in _names(function, attribute):
             if name in found:
                 raise ImproperlyConfigured(
@@ -99,6 +153,28 @@ def _public_functions(hub: type, base: type) -> set[str]:
     }
 
 
+def _check_override(hub: type, base: type, attribute: str) -> None:
+    """Raise `ImproperlyConfigured` if what `hub` has under a name of `base` cannot work."""
+    title = f"{hub.__qualname__}.{attribute}()"
+    theirs = inspect.getattr_static(base, attribute)
+    ours = inspect.getattr_static(hub, attribute)
+    if iscoroutinefunction(theirs):
+        if not iscoroutinefunction(ours):
+            raise ImproperlyConfigured(f"{title} is awaited: write async def.")
+        parameters = inspect.signature(theirs).parameters
+        try:
+            inspect.signature(ours).bind(*parameters)
+        except TypeError:
+            expected = ", ".join(parameters)
+            raise ImproperlyConfigured(f"{title} has to take ({expected}).") from None
+    elif not inspect.isfunction(ours) or inspect.isfunction(theirs):
+        pass
+    elif isinstance(theirs, classmethod):
+        raise ImproperlyConfigured(f"{title} is a class method: write @classmethod above it.")
+    else:
+        raise ImproperlyConfigured(f"{title} hides an attribute that every hub has: rename it.")
+
+
 def _names(function: Callable[..., Any], attribute: str) -> set[str]:
     """Return the names that a method answers to, in lower case."""
     given: str | None = getattr(function, _NAME, None)
@@ -115,6 +191,8 @@ def _describe(function: Callable[..., Any], title: str) -> HubMethod:
             f"The annotations of {title}() cannot be read: {error}. Import what they name where"
             " the module is loaded, and not only for type checking."
         ) from error
+    if inspect.isgeneratorfunction(inspect.unwrap(function)):
+        raise ImproperlyConfigured(f"{title}() is a generator: a stream needs async def.")
     types: list[Any] = []
     streams: dict[int, Any] = {}
     for at, parameter in enumerate(_parameters(function, title)):
@@ -153,3 +231,8 @@ def _parameters(function: Callable[..., Any], title: str) -> list[inspect.Parame
                 " have an order and no names, and their number is fixed."
             )
     return parameters[1:]
+
+
+def _is_class(value: Any) -> bool:
+    # Since Python 3.11, Any is a class.
+    return isinstance(value, type) and get_origin(value) is None and value is not Any

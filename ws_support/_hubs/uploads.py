@@ -12,21 +12,43 @@ from ws_support._hubs.messages import Completion, StreamItem
 from ws_support._hubs.protocols.base import HubProtocol, InvalidValue
 
 
+class Budget:
+    """The bytes that may wait in all upload streams of one client together."""
+
+    __slots__ = ("_most", "used")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.used = 0
+
+    @property
+    def is_spent(self) -> bool:
+        return self.used > self._most
+
+
 class Upload:
     """An asynchronous iterator over the items that a client sends.
 
     It ends when the client says so, and raises `HubException` with the error that the client gives.
-    At most `capacity` items wait. When a full queue has room again, it calls `make_way()`.
+    At most `capacity` items wait, and only one when the `budget` is spent. When there is room
+    again, it calls `make_way()`.
     """
 
     def __init__(
-        self, protocol: HubProtocol, type_: Any, capacity: int, make_way: Callable[[], None]
+        self,
+        protocol: HubProtocol,
+        type_: Any,
+        capacity: int,
+        budget: Budget,
+        make_way: Callable[[], None],
     ) -> None:
         self._protocol = protocol
         self._type = type_
         self._capacity = capacity
+        self._budget = budget
         self._make_way = make_way
-        self._items: deque[Any] = deque()
+        self._items: deque[tuple[Any, int]] = deque()
+        """Items, and their sizes in bytes as they came."""
         self._end: BaseException | None = None
         self._is_over = False
         self._waiter: asyncio.Future[None] | None = None
@@ -46,19 +68,28 @@ class Upload:
                 await self._waiter
             finally:
                 self._waiter = None
-        item = self._items.popleft()
-        if len(self._items) == self._capacity - 1:
+        was_full = self._is_full
+        item, size = self._items.popleft()
+        self._budget.used -= size
+        if was_full:
             self._make_way()
         return item
+
+    @property
+    def _is_full(self) -> bool:
+        waiting = len(self._items)
+        return waiting >= self._capacity or (waiting > 0 and self._budget.is_spent)
 
     def take(self, message: StreamItem) -> bool:
         """Take an item. Return False if there is no room for it yet: then try again later."""
         if self._is_over:
             return True
-        if len(self._items) >= self._capacity:
+        if self._is_full:
             return False
         try:
-            self._items.append(self._protocol.value(message.item, self._type))
+            size = len(memoryview(message.item))
+            self._items.append((self._protocol.value(message.item, self._type), size))
+            self._budget.used += size
         except InvalidValue:
             self.end(HubException(WRONG_ITEM))
         self._wake()
@@ -77,8 +108,9 @@ class Upload:
 
     def forget(self) -> None:
         """Drop what waits and what still comes: nobody reads it any more."""
-        was_full = len(self._items) >= self._capacity
+        was_full = self._is_full
         self._is_over = True
+        self._budget.used -= sum(size for _, size in self._items)
         self._items.clear()
         if was_full:
             self._make_way()

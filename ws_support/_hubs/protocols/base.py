@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+from django.db.models import Model, QuerySet
 from django.utils.functional import Promise
 
 from ws_support._hubs.messages import Message, Undecoded
@@ -21,7 +22,7 @@ class MessageTooLarge(ProtocolError):
     def __init__(self, most: int) -> None:
         super().__init__(
             f"The maximum message size of {most}B was exceeded. The message size can be configured"
-            ' with WS_SUPPORT["HUBS"]["MAX_MESSAGE_SIZE"].'
+            ' with WS_SUPPORT["HUBS"]["MAXIMUM_RECEIVE_MESSAGE_SIZE"].'
         )
 
 
@@ -76,15 +77,19 @@ class HubProtocol(ABC):
         """Prepare to read values of a type. Raises `TypeError` if there can be none."""
         self.decoder(type_)
 
-    def arguments(self, undecoded: Undecoded, types: tuple[Any, ...]) -> list[Any]:
-        """Return the arguments of an invocation, converted to `types`.
+    def arguments(self, undecoded: Undecoded, type_: Any, count: int) -> tuple[Any, ...]:
+        """Return the arguments of an invocation, converted to `type_`, a tuple of `count` types.
 
         `Any` takes what has come. Raises `WrongNumber` and `InvalidValue`.
         """
-        each = self.value(undecoded, list[Undecoded])
-        if len(each) != len(types):
-            raise WrongNumber(len(each), len(types))
-        return [self.value(one, type_) for one, type_ in zip(each, types, strict=True)]
+        try:
+            arguments: tuple[Any, ...] = self.value(undecoded, type_)
+        except InvalidValue:
+            given = self.value(undecoded, list[Undecoded])
+            if len(given) != count:
+                raise WrongNumber(len(given), count) from None
+            raise
+        return arguments
 
     def value(self, undecoded: Undecoded, type_: Any) -> Any:
         """Return an item or a result, converted to `type_`. Raises `InvalidValue`."""
@@ -144,7 +149,23 @@ def encode_other(value: Any) -> Any:
         return str(value)
     if hasattr(value, "__pydantic_validator__"):
         return value.model_dump()
-    raise TypeError(f"A hub cannot send an object of type {type(value).__qualname__}")
+    if isinstance(value, str):  # A subclass, such as Django's SafeString.
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    what = f"A hub cannot send an object of type {type(value).__qualname__}"
+    raise TypeError(what + _advice(value))
+
+
+def _advice(value: Any) -> str:
+    """Return what to send in place of a value of Django."""
+    if isinstance(value, Model):
+        return ": send its fields, as a dictionary or a dataclass"
+    if isinstance(value, QuerySet):
+        return ": send a list, such as [row async for row in queryset.values()]"
+    return ""
 
 
 def decode_other(type_: Any, value: Any) -> Any:

@@ -201,16 +201,16 @@ def _id(envelope: _Envelope) -> Any:
 
 def _to_send(message: Message) -> Struct:
     match message:
+        case messages.Completion(id, result, error, has_result):
+            if error is not None:
+                return _Completion(id, error=error)
+            return _Completion(id, result if has_result else UNSET)
         case messages.Invocation(target, arguments, id, stream_ids):
             return _Invocation(target, arguments, id or UNSET, stream_ids)
         case messages.StreamInvocation(target, arguments, id, stream_ids):
             return _StreamInvocation(target, arguments, id, stream_ids)
         case messages.StreamItem(id, item):
             return _StreamItem(id, item)
-        case messages.Completion(id, result, error, has_result):
-            if error is not None:
-                return _Completion(id, error=error)
-            return _Completion(id, result if has_result else UNSET)
         case messages.CancelInvocation(id):
             return _CancelInvocation(id)
         case messages.Close(error, allow_reconnect):

@@ -13,7 +13,7 @@ from django.core.management.commands.runserver import naiveip_re
 from ws_support import conf
 from ws_support.middleware.proxy_headers import UNIX, ProxyHeaders
 from ws_support.servers import SERVERS, get_server
-from ws_support.servers._run.banner import broadcasts, summary, unguarded
+from ws_support.servers._run.banner import broadcasts, hubs, summary, unguarded
 from ws_support.servers._run.shutdown import stop_at_once_until_it_serves
 from ws_support.servers._run.sockets import AddressError
 from ws_support.servers.base import ASGIServer, ServeConfig
@@ -171,6 +171,7 @@ def _lines(server: ASGIServer, plan: ServeConfig) -> dict[str, str]:
         **unguarded(),
         **server.differences(plan),
         "broadcasts": broadcasts(plan.workers),
+        **hubs(plan.workers),
         "stopping": f"within {plan.options.shutdown_timeout:g} s",
     }
     if plan.trusted_proxies:

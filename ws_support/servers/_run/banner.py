@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 from channels.layers import get_channel_layer
@@ -50,6 +51,17 @@ def broadcasts(workers: int) -> str:
         return f"through {type(get_channel_layer()).__qualname__} to every process that uses it"
     where = "this process" if workers == 1 else f"each of the {workers} processes by itself"
     return f"within {where}: CHANNEL_LAYERS has no layer between processes"
+
+
+def hubs(workers: int) -> dict[str, str]:
+    """Return a line about hubs if their clients need what the processes do not have."""
+    if workers == 1 or is_between_processes() or "ws_support.hubs" not in sys.modules:
+        return {}
+    line = (
+        "over WebSockets only: server-sent events and long polling need a layer between the"
+        " processes"
+    )
+    return {"hubs": line}
 
 
 def _origins(options: Options) -> str:

@@ -1,0 +1,435 @@
+"""Requests that another process answers: here between two event loops' worth of objects."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ws_support._hubs import forwarding
+from ws_support._hubs.forwarding import Forwarding
+from ws_support._hubs.letters import Kind, Letter, encode, read_letter
+from ws_support.exceptions import ClientGone
+from ws_support.testing import BOUND
+
+SCOPE = {
+    "type": "http",
+    "method": "POST",
+    "path": "/hub",
+    "query_string": b"id=1",
+    "headers": [(b"a", b"b")],
+    "extensions": {"websocket.http.response": {}, "other": {}},
+    "state": object(),
+}
+
+
+class Network:
+    """Two processes, "here" and "there". What goes between them are the letters' bytes."""
+
+    def __init__(self, serve: Callable[..., Any]) -> None:
+        self.ends = {name: Forwarding(name, self.post, serve) for name in ("here", "there")}
+        self.is_cut = False
+        self.letters: list[Letter] = []
+        self.refuses: Kind | None = None
+
+    async def post(self, worker: str, letter: Letter) -> None:
+        await asyncio.sleep(0)
+        if self.is_cut:
+            return
+        if letter.kind is self.refuses:
+            raise RuntimeError("the broker")
+        again = read_letter(encode(letter))
+        self.letters.append(again)
+        self.ends[worker].take(again)
+
+    async def forward(self, client: Client, scope: Any = SCOPE) -> bool:
+        request = self.ends["here"].forward("there", scope, client.receive, client.send)
+        return await asyncio.wait_for(request, BOUND)
+
+    @property
+    def is_idle(self) -> bool:
+        return all(each.is_idle for each in self.ends.values())
+
+
+class Client:
+    def __init__(self, *messages: dict[str, Any]) -> None:
+        self.messages = list(messages)
+        self.heard: list[dict[str, Any]] = []
+        self.has_left = asyncio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        if self.messages:
+            return self.messages.pop(0)
+        await self.has_left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.heard.append(message)
+
+
+async def until(is_so: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + BOUND
+    while not is_so():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
+
+
+@pytest.fixture(autouse=True)
+async def nothing_stays():
+    before = asyncio.all_tasks()
+    yield
+    for _ in range(200):
+        left = asyncio.all_tasks() - before - {asyncio.current_task()}
+        if not left:
+            break
+        await asyncio.sleep(0.01)
+    assert left == set()
+    gc.collect()
+
+
+async def test_a_request_is_answered_elsewhere():
+    scopes = []
+
+    async def serve(scope, receive, send):
+        scopes.append(scope)
+        bodies = [await receive(), await receive()]
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
+        body = b"".join(each["body"] for each in bodies)
+        await send({"type": "http.response.body", "body": body})
+
+    network = Network(serve)
+    client = Client(
+        {"type": "http.request", "body": b"one ", "more_body": True},
+        {"type": "http.request", "body": b"two", "more_body": False},
+    )
+    assert await network.forward(client)
+    assert client.heard == [
+        {"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]},
+        {"type": "http.response.body", "body": b"one two"},
+    ]
+    [scope] = scopes
+    assert scope["path"] == "/hub"
+    assert scope["headers"] == [(b"a", b"b")]
+    assert scope["extensions"] == {"websocket.http.response": {}}
+    assert "state" not in scope
+    assert network.is_idle
+
+
+async def test_of_an_owner_that_does_not_answer_it_says_so(monkeypatch):
+    monkeypatch.setattr(forwarding, "_OPEN_TIMEOUT", 0.05)
+    network = Network(None)
+    network.is_cut = True
+    assert not await network.forward(Client())
+    assert network.is_idle
+
+
+async def test_a_stream_is_ended_when_its_client_leaves():
+    told = []
+
+    async def serve(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        told.append(await receive())
+        told.append(await receive())  # From now on always.
+
+    network = Network(serve)
+    client = Client()
+    request = asyncio.create_task(network.forward(client))
+    await until(lambda: client.heard)
+    client.has_left.set()
+    assert await request
+    assert told[0] == {"type": "http.disconnect"}
+
+
+async def test_many_messages_travel_together_in_their_order_and_bounded():
+    count = 2000
+
+    async def serve(scope, receive, send):
+        for number in range(count):
+            await send({"type": "websocket.send", "text": f"{number} {'x' * 200}"})
+
+    network = Network(serve)
+    client = Client({"type": "websocket.connect"})
+    assert await network.forward(client, {**SCOPE, "type": "websocket"})
+    assert [int(each["text"].split()[0]) for each in client.heard] == list(range(count))
+    letters = [each for each in network.letters if each.kind is Kind.MESSAGE]
+    assert len(letters) < count / 20
+    assert max(len(each.body) for each in letters) < 3 * 64 * 1024
+
+
+async def test_a_sender_waits_while_the_other_side_takes_nothing(monkeypatch):
+    monkeypatch.setattr(forwarding, "_SEND_TIMEOUT", 0.05)
+    sent = []
+    errors = []
+
+    async def serve(scope, receive, send):
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": 1000 * b"x", "more_body": True})
+                sent.append(1)
+        except ClientGone as error:
+            errors.append(error)
+
+    network = Network(serve)
+    client = Client()
+    reads = asyncio.Event()
+    send = client.send
+
+    async def send_slowly(message):
+        await reads.wait()
+        await send(message)
+
+    client.send = send_slowly
+    request = asyncio.create_task(network.forward(client))
+    await until(lambda: errors)
+    assert "does not take what is forwarded" in str(errors[0])
+    assert len(sent) < 10 * 66
+    reads.set()
+    assert await request
+
+
+async def test_an_exception_of_the_owner_ends_the_request_and_is_logged(caplog):
+    async def serve(scope, receive, send):
+        raise LookupError("broken")
+
+    network = Network(serve)
+    client = Client()
+    assert await network.forward(client)
+    assert client.heard == []
+    assert [each.getMessage() for each in caplog.records] == [
+        "A request of another process has failed: path '/hub'."
+    ]
+
+
+async def test_a_client_that_is_gone_is_no_error_of_the_owner(caplog):
+    async def serve(scope, receive, send):
+        raise ClientGone("gone")
+
+    network = Network(serve)
+    assert await network.forward(Client())
+    assert caplog.records == []
+
+
+async def test_an_owner_that_goes_silent_ends_the_request(monkeypatch):
+    monkeypatch.setattr(forwarding, "_ALIVE_INTERVAL", 0.02)
+    monkeypatch.setattr(forwarding, "_SILENCE", 0.1)
+    told = []
+
+    async def serve(scope, receive, send):
+        await send({"type": "websocket.accept"})
+        told.append(await receive())
+        told.append(await receive())
+
+    network = Network(serve)
+    client = Client({"type": "websocket.connect"})
+    request = asyncio.create_task(network.forward(client, {**SCOPE, "type": "websocket"}))
+    await until(lambda: client.heard)
+    await asyncio.sleep(0.2)  # Signs of life keep it.
+    assert not request.done()
+    network.is_cut = True
+    assert await request
+    await until(lambda: len(told) == 2)
+    assert told[1] == {"type": "websocket.disconnect", "code": 1006}
+
+
+async def test_after_the_end_nobody_can_send(monkeypatch):
+    outcome = []
+    ends = asyncio.Event()
+
+    async def serve(scope, receive, send):
+        await receive()
+        await ends.wait()
+        for _ in range(2):
+            with pytest.raises(ClientGone) as error:
+                await send({"type": "http.response.body", "body": b"x"})
+            outcome.append(str(error.value))
+
+    monkeypatch.setattr(forwarding, "_LAST_TIMEOUT", 0.02)
+    network = Network(serve)
+    client = Client()
+    client.has_left.set()
+    assert await network.forward(client)
+    ends.set()
+    await until(lambda: len(outcome) == 2)
+    assert outcome == ["The client has left."] * 2
+
+
+async def test_a_server_that_cannot_receive_ends_the_request(monkeypatch):
+    monkeypatch.setattr(forwarding, "_LAST_TIMEOUT", 0.02)
+
+    async def serve(scope, receive, send):
+        await receive()
+
+    async def receive():
+        raise OSError("broken")
+
+    network = Network(serve)
+    client = Client()
+    client.receive = receive
+    assert await network.forward(client)
+    assert network.is_idle or await asyncio.sleep(0.05) is None
+
+
+async def test_letters_that_belong_to_nothing_are_dropped():
+    network = Network(None)
+    for kind in (Kind.MESSAGE, Kind.TAKEN, Kind.RECEIVED, Kind.ALIVE, Kind.END):
+        network.ends["here"].take(Letter(kind, "unknown"))
+    assert network.is_idle
+    assert read_letter(b"\xc1") is None
+
+
+async def test_of_an_owner_that_sends_too_much_only_a_few_letters_are_kept():
+    async def serve(scope, receive, send):
+        await receive()
+
+    network = Network(serve)
+    client = Client()
+    request = asyncio.create_task(network.forward(client))
+    await until(lambda: any(each.kind is Kind.TAKEN for each in network.letters))
+    end = network.letters[0].id
+    for _ in range(50):
+        network.ends["here"].take(Letter(Kind.TAKEN, end))
+        network.ends["here"].take(Letter(Kind.MESSAGE, end, body=encode([{"type": "x"}])))
+    client.has_left.set()
+    assert await request
+    assert 8 <= len(client.heard) < 20
+
+
+async def test_an_end_that_cannot_be_told_is_no_error(monkeypatch, caplog):
+    monkeypatch.setattr(forwarding, "_ALIVE_INTERVAL", 0.01)
+    monkeypatch.setattr(forwarding, "_SILENCE", 0.05)
+
+    async def serve(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    network = Network(serve)
+    network.refuses = Kind.END
+    client = Client()
+    assert await network.forward(client)
+    assert client.heard[0]["status"] == 200
+    assert caplog.records == []
+
+
+async def test_an_error_of_the_broker_is_the_forwarders():
+    network = Network(None)
+    network.refuses = Kind.OPEN
+    with pytest.raises(RuntimeError, match="the broker"):
+        await network.forward(Client())
+    assert network.is_idle
+
+
+async def test_the_last_message_is_waited_for_also_while_it_is_on_its_way():
+    async def serve(scope, receive, send):
+        await send({"type": "http.response.body", "body": b"the last"})
+        for _ in range(3):
+            await asyncio.sleep(0)  # Its letter is handed to the broker meanwhile.
+
+    network = Network(serve)
+    post = network.post
+
+    async def post_slowly(worker: str, letter: Letter) -> None:
+        if letter.kind is Kind.MESSAGE:
+            await asyncio.sleep(0.02)
+        await post(worker, letter)
+
+    for end in network.ends.values():
+        end._post = post_slowly
+    client = Client()
+    assert await network.forward(client)
+    assert [each["body"] for each in client.heard] == [b"the last"]
+
+
+@pytest.mark.parametrize("side", ["here", "there"])
+async def test_a_letter_that_the_broker_does_not_take_ends_the_request_on_both_sides(side):
+    told = []
+
+    async def serve(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        told.append(await receive())
+        told.append(await receive())
+
+    network = Network(serve)
+    post = network.post
+    is_out_of_order = False
+
+    async def post_if_it_works(worker: str, letter: Letter) -> None:
+        if is_out_of_order and letter.kind is Kind.MESSAGE:
+            raise RuntimeError("the broker")
+        await post(worker, letter)
+
+    network.ends[side]._post = post_if_it_works
+    client = Client({"type": "http.request", "body": b"", "more_body": True})
+    request = asyncio.create_task(network.forward(client))
+    await until(lambda: client.heard and told)
+    is_out_of_order = True
+    [end] = network.ends[side]._ends.values()
+    await end.send({"type": "lost"})
+    assert await asyncio.wait_for(request, BOUND)
+    await until(lambda: told[1:] == [{"type": "http.disconnect"}])
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent", "ends"),
+    [
+        (
+            "http",
+            [],
+            [
+                {"type": "http.response.start", "status": 502, "headers": []},
+                {"type": "http.response.body", "body": b"", "more_body": False},
+            ],
+        ),
+        (
+            "http",
+            [
+                {"type": "http.response.start", "status": 200, "headers": []},
+                {"type": "http.response.body", "body": b"x", "more_body": True},
+            ],
+            [{"type": "http.response.body", "body": b"", "more_body": False}],
+        ),
+        (
+            "http",
+            [
+                {"type": "http.response.start", "status": 200, "headers": []},
+                {"type": "http.response.body", "body": b"x"},
+            ],
+            [],
+        ),
+        (
+            "websocket",
+            [{"type": "websocket.accept"}],
+            [{"type": "websocket.close", "code": 1011, "reason": ""}],
+        ),
+        (
+            "websocket",
+            [{"type": "websocket.accept"}, {"type": "websocket.close", "code": 1000}],
+            [],
+        ),
+    ],
+)
+async def test_an_owner_that_is_killed_leaves_no_request_without_an_end(
+    monkeypatch, kind, sent, ends
+):
+    monkeypatch.setattr(forwarding, "_ALIVE_INTERVAL", 0.02)
+    monkeypatch.setattr(forwarding, "_SILENCE", 0.1)
+    heard = asyncio.Event()
+
+    async def serve(scope, receive, send):
+        for message in sent:
+            await send(message)
+        heard.set()
+        while not (await receive())["type"].endswith(".disconnect"):
+            pass
+
+    network = Network(serve)
+    client = Client()
+    request = asyncio.create_task(network.forward(client, {**SCOPE, "type": kind}))
+    await heard.wait()
+    await until(lambda: len(client.heard) == len(sent))
+    network.is_cut = True
+    assert await asyncio.wait_for(request, BOUND)
+    assert client.heard == sent + ends
+    await until(lambda: network.is_idle)
