@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.test_demo import FAILED, DemoPage
+from tests.browser.test_demo import DemoPage
+from tests.browser.test_hub_js import USED
 from tests.harness import Server, serving, to_its_end
 
 pytestmark = pytest.mark.browser
@@ -30,19 +32,42 @@ def collect(folder: Path, settings: dict[str, Any]) -> None:
         (folder / name).unlink()
 
 
-@pytest.fixture(scope="module", params=STORAGES, ids=["manifest", "aggregating"])
-def hashed(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+@contextmanager
+def serving_hashed(
+    storage: str, tmp_path_factory: pytest.TempPathFactory, **more: Any
 ) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("static")
-    storage = {"BACKEND": request.param, "OPTIONS": {"location": str(folder)}}
-    settings: dict[str, Any] = {"DEBUG": False, "STORAGES": {"staticfiles": storage}}
+    settings: dict[str, Any] = {
+        "DEBUG": False,
+        "STORAGES": {"staticfiles": {"BACKEND": storage, "OPTIONS": {"location": str(folder)}}},
+        **more,
+    }
     collect(folder, settings)
     # From there, and from nowhere else.
     settings["STATICFILES_DIRS"] = [str(folder)]
     settings["STATICFILES_FINDERS"] = ["django.contrib.staticfiles.finders.FileSystemFinder"]
     log_file = tmp_path_factory.mktemp("hashed") / "server.log"
     with serving(log_file, asgi_server="uvicorn", **settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=STORAGES, ids=["manifest", "aggregating"])
+def hashed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """The demo."""
+    application = "example_project.asgi.application"
+    with serving_hashed(request.param, tmp_path_factory, ASGI_APPLICATION=application) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=STORAGES, ids=["manifest", "aggregating"])
+def hashed_project(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """The project of the tests, which has a hub where the demo has a page."""
+    urls = "tests.project.urls"
+    with serving_hashed(request.param, tmp_path_factory, ROOT_URLCONF=urls) as server:
         yield server
 
 
@@ -58,7 +83,7 @@ def names(page: Page) -> list[str]:
 
 
 def are_hashed(names: list[str]) -> bool:
-    return all(re.fullmatch(r"\w+\.[0-9a-f]{12}\.\w+", name) for name in names)
+    return all(re.fullmatch(r"[\w.]+\.[0-9a-f]{12}\.\w+", name) for name in names)
 
 
 def test_the_demo_page_works_with_hashed_files_only(
@@ -74,12 +99,31 @@ def test_the_demo_page_works_with_hashed_files_only(
 
 
 def test_the_live_page_works_with_hashed_files_only(
-    page: Page, names: list[str], hashed: Server, expected_errors: list[str]
+    page: Page, names: list[str], hashed: Server
 ) -> None:
-    # The page's sockets are not at this server.
-    expected_errors.append(FAILED)
     page.goto(f"{hashed.origin}/live")
-    expect(page.locator("#scriptNotice")).to_have_count(0)
+    expect(page.get_by_role("status")).to_have_text(["Open", "Open"])
     # Two style sheets and two modules.
+    assert len(set(names)) == 4
+    assert are_hashed(names), names
+
+
+def test_the_hub_page_works_with_hashed_files_only(
+    page: Page, names: list[str], hashed: Server
+) -> None:
+    page.goto(f"{hashed.origin}/hub")
+    expect(page.get_by_role("status")).to_have_text("Open")
+    # Three style sheets, Microsoft's client, and three modules.
+    assert len(set(names)) == 7
+    assert are_hashed(names), names
+
+
+def test_a_page_with_a_hub_works_with_hashed_files_only(
+    page: Page, names: list[str], hashed_project: Server
+) -> None:
+    page.goto(f"{hashed_project.origin}/hub-page")
+    page.evaluate("start()")
+    assert page.evaluate("use()") == USED
+    # hub.js, and the three modules that it needs.
     assert len(set(names)) == 4
     assert are_hashed(names), names

@@ -127,8 +127,8 @@ export class FakePage extends EventTarget {
   }
 }
 
-/** A new clock, page and list of sockets, and the module. */
-export async function setUp() {
+/** A new clock, page and list of sockets. */
+export function faked() {
   const clock = new Clock();
   const page = new FakePage();
   setMaxListeners(Infinity, page);
@@ -137,8 +137,14 @@ export async function setUp() {
   globalThis.document = page;
   globalThis.addEventListener = (...args) => page.addEventListener(...args);
   globalThis.removeEventListener = (...args) => page.removeEventListener(...args);
+  return { clock, page };
+}
+
+/** The same, and the module. */
+export async function setUp() {
+  const fakes = faked();
   const url = `data:text/javascript,${encodeURIComponent(source)}`;
-  return { clock, page, ...(await import(url)) };
+  return { ...fakes, ...(await import(url)) };
 }
 
 /** The types of events that `socket` dispatches, and those events. */

@@ -1,4 +1,4 @@
-"""The browser client by itself: in Node.js, its types, and what is said of its options."""
+"""The browser's clients by themselves: in Node.js, their types, and what is said of options."""
 
 from __future__ import annotations
 
@@ -17,34 +17,38 @@ HERE = Path(__file__).resolve().parent
 CLIENT = ROOT / "ws_support" / "static" / "ws_support"
 
 
-@pytest.fixture(scope="module")
-def node() -> str:
-    """Node.js 20 or newer: the machine's, or the one that Playwright brings along."""
-    import playwright
-
-    bundled = Path(playwright.__file__).parent / "driver" / "node"
-    for program in filter(None, (shutil.which("node"), str(bundled))):
-        version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
-        if int(version.stdout.lstrip("v").partition(".")[0]) >= 20:
-            return program
-    raise AssertionError(f"no Node.js 20 or newer, not even {bundled}")
-
-
-def test_the_client_does_what_its_unit_tests_say(node: str) -> None:
+def passed(node: str, *options: str, file: str) -> int:
+    """Run the tests of `file` and return how many have passed, which are all."""
     run = subprocess.run(
         # In one process, which ends at the timeout: `--test` has another one for each file.
-        [node, "--test-reporter=tap", HERE / "client.test.js"],
+        [node, *options, "--test-reporter=tap", HERE / file],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert int(re.search(r"^# pass (\d+)$", run.stdout, re.M)[1]) > 90
+    return int(re.search(r"^# pass (\d+)$", run.stdout, re.M)[1])
+
+
+def test_the_client_does_what_its_unit_tests_say(node: str) -> None:
+    assert passed(node, file="client.test.js") > 90
+
+
+def test_the_client_of_hubs_keeps_to_the_protocol_with_real_sockets(
+    node: str, websocket_options: list[str]
+) -> None:
+    need_npm_package("ws")
+    assert passed(node, *websocket_options, file="hub.test.js") > 150
+
+
+def test_the_client_of_hubs_keeps_to_its_times(node: str) -> None:
+    need_npm_package("ws")
+    assert passed(node, file="hub_timing.test.js") > 25
 
 
 def test_the_client_works_in_node_from_its_opening_to_its_close(
-    node: str, serve: Callable[..., Server], tmp_path: Path
+    node: str, websocket_options: list[str], serve: Callable[..., Server], tmp_path: Path
 ) -> None:
     # Node.js sends no Origin.
     server = serve(WS_SUPPORT={"ALLOW_MISSING_ORIGIN": True})
@@ -65,10 +69,8 @@ def test_the_client_works_in_node_from_its_opening_to_its_close(
         socket.send("Hello");
         """
     )
-    version = subprocess.run([node, "-p", "process.versions.node"], capture_output=True, text=True)
-    options = ["--experimental-websocket"] if version.stdout.startswith(("20.", "21.")) else []
     run = subprocess.run(
-        [node, *options, script, server.url()],
+        [node, *websocket_options, script, server.url()],
         capture_output=True,
         text=True,
         timeout=BOUND,
@@ -91,13 +93,23 @@ def test_the_types_fit_how_it_is_used(node: str) -> None:
     assert run.returncode == 0, run.stdout
 
 
-def test_the_types_name_every_option() -> None:
-    source = (CLIENT / "client.js").read_text()
+def options_of(module: str, interface: str) -> tuple[list[str], list[str]]:
+    """Return the options that a client has, and those that its types name."""
+    source = (CLIENT / f"{module}.js").read_text()
     defaults = re.search(r"const DEFAULTS = \{\n(.*?)\n\};", source, re.S)[1]
-    declared = re.search(
-        r"export interface Options \{\n(.*?)\n\}", (CLIENT / "client.d.ts").read_text(), re.S
-    )[1]
-    names = re.findall(r"^  (\w+):", defaults, re.M)
-    assert names == re.findall(r"^  (\w+)\?:", declared, re.M)
+    types = (CLIENT / f"{module}.d.ts").read_text()
+    declared = re.search(rf"export interface {interface} \{{\n(.*?)\n\}}", types, re.S)[1]
+    return re.findall(r"^  (\w+):", defaults, re.M), re.findall(r"^  (\w+)\?:", declared, re.M)
+
+
+def test_the_types_name_every_option() -> None:
+    names, declared = options_of("client", "Options")
+    assert names == declared
     page = (ROOT / "docs" / "browser.md").read_text()
     assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_the_types_of_the_client_of_hubs_name_every_option() -> None:
+    names, declared = options_of("hub", "HubOptions")
+    assert names == declared
+    assert len(names) > 10

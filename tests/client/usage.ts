@@ -1,6 +1,7 @@
 // What a page in TypeScript writes, and what it is told that it must not. Compiled, never run.
 
 import { ReliableWebSocket, pageSettings } from "/static/ws_support/client.js";
+import { HubConnection, HubConnectionState, HubError } from "/static/ws_support/hub.js";
 
 const socket = new ReliableWebSocket("/ws", ["v2", "v1"], { minDelay: 500, queue: false });
 new ReliableWebSocket();
@@ -69,3 +70,61 @@ socket.readyState = 1;
 new ReliableWebSocket("/ws", () => 5);
 // @ts-expect-error: a handler is a function
 socket.onmessage = "no function";
+
+// Hubs.
+const hub = new HubConnection("/chat", {
+  stateful: true,
+  accessTokenFactory: async () => null,
+  finalCodes: [4000],
+});
+new HubConnection(new URL("wss://example.com/chat"));
+new HubConnection(async () => "/chat", { accessTokenFactory: () => "token", maxDelay: 500 });
+hub.on("ReceiveMessage", function (user: string, message: string) {
+  if (this.state === HubConnectionState.Connected) console.log(user + message);
+});
+hub.on("AskForNumber", async () => 42);
+const ask = (question: string) => question.length;
+hub.on("Ask", ask);
+hub.off("Ask", ask);
+hub.off("Ask");
+hub.addEventListener("reconnecting", ({ attempt, delay, code, error }) => {
+  console.log(attempt + delay + code, error instanceof HubError && error.kind === "lost");
+});
+hub.addEventListener("reconnected", ({ attempts, downtime, connectionId }) => {
+  console.log(attempts + downtime, connectionId?.length);
+});
+hub.addEventListener("close", ({ code, error }) => console.log(code + 1, error), { once: true });
+hub.addEventListener("error", ({ error }) => console.log(error));
+
+async function talk(): Promise<void> {
+  await hub.start();
+  const sum: number = await hub.invoke<number>("Add", 1, 2);
+  const anything = await hub.invoke("Echo", { sum });
+  await hub.send("Log", anything.text);
+  for await (const item of hub.stream<number>("Counter", 10, 0.5)) console.log(item.toFixed(1));
+  async function* numbers() {
+    yield 1;
+  }
+  await hub.invoke("Upload", numbers(), hub.stream("Counter"));
+  const state: "Connected" | "Disconnected" | "Connecting" | "Disconnecting" | "Reconnecting" = hub.state;
+  const id: string | null = hub.connectionId;
+  hub.reconnect();
+  await hub.stop();
+  console.log(state, id);
+}
+talk().catch((error: HubError) => console.log(error.kind, error.message));
+
+// @ts-expect-error: no such option
+new HubConnection("/chat", { transport: "WebSockets" });
+// @ts-expect-error: a hub has a URL
+new HubConnection();
+// @ts-expect-error: a handler is a function
+hub.on("Go", "no function");
+// @ts-expect-error: a method has a name
+hub.invoke(5);
+// @ts-expect-error: decided by the connection
+hub.state = "Connected";
+// @ts-expect-error: no such kind
+console.log(new HubError("text", "other"));
+// @ts-expect-error: not exported
+import { Backoff } from "/static/ws_support/client.js";

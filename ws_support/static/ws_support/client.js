@@ -4,12 +4,13 @@
 //     socket.onmessage = ({ data }) => console.log(data);
 //     socket.send("Hello");
 //
-// This module has no dependencies and no build step. The types are in client.d.ts.
+// This module has no dependencies and no build step. The types are in client.d.ts: what they do not
+// name is exported for hub.js alone.
 //
 // No comment contains an example of an import statement: some storages rewrite such statements in
 // collectstatic, also in comments, and fail on a module that seems to load itself.
 
-const DEFAULTS = {
+export const DEFAULTS = {
   path: undefined,
   minDelay: 1_000,
   maxDelay: 30_000,
@@ -26,13 +27,13 @@ const DEFAULTS = {
 
 // After these, another attempt would end in the same way: the client broke the protocol or a limit, or
 // may not connect.
-const FINAL_CODES = [1002, 1003, 1007, 1008, 1009, 1010, 3000, 3003];
+export const FINAL_CODES = [1002, 1003, 1007, 1008, 1009, 1010, 3000, 3003];
 
 const NO_STATUS = 1005;
-const ABNORMAL_CLOSURE = 1006;
+export const ABNORMAL_CLOSURE = 1006;
 const TIMEOUT = 3008;
 
-const CLOSE_TIMEOUT = 10_000; // milliseconds
+export const CLOSE_TIMEOUT = 10_000; // milliseconds
 const MAX_UNANSWERED = 16;
 const MIN_TICK = 10; // milliseconds
 const MAX_DELAY = 2 ** 31 - 1; // milliseconds, the limit of setTimeout
@@ -60,11 +61,7 @@ export class ReliableWebSocket extends EventTarget {
   #attempt = new AbortController();
   #socket = null;
   #timer;
-  #isWaiting = false;
-  #attempts = 0; // in a row, without a connection that lasted
-  #hasOpened = false;
-  #openedAt = 0;
-  #lostAt = 0;
+  #backoff;
   #queue = [];
 
   #heartbeatTimer;
@@ -75,7 +72,8 @@ export class ReliableWebSocket extends EventTarget {
 
   constructor(url, protocols = [], options = {}) {
     super();
-    this.#options = checkedOptions({ ...pageSettings(), ...options });
+    const given = { ...pageSettings(), ...options };
+    this.#options = checkedOptions("ReliableWebSocket", given, DEFAULTS, RULES);
     this.#finalCodes = new Set([...FINAL_CODES, ...this.#options.finalCodes]);
     this.#address = url ?? this.#options.path;
     if (this.#address === undefined) {
@@ -84,13 +82,18 @@ export class ReliableWebSocket extends EventTarget {
       );
     }
     this.#protocols = protocols;
+    this.#backoff = new Backoff(
+      this.#options,
+      () => this.#connectAgain(),
+      () => this.#wake(),
+    );
     try {
       this.#connect();
     } catch (error) {
       this.#release();
       throw error;
     }
-    for (const [target, type] of wakingEvents()) target.addEventListener(type, this.#wake);
+    this.#backoff.listen();
   }
 
   get url() {
@@ -179,7 +182,7 @@ export class ReliableWebSocket extends EventTarget {
 
   /** Start the next attempt now. */
   reconnect() {
-    if (this.#isWaiting) this.#connectAgain();
+    this.#backoff.hurry();
   }
 
   // Attempts.
@@ -250,20 +253,16 @@ export class ReliableWebSocket extends EventTarget {
     if (this.#readyState === ReliableWebSocket.CLOSING) return;
     this.#clearTimer();
     const { signal } = this.#attempt;
-    const isBack = this.#hasOpened;
-    const attempts = this.#attempts;
+    const back = this.#backoff.opened();
     this.#readyState = ReliableWebSocket.OPEN;
     this.#protocol = this.#socket.protocol;
     this.#extensions = this.#socket.extensions;
-    this.#hasOpened = true;
-    this.#openedAt = performance.now();
     this.#startHeartbeat();
     // Before the queue is sent: the handlers of this event may send what the server has to know about
     // each connection.
     this.dispatchEvent(new Event("open"));
-    if (isBack && this.#readyState === ReliableWebSocket.OPEN) {
-      const downtime = this.#openedAt - this.#lostAt;
-      this.dispatchEvent(Object.assign(new Event("reconnected"), { attempts, downtime }));
+    if (back && this.#readyState === ReliableWebSocket.OPEN) {
+      this.dispatchEvent(Object.assign(new Event("reconnected"), back));
     }
     if (signal.aborted) return;
     for (const data of this.#queue.splice(0)) this.send(data);
@@ -296,37 +295,21 @@ export class ReliableWebSocket extends EventTarget {
 
   /** Schedule the next attempt, or give up after too many. */
   #lose({ code, reason, wasClean = false, error }) {
-    const now = performance.now();
-    const isOpen = this.#readyState === ReliableWebSocket.OPEN;
     this.#release();
-    const { minDelay, maxDelay, maxAttempts, maxFirstAttempts } = this.#options;
-    const backoff = () => Math.min(maxDelay, minDelay * 2 ** this.#attempts);
-    if (isOpen) {
-      this.#lostAt = now;
-      // A server that accepts and closes at once gets no more attempts than a server that is down.
-      if (now - this.#openedAt >= backoff()) this.#attempts = 0;
-    }
-    // Without a network, no server can have refused this page.
-    const mayBeRefused = !this.#hasOpened && globalThis.navigator?.onLine !== false;
-    if (this.#attempts >= (mayBeRefused ? Math.min(maxAttempts, maxFirstAttempts) : maxAttempts)) {
+    const next = this.#backoff.lost();
+    if (next === null) {
       this.#finish({ code, reason, error }, wasClean);
       return;
     }
-    // "Full jitter": a server that ends loses all its clients at once, and they must not all reconnect
-    // at once.
-    const delay = Math.random() * backoff();
-    this.#attempts += 1;
     this.#readyState = ReliableWebSocket.CONNECTING;
-    this.#isWaiting = true;
-    this.#timer = setTimeout(() => this.#connectAgain(), delay);
-    const fields = { attempt: this.#attempts, delay, code, reason, wasClean, error };
+    const fields = { ...next, code, reason, wasClean, error };
     this.dispatchEvent(Object.assign(new Event("reconnecting"), fields));
   }
 
   #finish({ code, reason, error }, wasClean) {
     this.#readyState = ReliableWebSocket.CLOSED;
     this.#queue = [];
-    for (const [target, type] of wakingEvents()) target.removeEventListener(type, this.#wake);
+    this.#backoff.end();
     if (!wasClean) this.dispatchEvent(Object.assign(new Event("error"), { error }));
     this.dispatchEvent(closeEvent({ code, reason, wasClean }));
   }
@@ -337,7 +320,7 @@ export class ReliableWebSocket extends EventTarget {
     this.#attempt = new AbortController();
     this.#socket?.close();
     this.#socket = null;
-    this.#isWaiting = false;
+    this.#backoff.cancel();
     this.#clearTimer();
     this.#stopHeartbeat();
   }
@@ -355,14 +338,9 @@ export class ReliableWebSocket extends EventTarget {
     }, CLOSE_TIMEOUT);
   }
 
-  /** Reconnect now: the network is back, or the page is visible again. */
-  #wake = ({ type }) => {
-    if (type === "visibilitychange" && document.visibilityState === "hidden") return;
-    // Failures without a network say nothing about the server: the next attempt counts as the first.
-    if (type === "online") this.#attempts = Math.min(this.#attempts, 1);
-    this.reconnect();
+  #wake() {
     if (this.#readyState === ReliableWebSocket.OPEN && this.#heartbeatTimer) this.#beat(true);
-  };
+  }
 
   #canSend() {
     return (
@@ -450,31 +428,138 @@ export function pageSettings() {
   return element ? JSON.parse(element.textContent) : {};
 }
 
-function checkedOptions(given) {
-  for (const name of Object.keys(given)) {
-    if (!(name in DEFAULTS)) throw new TypeError(`ReliableWebSocket has no option ${name}.`);
+/** The time until the next attempt to connect, and whether there is one. */
+export class Backoff {
+  #options;
+  #connect;
+  #woken;
+  #timer;
+  #attempts = 0; // in a row, without a connection that lasted
+  #isOpen = false;
+  #hasOpened = false;
+  #openedAt = 0;
+  #lostAt = 0;
+
+  /**
+   * `options` has minDelay, maxDelay, maxAttempts and maxFirstAttempts. `connect` is called when an
+   * attempt is due, and `woken` when the network is back or the page is visible again.
+   */
+  constructor(options, connect, woken) {
+    this.#options = options;
+    this.#connect = connect;
+    this.#woken = woken;
   }
-  const options = { ...DEFAULTS, ...withoutUndefined(given) };
-  const isDelay = (value) => typeof value === "number" && value > 0 && value <= MAX_DELAY;
-  const isCount = (value) => value === Infinity || (Number.isInteger(value) && value >= 0);
-  const delay = "a number of milliseconds above 0";
-  const count = "a whole number, or Infinity";
-  const rules = {
-    minDelay: [isDelay, delay],
-    maxDelay: [(value) => isDelay(value) && value >= options.minDelay, `${delay}, from minDelay on`],
-    maxAttempts: [isCount, count],
-    maxFirstAttempts: [isCount, count],
-    connectTimeout: [isDelay, delay],
-    finalCodes: [(value) => Array.isArray(value) && value.every(Number.isInteger), "a list of codes"],
-    queue: [(value) => typeof value === "boolean", "true or false"],
-    maxQueue: [isCount, count],
-    heartbeatInterval: [(value) => value === null || isDelay(value), `${delay}, or null`],
-    heartbeatMessage: [(value) => value === null || typeof value === "string", "text, or null"],
-    heartbeatReply: [(value) => typeof value === "string", "text"],
+
+  /** Start to listen to what the browser tells of the network and the page, until end(). */
+  listen() {
+    for (const [target, type] of wakingEvents()) target.addEventListener(type, this.#wake);
+  }
+
+  /** Note that there is a connection. Return the attempts and the time since the last one, if any. */
+  opened() {
+    this.#openedAt = performance.now();
+    const attempts = this.#attempts;
+    const back = this.#hasOpened ? { attempts, downtime: this.#openedAt - this.#lostAt } : null;
+    this.#isOpen = this.#hasOpened = true;
+    return back;
+  }
+
+  /**
+   * Note that the connection is lost or the attempt has failed, and schedule the next attempt.
+   *
+   * Return the number of that attempt and the time until then, or null after too many.
+   */
+  lost() {
+    const now = performance.now();
+    const { minDelay, maxDelay, maxAttempts, maxFirstAttempts } = this.#options;
+    const window = () => Math.min(maxDelay, minDelay * 2 ** this.#attempts);
+    if (this.#isOpen) {
+      this.#isOpen = false;
+      this.#lostAt = now;
+      // A server that accepts and closes at once gets no more attempts than a server that is down.
+      if (now - this.#openedAt >= window()) this.#attempts = 0;
+    }
+    // Without a network, no server can have refused this page.
+    const mayBeRefused = !this.#hasOpened && globalThis.navigator?.onLine !== false;
+    if (this.#attempts >= (mayBeRefused ? Math.min(maxAttempts, maxFirstAttempts) : maxAttempts)) {
+      return null;
+    }
+    // "Full jitter": a server that ends loses all its clients at once, and they must not all reconnect
+    // at once.
+    const delay = Math.random() * window();
+    this.#attempts += 1;
+    this.#timer = setTimeout(() => this.hurry(), delay);
+    return { attempt: this.#attempts, delay };
+  }
+
+  /** Start the scheduled attempt now, if there is one. */
+  hurry() {
+    if (this.#timer === undefined) return;
+    this.cancel();
+    this.#connect();
+  }
+
+  /** Drop the scheduled attempt, if there is one. */
+  cancel() {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  end() {
+    this.cancel();
+    for (const [target, type] of wakingEvents()) target.removeEventListener(type, this.#wake);
+  }
+
+  #wake = ({ type }) => {
+    if (type === "visibilitychange" && document.visibilityState === "hidden") return;
+    // Failures without a network say nothing about the server: the next attempt counts as the first.
+    if (type === "online") this.#attempts = Math.min(this.#attempts, 1);
+    this.hurry();
+    this.#woken();
   };
+}
+
+// The rules of options: what a good value is, in code and in words.
+
+const isDelay = (value) => typeof value === "number" && value > 0 && value <= MAX_DELAY;
+const isCount = (value) => value === Infinity || (Number.isInteger(value) && value >= 0);
+const milliseconds = "a number of milliseconds above 0";
+
+export const DELAY = [isDelay, milliseconds];
+export const COUNT = [isCount, "a whole number, or Infinity"];
+export const FLAG = [(value) => typeof value === "boolean", "true or false"];
+
+/** The rules of what Backoff takes, of the limit of an attempt, and of the codes that end it all. */
+export const CONNECTING_RULES = {
+  minDelay: DELAY,
+  maxDelay: [
+    (value, { minDelay }) => isDelay(value) && value >= minDelay,
+    `${milliseconds}, from minDelay on`,
+  ],
+  maxAttempts: COUNT,
+  maxFirstAttempts: COUNT,
+  connectTimeout: DELAY,
+  finalCodes: [(value) => Array.isArray(value) && value.every(Number.isInteger), "a list of codes"],
+};
+
+const RULES = {
+  ...CONNECTING_RULES,
+  queue: FLAG,
+  maxQueue: COUNT,
+  heartbeatInterval: [(value) => value === null || isDelay(value), `${milliseconds}, or null`],
+  heartbeatMessage: [(value) => value === null || typeof value === "string", "text, or null"],
+  heartbeatReply: [(value) => typeof value === "string", "text"],
+};
+
+/** Return the options of `owner`, a class: those that are given, and defaults. */
+export function checkedOptions(owner, given, defaults, rules) {
+  for (const name of Object.keys(given)) {
+    if (!(name in defaults)) throw new TypeError(`${owner} has no option ${name}.`);
+  }
+  const options = { ...defaults, ...withoutUndefined(given) };
   for (const [name, [isGood, wanted]] of Object.entries(rules)) {
-    if (!isGood(options[name])) {
-      throw new TypeError(`ReliableWebSocket: ${name} must be ${wanted}, not ${options[name]}.`);
+    if (!isGood(options[name], options)) {
+      throw new TypeError(`${owner}: ${name} must be ${wanted}, not ${options[name]}.`);
     }
   }
   return options;
@@ -485,12 +570,12 @@ function withoutUndefined(object) {
 }
 
 /** Return a promise of `value`, or of the result of the function `value`. An exception rejects it. */
-async function answer(value) {
+export async function answer(value) {
   return typeof value === "function" ? value() : value;
 }
 
 /** Make a CloseEvent. Node.js has WebSocket from version 22 on, and CloseEvent from 23 on. */
-function closeEvent(fields) {
+export function closeEvent(fields) {
   return globalThis.CloseEvent
     ? new CloseEvent("close", fields)
     : Object.assign(new Event("close"), fields);
@@ -510,7 +595,7 @@ function checkClose(code, reason = "") {
 }
 
 /** `url` from where the page is, and ws: for http:. What is no URL is left to WebSocket to refuse. */
-function absolute(url) {
+export function absolute(url) {
   let result;
   try {
     result = new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href);
@@ -533,7 +618,7 @@ function copied(data) {
   return kind === "Blob" || kind === "File" ? data : String(data);
 }
 
-function byteSize(data) {
+export function byteSize(data) {
   if (typeof data === "string") return new TextEncoder().encode(data).length;
   return data.byteLength ?? data.size;
 }
