@@ -13,7 +13,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "example_project.settings")
 django_application = get_asgi_application()
 
 from example_project import live  # noqa: E402
+from example_project.hub import Chat  # noqa: E402
 from ws_support.asgi import WebSocketSupport  # noqa: E402
+from ws_support.hubs import HubRouter  # noqa: E402
 from ws_support.routing import websocket_urlpatterns  # noqa: E402
 
 application = ProtocolTypeRouter(
@@ -31,3 +33,5 @@ application = ProtocolTypeRouter(
         ),
     }
 )
+
+application = HubRouter(application, {"chat": Chat})

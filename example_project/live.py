@@ -19,7 +19,7 @@ MAX_LENGTH = 500
 """Characters of a text that is broadcast."""
 
 # The project's own files, and inline only what has the nonce; 'self' holds for sockets, too.
-_CONTENT_SECURITY_POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self'; img-src data:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
@@ -47,7 +47,7 @@ class Board(AsyncJsonWebsocketConsumer):
 def page(request: HttpRequest) -> HttpResponse:
     nonce = secrets.token_urlsafe(16)
     response = render(request, "example_project/live.html", {"nonce": nonce})
-    response["Content-Security-Policy"] = _CONTENT_SECURITY_POLICY.format(nonce=nonce)
+    response["Content-Security-Policy"] = CONTENT_SECURITY_POLICY.format(nonce=nonce)
     return response
 
 

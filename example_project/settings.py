@@ -23,7 +23,7 @@ INSTALLED_APPS = [
     "daphne",
     "django.contrib.staticfiles",
     "channels",
-    "example_project",  # the template and the static files of /live
+    "example_project",  # the template and the static files of /live and /hub
 ]
 
 MIDDLEWARE = [

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from django.urls import include, path
 
-from example_project import live
+from example_project import hub, live
 
 urlpatterns = [
     path("", include("ws_support.urls")),
     path("live", live.page, name="example_project_live"),
+    path("hub", hub.page, name="example_project_hub"),
     path("live/send", live.send, name="live-send"),
 ]

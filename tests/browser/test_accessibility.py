@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.test_demo import DemoPage
+from tests.browser.test_hub import HubPage
 from tests.browser.test_live import LivePage, serving_live
 from tests.conftest import need_npm_package
 from tests.harness import Server, free_port
@@ -80,6 +81,23 @@ def test_the_live_page_is_accessible(page: Page, live: Server, axe: str) -> None
     live_page.expect_open(live)
     live_page.send("Hello")
     live_page.expect_message("Hello", live)
+    assert violations(page, axe) == []
+
+
+def test_the_hub_page_is_accessible(page: Page, live: Server, axe: str) -> None:
+    hub_page = HubPage(page, live)
+    hub_page.expect_open(live)
+    assert violations(page, axe) == []
+    hub_page.join("Ada")
+    hub_page.expect_line("Ada has come")
+    hub_page.say("Hello")
+    hub_page.expect_line("Ada", "Hello")
+    hub_page.say(" ")
+    expect(hub_page.chat_error).to_be_visible()
+    hub_page.start_button.click()
+    hub_page.expect_more_samples()
+    hub_page.add_up("1")
+    expect(hub_page.sums).to_have_text(["1", "1", "1", "1"])
     assert violations(page, axe) == []
 
 
