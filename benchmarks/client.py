@@ -17,10 +17,17 @@ from benchmarks import Failed
 from benchmarks.load.echo import echo
 from benchmarks.load.fanout import fanout
 from benchmarks.load.handshakes import handshakes
+from benchmarks.load.invoke import invoke
 from benchmarks.load.memory import memory
 from benchmarks.processes import ServerProcess, prepare
 
-_LOADS = {"echo": echo, "handshakes": handshakes, "memory": memory, "fanout": fanout}
+_LOADS = {
+    "echo": echo,
+    "handshakes": handshakes,
+    "memory": memory,
+    "fanout": fanout,
+    "invoke": invoke,
+}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from benchmarks.client import measure, running_client
 from benchmarks.processes import Cores, ServerProcess, running, running_redis
 from benchmarks.results import Sample
-from benchmarks.servers import APPLICATIONS, RUNASGI, SERVERS, Competitor
+from benchmarks.servers import ECHOES, HUBS, RUNASGI, SERVERS, Competitor
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,18 @@ class Case:
     """What is done to a server, in parts that do more than one thing to it."""
 
     name: str = ""
+
     load: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the load, besides those of the part."""
 
     servers: Sequence[str] = tuple(SERVERS)
     """Those that it can be done to."""
+
+    applications: Sequence[str] = ()
+    """The same; empty: those of the part."""
+
+    load_name: str = ""
+    """The load, if it is not that of the part."""
 
     is_over_redis: bool = False
     """Whether there are two servers, between which clients are divided, and a Redis."""
@@ -42,7 +49,7 @@ class Part:
     arguments: Mapping[str, float]
     """Keyword arguments of the load; their units stand there."""
 
-    applications: Sequence[str] = APPLICATIONS
+    applications: Sequence[str] = ECHOES
     cases: Sequence[Case] = (Case(),)
     layer: Mapping[str, Any] = field(default_factory=dict)
     """The channel layer `default`, unless a case is over Redis; empty: there is none."""
@@ -60,7 +67,8 @@ class Part:
             (competitor, case)
             for case in self.cases
             for competitor in competitors
-            if competitor.application in self.applications and competitor.server in case.servers
+            if competitor.application in (case.applications or self.applications)
+            and competitor.server in case.servers
         ]
         return turns[::-1] if number % 2 else turns
 
@@ -96,6 +104,22 @@ _FANOUTS: Final = (
 )
 """To how many subscribers, and through which layer."""
 
+_FAST_LANE: Final = (f"uvicorn-picows{RUNASGI}",)
+_SHORT: Final = {"warm_up": 0.5, "seconds": 2.0}
+_HUBS: Final = (
+    Case("one call at a time", {"in_flight": 1, **_SHORT}, _FAST_LANE),
+    Case("50 calls under way", {"in_flight": 50, **_SHORT}, _FAST_LANE),
+    Case(
+        "to 500 clients",
+        {"subscribers": 500, "at_once": 4, "least": 40, **_SHORT},
+        _FAST_LANE,
+        ("json-consumer", "hub"),
+        "fanout",
+    ),
+    Case("idle connections", {"idle": 2000}, _FAST_LANE, load_name="memory"),
+)
+"""What is done to a hub and to a consumer that does the same."""
+
 _ECHO: Final = {"connections": 50, "message_size": 100, "warm_up": 0.5, "seconds": 2.0}
 
 PARTS: Final = {
@@ -120,17 +144,25 @@ PARTS: Final = {
         {"BACKEND": "channels.layers.InMemoryChannelLayer"},
         is_shared=False,
     ),
+    "hubs": Part("invoke", 7, {"message_size": 80}, HUBS, _HUBS, is_shared=False),
 }
 
 _QUICK: Final = {"warm_up": 0.2, "seconds": 0.4, "least": 4, "idle": 500}
-_QUICK_CASES: Final = ("", "16 of 100 B", "10 KB", "half load", "500 in memory", "500 over Redis")
+_QUICK_CASES: Final = (
+    *("", "16 of 100 B", "10 KB", "half load", "500 in memory", "500 over Redis"),
+    *(case.name for case in _HUBS),
+)
 
 QUICK: Final = {
     name: replace(
         part,
         rounds=1,
         arguments={key: _QUICK.get(key, value) for key, value in part.arguments.items()},
-        cases=[case for case in part.cases if case.name in _QUICK_CASES],
+        cases=[
+            replace(case, load={key: _QUICK.get(key, value) for key, value in case.load.items()})
+            for case in part.cases
+            if case.name in _QUICK_CASES
+        ],
         applications=[each for each in part.applications if not each.endswith("-layer")],
     )
     for name, part in PARTS.items()
@@ -198,7 +230,10 @@ def _sample(
     progress = f"{name}, round {number + 1} of {part.rounds}: {competitor} {case.name}"
     print(time.strftime("%X"), progress, file=sys.stderr)
     arguments = {**part.arguments, **case.load}
-    if part.load != "fanout":
+    load = case.load_name or part.load
+    if load != "fanout":
         arguments["path"] = competitor.path
-    measured = measure(client, part.load, servers, **arguments)
+    if competitor.application in HUBS:
+        arguments["dialect"] = competitor.application
+    measured = measure(client, load, servers, **arguments)
     return Sample(name, case.name, competitor.server, competitor.application, number, measured)

@@ -56,6 +56,10 @@ def _own_protocol(ours: Competitor) -> Competitor:
     return Competitor("uvicorn", ours.application) if is_fast else ours
 
 
+def _consumer(hub: Competitor) -> Competitor:
+    return Competitor(hub.server, "json-consumer")
+
+
 _NODE: Final = Competitor("node", "node")
 _WEBSOCKETS: Final = Competitor("websockets", "websockets")
 _SHARES: Final = (
@@ -100,6 +104,14 @@ TABLES: Final[dict[str, tuple[Column | Ratio, ...]]] = {
         Ratio("CPU to websockets", "cpu_us", lambda _: _WEBSOCKETS),
         Ratio("CPU to Node's ws", "cpu_us", lambda _: _NODE),
     ),
+    "hubs": (
+        Column("calls or deliveries/s", "per_second"),
+        Column("CPU us", "cpu_us", 1),
+        *_SHARES,
+        Ratio("CPU to consumer", "cpu_us", _consumer),
+        Column("KiB/connection", "bytes_per_connection", 1, 1024),
+        Ratio("memory to consumer", "bytes_per_connection", _consumer),
+    ),
 }
 
 
@@ -126,10 +138,13 @@ def _table(part: DataFrame, columns: Iterable[Column | Ratio]) -> str:
 
 def _cells(part: DataFrame, column: Column | Ratio) -> Series:
     """Return a cell for each competitor and case, in the order of measuring."""
+    if column.figure not in part:
+        return Series(dtype=str)  # No case that was measured has it.
     if isinstance(column, Ratio):
         values, places = ratios(part, column).dropna(), 2
     else:
-        values, places = part[column.figure] / column.unit, column.places
+        # Not every case has every figure.
+        values, places = part[column.figure].dropna() / column.unit, column.places
     rounds = values.groupby(["server", "application", "case"], sort=False)
     return rounds.agg(lambda values: _spread(values, places))
 

@@ -14,11 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.applications import HOST, LAYER_PATH, PATH
+from benchmarks.applications import HOST, HUB_PATH, LAYER_PATH, PATH
 
 _DJANGO: Final = ("bare", "channels", "ours", "channels-layer", "ours-layer")
-APPLICATIONS: Final = (*_DJANGO, "starlette", "websockets", "node")
-"""With "-layer", its consumer is in a group of the in-memory channel layer."""
+ECHOES: Final = (*_DJANGO, "starlette", "websockets", "node")
+"""Those that echo bare messages. With "-layer", the consumer is in a group of the in-memory channel
+layer."""
+
+HUBS: Final = ("json-consumer", "hub", "hub-messagepack")
+"""Those that answer calls, by the names of the `DIALECTS` of the load."""
+
+APPLICATIONS: Final = (*ECHOES, *HUBS)
 
 RUNASGI: Final = "+runasgi"
 """What the name of a server ends with when `manage.py runasgi` of this package starts it."""
@@ -51,6 +57,8 @@ class Competitor:
     @property
     def path(self) -> str:
         """Where it echoes."""
+        if self.application in HUBS:
+            return PATH if self.application == "json-consumer" else HUB_PATH
         return LAYER_PATH if self.application.endswith(_LAYER) else PATH
 
     @property
@@ -76,7 +84,8 @@ class Competitor:
 
     @property
     def _module(self) -> str:
-        return f"benchmarks.applications.{self.application.removesuffix(_LAYER)}"
+        name = "hubs" if self.application in HUBS else self.application.removesuffix(_LAYER)
+        return f"benchmarks.applications.{name}"
 
 
 def competitors(servers: list[str], applications: list[str]) -> list[Competitor]:
@@ -118,7 +127,7 @@ SERVERS: Final = {
     "uvicorn": Server((*_DJANGO, "starlette"), f"{_UVICORN} --loop uvloop {_SANSIO}"),
     f"uvicorn{RUNASGI}": Server(("ours",), f"{_RUNASGI} uvicorn {_SANSIO}"),
     "uvicorn-picows": Server((*_DJANGO, "starlette"), f"{_UVICORN} --loop uvloop {_PICOWS}"),
-    f"uvicorn-picows{RUNASGI}": Server(("ours",), f"{_RUNASGI} uvicorn --ws picows"),
+    f"uvicorn-picows{RUNASGI}": Server(("ours", *HUBS), f"{_RUNASGI} uvicorn --ws picows"),
     "uvicorn-asyncio": Server((*_DJANGO, "starlette"), f"{_UVICORN} --loop asyncio {_SANSIO}"),
     "hypercorn": Server(
         _DJANGO, f"-m hypercorn {{application}} --bind {HOST}:{{port}} --log-level warning"

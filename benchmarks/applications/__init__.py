@@ -2,6 +2,7 @@
 
 Each echoes at `PATH` what came, as what it came. Those that can do it also echo at `LAYER_PATH`, as
 a member of a group of a channel layer, and send to all clients at `TOPIC` what comes at `PUBLISH`.
+A hub is at `HUB_PATH`. What comes at `HUB_PUBLISH` is sent to all of its clients.
 """
 
 from __future__ import annotations
@@ -13,5 +14,7 @@ PATH: Final = "/ws"
 LAYER_PATH: Final = "/layer"
 TOPIC: Final = "/topic"
 PUBLISH: Final = "/publish"
+HUB_PATH: Final = "/hub"
+HUB_PUBLISH: Final = "/publish-to-hub"
 ORIGIN: Final = "https://client.example"
 """The origin that every client names, the only one that `ours` admits."""

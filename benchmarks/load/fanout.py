@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from picows import WSFrame, WSMsgType, WSTransport
 
-from benchmarks.applications import PUBLISH, TOPIC
 from benchmarks.load.connections import Connection, connect, goodbye, wait, wait_until
+from benchmarks.load.dialects import DIALECTS, Dialect
 from benchmarks.usage import Meter
 
 
@@ -24,6 +24,7 @@ async def fanout(
     warm_up: float,
     seconds: float,
     least: int,
+    dialect: str = "text",
 ) -> dict[str, float]:
     """Measure deliveries for `seconds`, after `warm_up` seconds of the same, with `at_once`
     messages that not everybody has.
@@ -35,7 +36,7 @@ async def fanout(
     `Failed` when a subscriber does not get every message, once and in order.
     """
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    audience = Audience(message_size, failed)
+    audience = Audience(message_size, failed, DIALECTS[dialect])
     await audience.connect([port, *other_ports], subscribers)
     audience.keep_publishing(at_once)
     await wait(failed, warm_up)
@@ -55,7 +56,7 @@ async def fanout(
 class _Message:
     """One that not everybody has."""
 
-    text: bytes
+    delivery: bytes
     left: int
     """How many do not have it yet."""
 
@@ -66,8 +67,9 @@ class Audience:
     `failed` learns when a subscriber does not get each of them, once and in order.
     """
 
-    def __init__(self, size: int, failed: asyncio.Future[None]) -> None:
+    def __init__(self, size: int, failed: asyncio.Future[None], dialect: Dialect) -> None:
         self.failed = failed
+        self._dialect = dialect
         self.on_their_way: dict[int, _Message] = {}
         self.everywhere = 0
         """The number of messages that every subscriber has."""
@@ -82,12 +84,17 @@ class Audience:
             subscriber
             for number, port in enumerate(ports)
             for subscriber in await connect(
-                port, lambda _: _Subscriber(self), len(range(number, count, len(ports))), 0, TOPIC
+                port,
+                lambda _: _Subscriber(self),
+                len(range(number, count, len(ports))),
+                0,
+                self._dialect.subscribers,
+                self._dialect,
             )
         ]
         # When all have subscribed.
         [self._publisher] = await connect(
-            ports[0], lambda _: Connection(b"", self.failed), 1, 0, PUBLISH
+            ports[0], lambda _: Connection(b"", self.failed), 1, 0, self._dialect.publisher
         )
 
     @property
@@ -100,10 +107,11 @@ class Audience:
         """From now on, publish the next message whenever less than `at_once` are not everywhere."""
         self._at_once = at_once
         while len(self.on_their_way) < at_once:
-            text = (b"%08d " % self._count).ljust(self._size, b".")
-            self.on_their_way[self._count] = _Message(text, len(self._subscribers))
+            text = f"{self._count:08d} ".ljust(self._size, ".")
+            delivery = self._dialect.delivery(text)
+            self.on_their_way[self._count] = _Message(delivery, len(self._subscribers))
             self._count += 1
-            self._publisher.transport.send(WSMsgType.TEXT, text)
+            self._publisher.transport.send(WSMsgType.TEXT, self._dialect.published(text))
 
     async def next_everywhere(self) -> None:
         """Wait until a message has come to the last subscriber."""
@@ -141,7 +149,7 @@ class _Subscriber(Connection):
         message = self._on_their_way.get(self._next)
         if (
             message is None
-            or frame.get_payload_as_bytes() != message.text
+            or frame.get_payload_as_bytes() != message.delivery
             or frame.msg_type is not WSMsgType.TEXT
         ):
             # It is a close, or one was lost, came twice, or is another.

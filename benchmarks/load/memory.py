@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 
 from benchmarks.load.connections import Connection, connect, goodbye, wait_until
+from benchmarks.load.dialects import DIALECTS
 from benchmarks.usage import private_memory
 
 
 async def memory(
-    port: int, processes: list[int], *, path: str, idle: int, message_size: int
+    port: int,
+    processes: list[int],
+    *,
+    path: str,
+    idle: int,
+    message_size: int,
+    dialect: str = "text",
 ) -> dict[str, float]:
     """Measure what `idle` connections add to the server.
 
@@ -22,7 +29,12 @@ async def memory(
 
     async def open_and_use(count: int) -> list[Connection]:
         opened = await connect(
-            port, lambda message: Connection(message, failed), count, message_size, path
+            port,
+            lambda message: Connection(message, failed),
+            count,
+            message_size,
+            path,
+            DIALECTS[dialect],
         )
         for connection in opened:
             connection.send()
