@@ -98,6 +98,25 @@ async def test_who_comes_back_while_the_last_one_is_leaving_is_subscribed():
 
 
 @layer(SlowLayer)
+async def test_who_comes_back_in_the_turn_in_which_the_last_one_leaves_is_subscribed():
+    @websocket_view
+    async def restless(websocket):
+        await websocket.accept()
+        for topic in ("topic", "another"):
+            await websocket.subscribe(topic)
+        leaving = asyncio.create_task(websocket.unsubscribe("topic"))
+        coming = asyncio.create_task(websocket.subscribe("topic"))
+        await asyncio.gather(leaving, coming)
+        await websocket.send("ready")
+        await websocket.wait_closed()
+
+    async with connected(restless) as peer:
+        assert await received(peer) == "ready"
+        await broadcast("topic", "still here")
+        assert await received(peer) == "still here"
+
+
+@layer(SlowLayer)
 async def test_who_leaves_before_it_was_subscribed_leaves_nothing_behind():
     @websocket_view
     async def hasty(websocket):

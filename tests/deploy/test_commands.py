@@ -55,9 +55,10 @@ def first_demo(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield server
 
 
-def test_make_demo_serves_the_page_in_a_fresh_checkout(first_demo):
-    with urllib.request.urlopen(first_demo.origin, timeout=BOUND) as response:
-        assert "<!doctype html>" in response.read().decode()
+def test_make_demo_serves_the_pages_in_a_fresh_checkout(first_demo):
+    for path in ("", "/live", "/hub"):
+        with urllib.request.urlopen(f"{first_demo.origin}{path}", timeout=BOUND) as response:
+            assert "<!doctype html>" in response.read().decode()
     assert f"Open {first_demo.origin}/ in a browser." in first_demo.log()
 
 
@@ -75,7 +76,7 @@ def test_make_demo_warns_of_nothing(first_demo):
 
 def test_make_demo_installs_what_the_package_needs_and_nothing_else(checkout, first_demo):
     installed = {each.name for each in checkout.glob(".venv/lib/python*/site-packages/*")}
-    assert {"django", "channels", "daphne"} <= installed
+    assert {"django", "channels", "daphne", "msgspec"} <= installed
     assert not {"pytest", "mypy", "playwright"} & installed
 
 

@@ -25,6 +25,7 @@ from websockets.sync.client import ClientConnection, unix_connect
 
 from tests.browser.conftest import browser, expected_errors, new_page  # noqa: F401
 from tests.browser.test_demo import FAILED, NEVER_OPENED, DemoPage
+from tests.browser.test_hub import LATE, TRANSPORTS, HubPage
 from tests.certificates import Certificates
 from tests.conftest import need_program
 from tests.deploy.proxies import (
@@ -39,6 +40,8 @@ from tests.deploy.proxies import (
 )
 from tests.deploy.test_commands import group_exists
 from tests.harness import BOUND, ROOT, Server, until
+from tests.hub_requests import HANDSHAKE, HubRequests, next_event
+from ws_support._hub_options import HubOptions
 from ws_support.conf import Options
 
 # They need three proxies, which few have.
@@ -52,7 +55,11 @@ SHORT_TIMEOUTS = {
         "proxy_read_timeout 150s": f"proxy_read_timeout {IDLE_TIMEOUT}s",
         "proxy_send_timeout 150s": f"proxy_send_timeout {IDLE_TIMEOUT}s",
     },
-    "haproxy": {"timeout tunnel 150s": f"timeout tunnel {IDLE_TIMEOUT}s"},
+    "haproxy": {
+        "timeout tunnel 150s": f"timeout tunnel {IDLE_TIMEOUT}s",
+        "timeout server 150s": f"timeout server {IDLE_TIMEOUT}s",
+        "timeout client 60s": f"timeout client {IDLE_TIMEOUT}s",
+    },
     "caddy": {
         "read_header 15s": "\n".join(
             f"{name} {IDLE_TIMEOUT}s" for name in ("read_header", "read_body", "write", "idle")
@@ -239,6 +246,84 @@ def test_a_streamed_response_arrives_while_it_goes_on(start, new_proxy, name):
         assert client.getresponse().read(5) == b"first"
     finally:
         client.close()
+
+
+# Hubs: a request that ends long after it has begun, and one that waits
+
+
+def hub_requests(proxy: Proxy) -> HubRequests:
+    return HubRequests(proxy.client, proxy.origin, "/hub")
+
+
+def test_an_event_stream_of_a_hub_brings_each_message_at_once(proxy):
+    requests = hub_requests(proxy)
+    with requests.events() as events:
+        requests.request("POST", HANDSHAKE)
+        assert next_event(events) == b"{}\x1e"
+        for number in range(3):
+            requests.invoke("Echo", number)
+            assert json.loads(next_event(events).rstrip(b"\x1e"))["result"] == number
+
+
+def test_a_poll_of_a_hub_waits_and_is_answered_at_once(proxy):
+    requests = hub_requests(proxy)
+    assert requests.poll() == b""
+    requests.request("POST", HANDSHAKE)
+    assert requests.poll() == b"{}\x1e"
+    requests.invoke("Wait", 1)
+    assert json.loads(requests.poll().rstrip(b"\x1e"))["result"] == "waited"
+    assert requests.request("DELETE")[0] == 202
+
+
+def test_pings_and_answers_to_polls_keep_a_silent_hub_through_nginx_and_haproxy(start, new_proxy):
+    hubs = {"KEEP_ALIVE_INTERVAL": 1, "POLL_TIMEOUT": 1}
+    options = {"ALLOWED_ORIGINS": ["*"], "HUBS": hubs}
+    # Caddy has no such timeout: the one in SHORT_TIMEOUTS is for a whole answer.
+    for name in ("nginx", "haproxy"):
+        changes = SHORT_TIMEOUTS[name]
+        proxy = start(new_proxy(name), changes=changes, WS_SUPPORT=options)
+        streaming, polling = hub_requests(proxy), hub_requests(proxy)
+        polling.poll()
+        polling.request("POST", HANDSHAKE)
+        assert polling.poll() == b"{}\x1e"
+        with streaming.events() as events:
+            streaming.request("POST", HANDSHAKE)
+            end = time.monotonic() + 2 * IDLE_TIMEOUT
+            while time.monotonic() < end:
+                assert polling.poll() == b""
+                assert next_event(events)
+            streaming.invoke("Echo", "still here")
+            while b"still here" not in next_event(events):
+                """A ping that was on its way."""
+
+
+def test_the_idle_timeouts_are_longer_than_a_poll_waits():
+    longest = HubOptions().poll_timeout
+    for file, name in [("nginx.conf", "proxy_read_timeout"), ("haproxy.cfg", "timeout server")]:
+        (seconds,) = re.findall(rf"^ *{name} (\d+)s;?$", (FILES / file).read_text(), re.MULTILINE)
+        assert int(seconds) > longest
+
+
+@pytest.mark.browser
+def test_the_page_with_the_hub_works_over_each_transport(
+    start,
+    new_proxy,
+    new_page,  # noqa: F811
+    expected_errors,  # noqa: F811
+):
+    expected_errors.append(LATE)
+    for name in PROXIES:
+        proxy = start(new_proxy(name), ASGI_APPLICATION="example_project.asgi.application")
+        page = HubPage(new_page(ignore_https_errors=True), proxy)
+        for transport in TRANSPORTS:
+            page.transport.select_option(transport)
+            expect(page.in_use).to_have_text(transport)
+            page.join("Ada")
+            page.expect_line("Ada has come")
+            page.say(transport)
+            page.expect_line("Ada", transport)
+            page.leave_button.click()
+            page.expect_line("Ada has gone")
 
 
 # Who it is

@@ -1,4 +1,4 @@
-"""The table of all settings in docs/settings.md, written from the code.
+"""The tables of all settings in docs/settings.md and docs/hubs.md, written from the code.
 
 python -m tests.docs.settings_table
 """
@@ -6,44 +6,65 @@ python -m tests.docs.settings_table
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 
+from ws_support._hub_options import HubOptions
 from ws_support.conf import SETTINGS, Setting
 
-PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+_DOCS = Path(__file__).parents[2] / "docs"
+PAGE = _DOCS / "settings.md"
+PAGE_OF_HUBS = _DOCS / "hubs.md"
 _TABLE = re.compile(r"(?<=<!-- settings -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def heading(key: str, setting: Setting) -> str:
     """Return the type and the default of a key, as the headings of the page say them."""
+    if isinstance(setting.default, HubOptions):
+        return f"{key}: dict[str, Any] = {{}}"
     # Users write lists, which are kept as tuples.
     kind = setting.type.replace("tuple[", "list[").replace(", ...]", "]")
-    default = "[]" if setting.default == () else _literal(setting.default)
-    return f"{key}: {kind} = {default}"
+    return f"{key}: {kind} = {_literal(setting.default)}"
 
 
 def table() -> str:
-    """Return the table, in Markdown."""
+    """Return the table of all settings, in Markdown."""
+    return _rows(SETTINGS.items())
+
+
+def table_of_hubs() -> str:
+    """Return the table of the options of hubs, in Markdown."""
+    return _rows(
+        (each.name.upper(), Setting(str(each.type), each.default, **each.metadata))
+        for each in fields(HubOptions)
+    )
+
+
+def table_of_the_page(page: Path = PAGE) -> str:
+    """Return what the page has now."""
+    found = _TABLE.search(page.read_text(encoding="utf-8"))
+    return found[0] if found else ""
+
+
+def _rows(settings: Iterable[tuple[str, Setting]]) -> str:
     lines = ["| key | type and default | what |", "| --- | --- | --- |"]
-    for key, setting in SETTINGS.items():
+    for key, setting in settings:
         kind = heading(key, setting).partition(": ")[2].replace("|", r"\|")
         lines.append(f"| `{key}` | `{kind}` | {setting.description} |")
     return "\n".join(lines) + "\n"
-
-
-def table_of_the_page() -> str:
-    """Return what the page has now."""
-    found = _TABLE.search(PAGE.read_text(encoding="utf-8"))
-    return found[0] if found else ""
 
 
 def _literal(value: object) -> str:
     if isinstance(value, str):
         # As people write control characters.
         return '"' + value.encode("unicode_escape").decode() + '"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_literal, value))}]"
     return repr(value)
 
 
 if __name__ == "__main__":
-    text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(_TABLE.sub(lambda _: table(), text), encoding="utf-8")
+    for page, write in ((PAGE, table), (PAGE_OF_HUBS, table_of_hubs)):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(_TABLE.sub(lambda _, write=write: write(), text), encoding="utf-8")

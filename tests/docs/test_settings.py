@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from tests.docs.settings_table import heading, table, table_of_the_page
+from tests.docs.settings_table import (
+    PAGE_OF_HUBS,
+    heading,
+    table,
+    table_of_hubs,
+    table_of_the_page,
+)
 from tests.harness import ROOT
 from ws_support.conf import SETTINGS
 
 
 def test_the_table_of_the_settings_is_that_of_the_code():
     assert table_of_the_page() == table(), "Run: python -m tests.docs.settings_table"
+
+
+def test_the_table_of_the_options_of_hubs_is_that_of_the_code():
+    found = table_of_the_page(PAGE_OF_HUBS)
+    assert found == table_of_hubs(), "Run: python -m tests.docs.settings_table"
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/settings.md"])
