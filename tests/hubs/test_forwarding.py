@@ -252,6 +252,7 @@ async def test_after_the_end_nobody_can_send(monkeypatch):
     client = Client()
     client.has_left.set()
     assert await network.forward(client)
+    await until(lambda: any(each.kind is Kind.END for each in network.letters))
     ends.set()
     await until(lambda: len(outcome) == 2)
     assert outcome == ["The client has left."] * 2
