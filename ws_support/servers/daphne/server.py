@@ -214,8 +214,8 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         if running := self._running_applications():
             await asyncio.wait(running, timeout=self.patience / 2)
         # Repeated, since a handshake may have been on its way.
-        while running := self._cancel_applications():
-            await asyncio.wait(running)
+        while running := self._cancel_applications():  # pragma: no branch
+            await asyncio.wait(running)  # pragma: no cover  # Only for what ignores its end.
 
     def _end_requests(self) -> None:
         """Send every request's application `http.disconnect`.
@@ -233,7 +233,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         self._close_websockets()
         running = self._running_applications()
         for application in running:
-            application.cancel()
+            application.cancel()  # pragma: no cover  # Only for what ignores its end.
         return running
 
     def _close_websockets(self) -> None:
