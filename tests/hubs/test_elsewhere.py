@@ -305,3 +305,17 @@ async def test_a_broker_that_fails_leaves_a_request_unknown(
     response = await web.request("POST", f"?id={token}")
     assert response.status == 404
     problems.expect("A request could not be forwarded: A message of the hub")
+
+
+async def test_what_cannot_be_done_for_another_process_is_one_line_in_the_log(
+    hub, elsewhere, problems, settings
+):
+    settings.WS_SUPPORT = {"MAX_SUBSCRIPTIONS": 2}
+    async with await open_socket(hub) as socket:
+        id_ = (await socket.result("who"))["id"]
+        groups = hub_context(hub).groups
+        for name in ("red", "blue"):
+            await elsewhere.run(groups.add(name, id_))
+        await until(lambda: problems.found)
+        assert await socket.result("echo", 1) == 1
+    problems.expect("What another process has asked for was not done: One connection may")

@@ -137,3 +137,12 @@ async def test_while_the_server_stops_nothing_is_offered_and_no_stream_begins(mo
     assert (await web.request("GET", f"?id={token}", headers=headers)).what == stops
     assert (await web.request("GET", f"?id={token}")).what == stops
     assert not open_connections
+
+
+async def test_a_token_of_a_machine_whose_clock_is_ahead_is_good(clock):
+    await clock.forward(10)
+    web = Web(router(new_hub()))
+    token = await web.token()
+    await clock.forward(-10)
+    async with Socket(web.application, f"?id={token}") as socket:
+        assert await socket.shake_hands() == {}

@@ -456,3 +456,12 @@ async def test_a_task_that_a_method_makes_may_ask_the_client_as_well(problems):
                 done = Completion(each.id, 10 * each.arguments[0], has_result=True)
                 await socket.put_message(done)
         assert await socket.next() == Completion("a", [10, 20], has_result=True)
+
+
+async def test_a_client_before_its_handshake_cannot_be_asked(problems):
+    hub = new_hub(Telling)
+    async with Socket(router(hub)):
+        [id_] = description_of(hub).manager().connections
+        with pytest.raises(HubException, match=f"Connection '{id_}' does not exist"):
+            await hub_context(hub).clients.client(id_).invoke(int, "Ask")
+        await hub_context(hub).clients.client(id_).send("Told")

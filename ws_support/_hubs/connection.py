@@ -661,7 +661,7 @@ class HubConnection:
         transport = self.transport
         if self._buffer is not None:
             if self._buffer.size >= _MOST_UNACKNOWLEDGED:
-                self._give_up(self._buffer.size)
+                self._give_up(self._buffer.size, "They were not acknowledged.")
                 return False
             self._buffer.keep(published.data(self.protocol))
             if transport is None:
@@ -674,17 +674,20 @@ class HubConnection:
             return False
         limit = self.options.transport_max_buffer_size
         if self._outbox_size >= limit:
-            self._give_up(self._outbox_size)
+            self._give_up(
+                self._outbox_size,
+                'To keep more, raise WS_SUPPORT["HUBS"]["TRANSPORT_MAX_BUFFER_SIZE"].',
+            )
             return False
         self.write(published.data(self.protocol))
         return 2 * self._outbox_size >= limit
 
-    def _give_up(self, size: int) -> None:
+    def _give_up(self, size: int, advice: str) -> None:
         logger.warning(
-            "A slow client is given up: %d bytes wait for it, path %.200a. To keep more, raise"
-            ' WS_SUPPORT["HUBS"]["TRANSPORT_MAX_BUFFER_SIZE"].',
+            "A slow client is given up: %d bytes wait for it, path %.200a. %s",
             size,
             self.scope["path"],
+            advice,
             extra=_logging.fields(self.scope),
         )
         self.end(End("Connection closed with an error.", True, _TooSlow()))

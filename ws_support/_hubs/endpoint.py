@@ -129,7 +129,8 @@ class Endpoint:
         """Return True if a connection may begin with `token`, or has."""
         if manager.is_used(_id_of(token, text)):
             return False
-        return -1 <= token.age <= manager.options.disconnect_timeout
+        # The clock of the machine that has signed it may be ahead.
+        return abs(token.age) <= manager.options.disconnect_timeout
 
     # HTTP
 
@@ -181,9 +182,8 @@ class Endpoint:
     def _is_fresh_ticket(self, ticket: tokens.Ticket) -> bool:
         """Return True if a connection may begin with `ticket`."""
         manager = self._manager()
-        return -1 <= ticket.age <= 2 * manager.options.disconnect_timeout and not manager.is_used(
-            ticket.id
-        )
+        is_used = manager.is_used(ticket.id)
+        return abs(ticket.age) <= 2 * manager.options.disconnect_timeout and not is_used
 
     def _opens(self, ticket: tokens.Ticket, token: tokens.Token | None) -> bool:
         """Return True if a ticket opens the connection of a token.
@@ -314,7 +314,7 @@ class Endpoint:
         if status := await self._refusal(scope, tokens.read_token(text, self._hub.name)):
             await answer(send, status, status.phrase, headers=cors)
             return None
-        if id_ in manager.connections:  # Meanwhile.
+        if id_ in manager.connections or manager.is_used(id_):  # Meanwhile.
             await answer(send, HTTPStatus.CONFLICT, headers=cors)
             return None
         return manager.create(id_, scope, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Collection, Iterable
 from typing import Any, Final, cast
 
 import msgspec
@@ -359,6 +359,8 @@ class HubManager:
         message = Invocation(target, arguments, invocation_id)
         connection = self.connections.get(connection_id)
         if connection is not None:
+            if not connection.is_open:  # Before the handshake, there is no protocol.
+                raise HubException(f"Connection '{connection_id}' does not exist.")
             completion = await connection.ask(invocation_id, connection.protocol.write(message))
             return _result(completion, connection.protocol, type_)
         data = {name: each.write(message) for name, each in PROTOCOLS.items()}
@@ -453,21 +455,29 @@ class HubManager:
                 call.take(letter)
             else:
                 self.forwarding.take(letter)
-        elif (connection := self.connections.get(letter.id)) is None:
+        elif (connection := self.connections.get(letter.id)) is None or not connection.is_open:
             pass
         elif letter.kind is Kind.SEND:
             connection.deliver(Published(letter.data))
         elif letter.kind is Kind.ADD:
-            connection.spawn(self.add_to_group(letter.id, letter.text))
+            connection.spawn(_logged(self.add_to_group(letter.id, letter.text)))
         elif letter.kind is Kind.REMOVE:
-            connection.spawn(self.remove_from_group(letter.id, letter.text))
+            connection.spawn(_logged(self.remove_from_group(letter.id, letter.text)))
         else:
-            connection.spawn(self._answer_elsewhere(connection, letter))
+            connection.spawn(_logged(self._answer_elsewhere(connection, letter)))
 
     def _next_invocation_id(self) -> str:
         """Return an id for an invocation of a client, which no other process uses."""
         self._count += 1
         return f"{self.worker}{self._count}"
+
+
+async def _logged(work: Awaitable[None]) -> None:
+    """Do what another process has asked for. Nobody here waits for it to hear of an error."""
+    try:
+        await work
+    except (PublishError, ValueError) as error:
+        logger.error("What another process has asked for was not done: %s", error)
 
 
 class _Call:
