@@ -783,6 +783,8 @@ async def test_what_belongs_to_a_stateful_reconnect_is_nothing_without_one():
         [record] = description_of(hub).manager().connections.values()
         assert record.detach(None)  # It is another transport that carries it.
     record.release_slot()  # There is none any more.
+    with pytest.raises(HubException, match="does not exist"):
+        await record.ask("1", b"")
 
 
 async def test_all_who_wait_for_room_go_on_at_the_end(monkeypatch):

@@ -62,17 +62,20 @@ def test_a_stateful_reconnect_to_another_server_loses_nothing_and_repeats_nothin
     start: Callable[..., Server], hub_node: Node
 ) -> None:
     origins = [start(name).origin for name in ("uvicorn-picows", "granian")]
-    passed = hub_node.passed("hubs_stateful.test.js", HUB_SERVERS=",".join(origins))
+    # With 10,000 items it takes minutes where all tests run at the same time.
+    passed = hub_node.passed(
+        "hubs_stateful.test.js", HUB_SERVERS=",".join(origins), HUB_ITEMS=1_000
+    )
     assert passed == 3
 
 
 @pytest.mark.parametrize("name", WITH_WORKERS)
-def test_none_of_200_clients_of_each_kind_fails_with_two_workers(
+def test_none_of_many_clients_of_each_kind_fails_with_two_workers(
     start: Callable[..., Server], hub_node: Node, name: str
 ) -> None:
     server = start(name, arguments=("--workers", "2"))
     passed = hub_node.passed(
-        "hubs_many.test.js", HUB_SERVER=server.origin, HUB_CLIENTS=200, **NEW_CONNECTIONS
+        "hubs_many.test.js", HUB_SERVER=server.origin, HUB_CLIENTS=50, **NEW_CONNECTIONS
     )
     assert passed == len(KINDS)
 
