@@ -133,6 +133,7 @@ class HubConnection:
         "_outbox",
         "_outbox_size",
         "_pings_at",
+        "_posting",
         "_results",
         "_room",
         "_silence",
@@ -148,7 +149,6 @@ class HubConnection:
         "id",
         "items",
         "options",
-        "posting",
         "posts",
         "protocol",
         "scope",
@@ -180,22 +180,21 @@ class HubConnection:
         self.items: dict[Any, Any] = {}
         self.user_identifier: str | None = None
         self.topics: set[str] = set()
-        self.posting = asyncio.Lock()
-        """Requests with bytes of the client take their turns."""
+        self._posting: asyncio.Lock | None = None
         self.posts = 0
-        """How many of them there are."""
+        """How many requests with bytes of the client there are."""
         self._takes_binary = transport_name != "ServerSentEvents"
         self._loop = asyncio.get_running_loop()
         self._state = State.CONNECTING
         self._closed: asyncio.Future[None] = self._loop.create_future()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
 
         self._handshake: bytes | None = b""
         self._frames: Iterator[bytes] | None = None
         self._unread: list[bytes] = []
         self._unread_size = 0
-        self._ahead: deque[tuple[Message, int]] = deque()
-        """Messages that have been read behind one that waits, and their sizes."""
+        self._ahead: deque[tuple[Message, int]] | None = None
+        """Messages that have been read behind one that waits, and their sizes, if there are any."""
         self._room: asyncio.Future[None] | None = None
         self._next_turn: asyncio.Handle | None = None
         """Set while others have their turn, and more can be read."""
@@ -244,6 +243,13 @@ class HubConnection:
         protocol: HubProtocol | None = getattr(self, "protocol", None)
         return protocol is not None and protocol.is_binary
 
+    @property
+    def posting(self) -> asyncio.Lock:
+        """The lock with which requests with bytes of the client take their turns."""
+        if self._posting is None:
+            self._posting = asyncio.Lock()
+        return self._posting
+
     def release_slot(self) -> None:
         """Let the next invocation begin: the method that runs waits for a client."""
         if self._invocations is not None:
@@ -273,7 +279,7 @@ class HubConnection:
             before.drop()
         self._stop_timer()
         self._unread.clear()
-        self._unread_size = sum(size for _, size in self._ahead)
+        self._unread_size = sum(size for _, size in self._ahead or ())
         self._frames = None
         self._splitter.take()
         number, messages = self._buffer.resume()  # type: ignore[union-attr]  # It is resumable.
@@ -369,6 +375,7 @@ class HubConnection:
                     message, size = self._ahead.popleft()
                     self._unread_size -= size
                     if not self._ahead:
+                        self._ahead = None
                         self._acknowledge()
                     self._handle(message)
                 elif self._frames is None:
@@ -396,7 +403,7 @@ class HubConnection:
         A method may wait for the Ack of what it has sent, with the slot for which that message
         waits. .NET reads no further, and both wait for ever.
         """
-        if len(self._ahead) >= _MOST_AHEAD:
+        if self._ahead is not None and len(self._ahead) >= _MOST_AHEAD:
             return False  # pragma: no cover  # 10,000 messages within 64 KiB.
         if self._frames is None:
             if not self._unread:
@@ -407,6 +414,8 @@ class HubConnection:
             if isinstance(message, Ack):
                 self._handle(message)
             elif message is not None:
+                if self._ahead is None:
+                    self._ahead = deque()  # 0.6 KiB, even when it is empty.
                 self._ahead.append((message, len(frame)))
                 self._unread_size += len(frame)
         else:
@@ -477,7 +486,7 @@ class HubConnection:
             self._ack.cancel()
             self._ack = None
         # Not what waits: behind what it may send without an Ack, the client sends its own.
-        waiting = sum(is_counted(message) for message, _ in self._ahead)
+        waiting = sum(is_counted(message) for message, _ in self._ahead or ())
         number = self._buffer.next_ack(waiting)  # type: ignore[union-attr]
         if number is not None and self.transport is not None:
             self.write(self.protocol.write(Ack(number)))
@@ -812,7 +821,7 @@ class HubConnection:
             finally:
                 self._outbox = []
                 self._unread.clear()
-                self._ahead.clear()
+                self._ahead = None
                 self._frames = None
                 if self._next_turn is not None:
                     self._next_turn.cancel()  # pragma: no cover  # An end in between two turns.
@@ -857,8 +866,8 @@ class HubConnection:
 
     def spawn(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.append(task)
+        task.add_done_callback(self._tasks.remove)
         return task
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Collection, Iterable
+from functools import lru_cache
 from typing import Any, Final, cast
 
 import msgspec
@@ -161,20 +162,13 @@ class HubManager:
         return self._used.get(connection_id, 0) > asyncio.get_running_loop().time()
 
     def begin(self, connection: HubConnection) -> Invocations:
-        options = connection.options
-        limits = Limits(
-            parallel=options.maximum_parallel_invocations_per_client,
-            stream_buffer=options.stream_buffer_capacity,
-            tasks=options.maximum_streams_per_client,
-            detailed_errors=options.enable_detailed_errors,
-        )
         return Invocations(
             connection.protocol,
             self._hub.methods,
             self._hub.maker(connection),
             connection.post,
             answer=connection.answer,
-            limits=limits,
+            limits=_limits_of(connection.options),
             may_invoke=self._hub.checker(connection),
             filtered=self._hub.filtered,
             make_way=connection.read_on,
@@ -478,6 +472,17 @@ async def _logged(work: Awaitable[None]) -> None:
         await work
     except (PublishError, ValueError) as error:
         logger.error("What another process has asked for was not done: %s", error)
+
+
+@lru_cache
+def _limits_of(options: HubOptions) -> Limits:
+    """Return the limits of invocations: one object for all connections."""
+    return Limits(
+        parallel=options.maximum_parallel_invocations_per_client,
+        stream_buffer=options.stream_buffer_capacity,
+        tasks=options.maximum_streams_per_client,
+        detailed_errors=options.enable_detailed_errors,
+    )
 
 
 class _Call:
