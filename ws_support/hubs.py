@@ -148,7 +148,7 @@ class Hub(Generic[Client]):
         """The clients, by selectors: `self.clients.all`, `.caller`, `.group("room")` and so on."""
         if self._clients is None:
             hub = description_of(type(self))
-            self._clients = HubCallerClients(hub.manager, self._connection, hub.client_names)
+            self._clients = HubCallerClients(hub.manager, self._connection, hub.client_methods)
         return self._clients  # type: ignore[no-any-return]
 
     @clients.setter
@@ -201,7 +201,9 @@ class HubOutside(Generic[Client]):
     """A hub as the rest of the project sees it: views, tasks, management commands."""
 
     def __init__(self, description: HubDescription) -> None:
-        self.clients: HubClients[Client] = HubClients(description.manager, description.client_names)
+        self.clients: HubClients[Client] = HubClients(
+            description.manager, description.client_methods
+        )
         """The clients, by selectors."""
         self.groups = HubGroups(description.manager)
         """The groups, to add connections and to remove them."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
+from django.core.exceptions import ImproperlyConfigured
 
 from tests.hubs.clients import Problems, Socket, router, until
 from tests.hubs.recording import Recording, new_hub
@@ -19,10 +20,12 @@ from ws_support._hubs.tokens import new_id, new_token
 from ws_support._topics.brokers.base import BrokerError
 from ws_support._topics.registry import TopicRegistry
 from ws_support.hubs import (
+    Hub,
     HubException,
     PublishError,
     description_of,
     hub_context,
+    hub_method_name,
 )
 
 
@@ -360,6 +363,76 @@ async def test_an_answer_of_another_type_is_an_error(room):
     )
     with pytest.raises(HubException, match="Error trying to deserialize result to <class 'int'>"):
         await asking
+
+
+class Player(Protocol):
+    async def choose_move(self, text: str) -> int: ...
+
+    @hub_method_name("Rename")
+    async def give_a_name(self, text: str) -> None: ...
+
+
+async def test_a_typed_client_answers_with_what_its_method_returns():
+    class Game(Recording, Hub[Player]):
+        async def play(self, text: str) -> int:
+            return 10 * await self.clients.caller.choose_move(text)
+
+    hub = new_hub(Game)
+    async with Socket(router(hub)) as socket:
+        await socket.shake_hands()
+        for answer, expected in ((5, 50), ("x", None)):
+            await socket.put_message(Invocation("play", ["Now"], "7"))
+            question = await socket.next()
+            assert (question.target, question.arguments) == ("ChooseMove", ["Now"])
+            await socket.put_message(Completion(question.id, answer, has_result=True))
+            completion = await socket.next()
+            assert completion.result == expected
+        assert "Error trying to deserialize result" in completion.error
+        [id_] = description_of(hub).manager().connections
+        await hub_context(hub).clients.client(id_).give_a_name("Ann")
+        named = await socket.next()
+        assert (named.target, named.arguments, named.id) == ("Rename", ["Ann"], None)
+
+
+@pytest.mark.parametrize("selector", ["all", "others"])
+async def test_several_typed_clients_cannot_be_asked(problems, selector):
+    class Game(Recording, Hub[Player]):
+        async def play(self) -> None:
+            with pytest.raises(TypeError, match="ChooseMove has an answer, and only one client"):
+                await getattr(self.clients, selector).choose_move("Now")
+            await getattr(self.clients, selector).give_a_name("Ann")
+
+    async with Socket(router(new_hub(Game))) as socket:
+        await socket.shake_hands()
+        await socket.result("play")
+
+
+def test_the_type_of_a_typed_answer_has_to_be_readable_when_the_hub_is_loaded():
+    class Guest(Protocol):
+        async def receive(self, message: "Nowhere") -> None: ...  # noqa: F821, UP037
+
+    class Asked(Protocol):
+        async def ask(self) -> "Nowhere": ...  # noqa: F821, UP037
+
+    class Odd(Protocol):
+        async def ask(self) -> Invocation | Completion: ...
+
+    class Told(Hub[Guest]):
+        pass
+
+    assert description_of(Told)  # What only type checkers read may be known to them only.
+
+    class Asking(Hub[Asked]):
+        pass
+
+    with pytest.raises(ImproperlyConfigured, match=r"The annotations of Asked\.ask\(\) cannot be"):
+        description_of(Asking)
+
+    class AskingOddly(Hub[Odd]):
+        pass
+
+    with pytest.raises(ImproperlyConfigured, match=r"Odd\.ask\(\), answer: "):
+        description_of(AskingOddly)
 
 
 async def test_a_client_that_goes_does_not_answer(room):

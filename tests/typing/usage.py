@@ -136,11 +136,15 @@ class Chat(Hub):
 class Page(Protocol):
     async def receive_message(self, user: str, message: str) -> None: ...
 
+    async def choose_move(self) -> str: ...
+
 
 class TypedChat(Hub[Page]):
     async def send_message(self, user: str, message: str) -> None:
         await self.clients.all.receive_message(user, message)
         await hub_context(TypedChat).clients.group("blue").receive_message(user, message)
+        move: str = await self.clients.caller.choose_move()
+        await self.clients.client("id").receive_message(user, move)
 
 
 hubs = HubRouter(get_asgi_application(), {"chat": Chat, "typed": TypedChat})
@@ -161,3 +165,4 @@ class WrongArguments(Hub[Page]):
     async def go(self) -> None:
         await self.clients.all.receive_message("ann", 1)  # type: ignore[arg-type]
         await self.clients.all.recieve_message("ann", "Hello")  # type: ignore[attr-defined]
+        int.bit_length(await self.clients.caller.choose_move())  # type: ignore[arg-type]

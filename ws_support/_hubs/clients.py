@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ws_support._hubs.connection import HubConnection
 from ws_support._hubs.manager import HubManager
-from ws_support._hubs.methods import pascal_case
+from ws_support._hubs.methods import ClientMethod, pascal_case
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
@@ -24,12 +24,15 @@ class ClientProxy:
     """Invokes methods of clients, which are chosen by a selector.
 
     Methods that a client class has may be called by name: `receive_message()` invokes
-    `ReceiveMessage`.
+    `ReceiveMessage`. Those with the type of an answer, `-> str`, ask one client: they raise what
+    `SingleClientProxy.invoke()` does, and `TypeError` for several clients.
     """
 
-    def __init__(self, send: Callable[[str, list[Any]], Any], names: Mapping[str, str]) -> None:
+    def __init__(
+        self, send: Callable[[str, list[Any]], Any], methods: Mapping[str, ClientMethod]
+    ) -> None:
         self._send = send
-        self._names = names
+        self._methods = methods
 
     async def send(self, method: str, /, *arguments: Any) -> None:
         """Invoke `method` on the clients, and do not wait for them.
@@ -48,10 +51,16 @@ class ClientProxy:
                 " invoke()."
             )
 
-        async def call(*arguments: Any) -> None:
-            await self.send(self._names.get(name) or pascal_case(name), *arguments)
+        method = self._methods.get(name) or ClientMethod(pascal_case(name))
+        return lambda *arguments: self._call(method, *arguments)
 
-        return call
+    async def _call(self, method: ClientMethod, *arguments: Any) -> Any:
+        if method.result is not None:
+            raise TypeError(
+                f"{method.name} has an answer, and only one client can be asked: write"
+                " clients.caller or clients.client(id)."
+            )
+        await self.send(method.name, *arguments)
 
 
 class SingleClientProxy(ClientProxy):
@@ -60,11 +69,11 @@ class SingleClientProxy(ClientProxy):
     def __init__(
         self,
         send: Callable[[str, list[Any]], Any],
-        names: Mapping[str, str],
+        methods: Mapping[str, ClientMethod],
         invoke: Callable[[str, list[Any], Any], Any],
         before_invoke: Callable[[], None],
     ) -> None:
-        super().__init__(send, names)
+        super().__init__(send, methods)
         self._invoke = invoke
         self._before_invoke = before_invoke
 
@@ -86,15 +95,21 @@ class SingleClientProxy(ClientProxy):
             self._invoke(_checked(method), list(arguments), type_), timeout
         )
 
+    async def _call(self, method: ClientMethod, *arguments: Any) -> Any:
+        if method.result is None:
+            await self.send(method.name, *arguments)
+            return None
+        return await self.invoke(method.result, method.name, *arguments)
+
 
 class HubClients(Generic[Client]):
     """The clients of a hub, in all processes."""
 
     def __init__(
-        self, manager: Callable[[], HubManager], names: Mapping[str, str] | None = None
+        self, manager: Callable[[], HubManager], methods: Mapping[str, ClientMethod] | None = None
     ) -> None:
         self._manager = manager
-        self._names = names or {}
+        self._methods = methods or {}
 
     @property
     def all(self) -> Client:
@@ -114,7 +129,7 @@ class HubClients(Generic[Client]):
         async def invoke(target: str, arguments: list[Any], type_: Any) -> Any:
             return await self._manager().invoke(connection_id, target, arguments, type_)
 
-        return cast(Client, SingleClientProxy(send, self._names, invoke, self._before_invoke))
+        return cast(Client, SingleClientProxy(send, self._methods, invoke, self._before_invoke))
 
     def clients(self, ids: Iterable[str]) -> Client:
         """The clients with these connection ids."""
@@ -123,7 +138,7 @@ class HubClients(Generic[Client]):
         async def send(target: str, arguments: list[Any]) -> None:
             await self._manager().send_to(chosen, target, arguments)
 
-        return cast(Client, ClientProxy(send, self._names))
+        return cast(Client, ClientProxy(send, self._methods))
 
     def group(self, name: str) -> Client:
         """The clients of a group."""
@@ -156,7 +171,7 @@ class HubClients(Generic[Client]):
             manager = self._manager()
             await manager.publish(topics(manager), target, arguments, left_out)
 
-        return cast(Client, ClientProxy(send, self._names))
+        return cast(Client, ClientProxy(send, self._methods))
 
     def _before_invoke(self) -> None:
         pass
@@ -169,9 +184,9 @@ class HubCallerClients(HubClients[Client]):
         self,
         manager: Callable[[], HubManager],
         connection: HubConnection,
-        names: Mapping[str, str] | None = None,
+        methods: Mapping[str, ClientMethod] | None = None,
     ) -> None:
-        super().__init__(manager, names)
+        super().__init__(manager, methods)
         self._connection = connection
 
     @property
@@ -185,7 +200,7 @@ class HubCallerClients(HubClients[Client]):
         async def invoke(target: str, arguments: list[Any], type_: Any) -> Any:
             return await self._manager().invoke(connection.id, target, arguments, type_)
 
-        return cast(Client, SingleClientProxy(send, self._names, invoke, self._before_invoke))
+        return cast(Client, SingleClientProxy(send, self._methods, invoke, self._before_invoke))
 
     @property
     def others(self) -> Client:

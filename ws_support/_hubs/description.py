@@ -15,7 +15,7 @@ from ws_support._hubs.authorization import refusal, requirements_of
 from ws_support._hubs.connection import HubConnection
 from ws_support._hubs.filters import HubFilter
 from ws_support._hubs.manager import HubManager
-from ws_support._hubs.methods import HubMethod, client_names, client_of, methods_of
+from ws_support._hubs.methods import HubMethod, client_methods, client_of, methods_of
 from ws_support.conf import get_options
 
 
@@ -29,7 +29,7 @@ class HubDescription:
         self.hub = hub
         self.name = f"{hub.__module__}.{hub.__qualname__}"
         self.methods: Mapping[str, HubMethod] = methods_of(hub, base)
-        self.client_names = client_names(client_of(hub, base))
+        self.client_methods = client_methods(client_of(hub, base))
         self._own_options = checked_options(f"{self.name}.options", hub.options)
         self._filters: tuple[HubFilter, ...] = _checked(hub.filters, self.name)
         self.filtered: Callable[[HubMethod, Any, Sequence[Any]], Any] | None = None

@@ -68,14 +68,40 @@ def client_of(hub: type, base: type) -> type | None:
     return None
 
 
-def client_names(client: type | None) -> dict[str, str]:
-    """Return what the methods of a client class are called by on the page, as far as given."""
-    return {
-        attribute: shown_name(function, attribute)
-        for attribute in dir(client)
-        if not attribute.startswith("_")
-        and hasattr(function := inspect.getattr_static(client, attribute), _NAME)
-    }
+@dataclass(frozen=True)
+class ClientMethod:
+    """A method that the clients of a hub have."""
+
+    name: str
+    """What the page calls it: `ReceiveMessage`."""
+    result: Any = None
+    """The type of its answer; None if nobody waits for one."""
+
+
+def client_methods(client: type | None) -> dict[str, ClientMethod]:
+    """Return the methods of a client class by the name of their attribute.
+
+    Raises `ImproperlyConfigured` for the type of an answer that cannot be read.
+    """
+    found = {}
+    for attribute in dir(client):
+        function = inspect.getattr_static(client, attribute)
+        if not attribute.startswith("_") and inspect.isfunction(function):
+            title = f"{client.__name__}.{attribute}"  # type: ignore[union-attr]
+            name = shown_name(function, attribute)
+            found[attribute] = ClientMethod(name, _answer_of(function, title))
+    return found
+
+
+def _answer_of(function: Callable[..., Any], title: str) -> Any:
+    # What can only be read by type checkers is no error where nothing is answered.
+    if function.__annotations__.get("return") in (None, "None"):
+        return None
+    result = hints_of(function, title).get("return")
+    if result in (None, type(None)):
+        return None
+    _check_type(result, f"{title}(), answer")
+    return result
 
 
 @dataclass(frozen=True)
@@ -183,14 +209,21 @@ def _names(function: Callable[..., Any], attribute: str) -> set[str]:
     return {attribute.lower(), attribute.lower().replace("_", "")}
 
 
-def _describe(function: Callable[..., Any], title: str) -> HubMethod:
+def hints_of(
+    function: Callable[..., Any], title: str, *, include_extras: bool = False
+) -> dict[str, Any]:
+    """Return the annotations of a function. Raises `ImproperlyConfigured` with its title."""
     try:
-        hints = get_type_hints(inspect.unwrap(function))
-    except Exception as error:
+        return get_type_hints(function, include_extras=include_extras)
+    except Exception as error:  # An annotation of the project may raise anything.
         raise ImproperlyConfigured(
             f"The annotations of {title}() cannot be read: {error}. Import what they name where"
             " the module is loaded, and not only for type checking."
         ) from error
+
+
+def _describe(function: Callable[..., Any], title: str) -> HubMethod:
+    hints = hints_of(inspect.unwrap(function), title)
     if inspect.isgeneratorfunction(inspect.unwrap(function)):
         raise ImproperlyConfigured(f"{title}() is a generator: a stream needs async def.")
     types: list[Any] = []

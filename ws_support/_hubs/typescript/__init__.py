@@ -6,11 +6,11 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, get_type_hints
+from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 
-from ws_support._hubs.methods import HubMethod, client_of, methods_of, shown_name
+from ws_support._hubs.methods import HubMethod, client_of, hints_of, methods_of, shown_name
 from ws_support._hubs.typescript.names import RESERVED_WORDS
 from ws_support._hubs.typescript.types import Types
 
@@ -123,13 +123,7 @@ def _client_methods(client: type) -> list[_ClientMethod]:
 
 
 def _describe(function: Callable[..., Any], attribute: str, title: str) -> _ClientMethod:
-    try:
-        hints = get_type_hints(function, include_extras=True)
-    except Exception as error:  # An annotation of the project may raise anything.
-        raise ImproperlyConfigured(
-            f"The annotations of {title}() cannot be read: {error}. Import what they name where"
-            " the module is loaded, and not only for type checking."
-        ) from error
+    hints = hints_of(function, title, include_extras=True)
     _, *parameters = inspect.signature(function).parameters.values()
     for each in parameters:
         if each.kind not in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD):
