@@ -17,6 +17,7 @@ from ws_support.asgi import WebSocketSupport
 from ws_support.checks import check_application
 from ws_support.conf import get_options
 from ws_support.consumers import EchoConsumer
+from ws_support.hubs import Hub, HubRouter
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.middleware.origin import OriginValidator
 from ws_support.servers._run.banner import summary, unguarded
@@ -212,6 +213,17 @@ def test_sessions_and_users_need_their_applications(settings, serve):
     settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
     [error] = [each for each in check_application(None) if each.id == "ws_support.E010"]
     assert "AuthMiddleware" in error.msg
+
+
+def test_hubs_behind_a_route_are_named(settings, serve):
+    class Chat(Hub):
+        pass
+
+    router = HubRouter(echo, {"chat": Chat})
+    serve(guarded(path("hubs", router)))
+    assert "'hubs' of " in found()["ws_support.E011"]
+    serve(HubRouter(guarded(path("ws", echo)), {"chat": Chat}))
+    assert found() == {}
 
 
 @pytest.mark.parametrize("name", ["WS_SUPORT", "WS_SUPPORTS", "WSSUPPORT", "WS_SUPPROT"])

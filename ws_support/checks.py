@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -91,6 +92,7 @@ def check_application(app_configs: Sequence[AppConfig] | None, **_: Any) -> list
         *_missing_protocol(application),
         *(message for part in parts for message in _route_problems(part)),
         *_missing_applications(parts),
+        *_routed_hubs(parts),
     ]
 
 
@@ -148,6 +150,18 @@ def _missing_applications(parts: list[Node]) -> Iterator[CheckMessage]:
                 " each connection fails.",
                 hint=f"Add {name!r}, or leave {middleware.__name__} out.",
                 id="ws_support.E010",
+            )
+
+
+def _routed_hubs(parts: list[Node]) -> Iterator[CheckMessage]:
+    hubs = sys.modules.get("ws_support.hubs")  # Whose requirements may not be installed.
+    for part in parts:
+        if hubs and part.route is not None and isinstance(part.application, hubs.HubRouter):
+            yield Error(
+                f"The WebSocket route {str(part.route.pattern)!r} of {_name()} leads to a"
+                " HubRouter, which gets no HTTP requests there: no client can connect to its hubs.",
+                hint="Put it around everything else: application = HubRouter(application, {...}).",
+                id="ws_support.E011",
             )
 
 
