@@ -9,6 +9,7 @@ import {
   Subject,
 } from "@microsoft/signalr";
 import { MessagePackHubProtocol } from "@microsoft/signalr-protocol-msgpack";
+import WebSocket from "ws";
 
 import { hubModule } from "./hub_server.js";
 
@@ -24,6 +25,21 @@ if (process.env.HUB_KEEP_ALIVE === "no") {
 
 const PROTOCOLS = { json: JsonHubProtocol, messagepack: MessagePackHubProtocol };
 const LEVEL = LogLevel[process.env.HUB_LOG ?? "None"];
+
+const sockets = new Set();
+
+class RecordedWebSocket extends WebSocket {
+  constructor(...args) {
+    super(...args);
+    sockets.add(this);
+    this.on("close", () => sockets.delete(this));
+  }
+}
+
+/** Microsoft's client forgets a WebSocket that it was opening when it gave up. */
+export function closeForgottenSockets() {
+  sockets.forEach((socket) => socket.terminate());
+}
 
 /** A client of Microsoft's with one transport and protocol. */
 class Microsofts {
@@ -57,7 +73,11 @@ class Microsofts {
       return messages;
     };
     const builder = new HubConnectionBuilder()
-      .withUrl(url, { transport: HttpTransportType[this.transport], ...options })
+      .withUrl(url, {
+        transport: HttpTransportType[this.transport],
+        WebSocket: RecordedWebSocket,
+        ...options,
+      })
       .withHubProtocol(protocol)
       .configureLogging(LEVEL);
     if (delays) builder.withAutomaticReconnect(delays);

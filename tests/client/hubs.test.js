@@ -12,7 +12,7 @@ import { after, describe, it } from "node:test";
 
 import { Subject } from "@microsoft/signalr";
 
-import { CLIENTS, STATEFUL_CLIENTS } from "./hubs.js";
+import { CLIENTS, STATEFUL_CLIENTS, closeForgottenSockets } from "./hubs.js";
 
 const ALL = [...CLIENTS, ...STATEFUL_CLIENTS];
 const [FIRST] = CLIENTS;
@@ -99,6 +99,7 @@ const REDIRECTING = `http://127.0.0.1:${redirecting.address().port}`;
 
 after(async () => {
   await Promise.all([...open].map((connection) => connection.stop()));
+  closeForgottenSockets();
   redirecting.close();
 });
 

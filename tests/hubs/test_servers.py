@@ -16,7 +16,12 @@ from ws_support._hubs.messages import Close, Completion, Invocation
 
 SETTINGS = {
     "ALLOWED_ORIGINS": None,
-    "HUBS": {"POLL_TIMEOUT": 0.2, "DISCONNECT_TIMEOUT": 3, "CLOSE_TIMEOUT": 0.3},
+    "HUBS": {
+        "ALLOW_STATEFUL_RECONNECTS": True,
+        "POLL_TIMEOUT": 0.2,
+        "DISCONNECT_TIMEOUT": 3,
+        "CLOSE_TIMEOUT": 0.3,
+    },
 }
 
 
@@ -133,6 +138,25 @@ def test_a_websocket_ends_from_both_sides(server, method):
             with pytest.raises(Exception, match="1000"):
                 socket.recv(BOUND)
     assert end_of(server, id_)["error"] is None
+
+
+def test_a_websocket_that_another_one_replaces_is_closed(server):
+    query = "negotiateVersion=1&useStatefulReconnect=true"
+    status, body = request(server, "POST", f"/negotiate?{query}")
+    assert status == 200
+    path = f"/hub?id={json.loads(body)['connectionToken']}"
+    with server.raw() as before:
+        before.open(path)
+        before.send_frame(1, b'{"protocol":"json","version":2}\x1e')
+        while before.frame() != (1, b"{}\x1e"):
+            pass  # Some servers send a ping first.
+        with server.raw() as after:
+            after.open(path)
+            while after.frame() != (1, b'{"type":9,"sequenceId":1}\x1e'):
+                pass
+            while (frame := before.frame()) is not None:
+                if frame[0] == 8:
+                    before.send_frame(8, frame[1])
 
 
 def test_a_websocket_that_is_refused_is_an_http_status_where_the_server_can(server):
