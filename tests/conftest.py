@@ -71,6 +71,17 @@ def group_of(item: pytest.Item) -> str:
     return f"{file}:{names[0]}" if names else file
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Add the last lines of its servers to the report of a test that has failed."""
+    report: pytest.TestReport = yield
+    directory = getattr(item, "funcargs", {}).get("tmp_path")
+    if report.when == "call" and report.failed and directory is not None:
+        for log in sorted(directory.glob("server-*.log")):
+            report.sections.append((log.name, log.read_text(errors="replace")[-4000:]))
+    return report
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Keep halves of surrogate pairs from a worker's report: it could not be sent."""

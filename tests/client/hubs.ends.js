@@ -19,15 +19,22 @@ async function connect(client, number) {
     type === MessageType.Close && say("told", { allowReconnect });
   const delays = { nextRetryDelayInMilliseconds: () => 100 };
   const connection = client.build(url, { delays, hear });
-  connection.onreconnecting(() => say("lost"));
+  let losses = 0;
+  connection.onreconnecting(() => {
+    losses++;
+    say("lost");
+  });
   connection.onreconnected(async (id) => {
-    let answer;
-    try {
-      answer = await connection.invoke("Who");
-    } catch {
-      return; // It is lost again.
+    // Over long polling, a call may fail at a server that ends while the connection stays.
+    for (const before = losses; losses === before; await new Promise((resolve) => setTimeout(resolve, 100))) {
+      try {
+        const answer = await connection.invoke("Who");
+        say("back", { id: id ?? answer.id, answer });
+        return;
+      } catch {
+        // It is tried again, unless the connection is lost.
+      }
     }
-    say("back", { id: id ?? answer.id, answer });
   });
   connection.onclose((error) => say("closed", { error: error && String(error) }));
   await connection.start();

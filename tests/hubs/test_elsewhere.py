@@ -11,6 +11,7 @@ import pytest
 
 from tests.hubs.clients import Poller, Socket, Stream, Web, router, until
 from tests.hubs.recording import Recording, new_hub
+from ws_support._connection.registry import open_connections
 from ws_support._hubs import endpoint, manager
 from ws_support._hubs.letters import Kind, Letter
 from ws_support._hubs.manager import PublishError
@@ -229,6 +230,30 @@ async def test_long_polling_goes_on_in_any_process(hub, elsewhere, problems, bet
     response = await web.request("DELETE", poller.query)
     assert response.status == 202
     await until(lambda: hub.events == ["connected", "disconnected"])
+
+
+@pytest.mark.parametrize(("shakes_hands", "status"), [(True, 200), (False, 204)])
+async def test_a_poll_is_answered_when_the_process_that_forwards_it_stops(
+    hub, elsewhere, problems, between, shakes_hands, status
+):
+    web = Web(router(hub))
+    poller = await Poller.connected(web, token=await elsewhere.run(web.token()))
+    if shakes_hands:
+        await poller.shake_hands()
+    polling = asyncio.ensure_future(poller.poll())
+    await until(lambda: any(each.is_poll for each in forwarded()))
+    for each in forwarded():
+        await each.drain(1012, "The server is stopping")
+    response = await asyncio.wait_for(polling, BOUND)
+    # An empty answer in front of that to the handshake would break clients.
+    assert (response.status, response.body) == (status, b"")
+    if shakes_hands:
+        assert await poller.result("echo", 1) == 1
+    assert (await web.request("DELETE", poller.query)).status == 202
+
+
+def forwarded() -> list[Any]:
+    return [each for each in tuple(open_connections._connections) if hasattr(each, "is_poll")]
 
 
 async def test_an_event_stream_goes_on_in_any_process(hub, elsewhere, problems, between):

@@ -6,10 +6,12 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
+from ws_support._connection.registry import open_connections
 from ws_support._hubs import forwarding
 from ws_support._hubs.forwarding import Forwarding
 from ws_support._hubs.letters import Kind, Letter, encode, read_letter
@@ -57,7 +59,7 @@ class Network:
 
 class Client:
     def __init__(self, *messages: dict[str, Any]) -> None:
-        self.messages = list(messages)
+        self.messages = list(messages) or [{"type": "http.request", "body": b""}]
         self.heard: list[dict[str, Any]] = []
         self.has_left = asyncio.Event()
 
@@ -116,7 +118,23 @@ async def test_a_request_is_answered_elsewhere():
     assert scope["headers"] == [(b"a", b"b")]
     assert scope["extensions"] == {"websocket.http.response": {}}
     assert "state" not in scope
-    assert network.is_idle
+    await until(lambda: network.is_idle)
+    kinds = [each.kind for each in network.letters]
+    assert kinds == [Kind.OPEN, Kind.MESSAGES, Kind.LAST]
+
+
+async def test_a_request_that_is_answered_at_once_takes_two_letters():
+    async def serve(scope, receive, send):
+        body = (await receive())["body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    network = Network(serve)
+    client = Client({"type": "http.request", "body": b"one", "more_body": False})
+    assert await network.forward(client)
+    assert client.heard[1] == {"type": "http.response.body", "body": b"one"}
+    await until(lambda: network.is_idle)
+    assert [each.kind for each in network.letters] == [Kind.OPEN, Kind.LAST]
 
 
 async def test_of_an_owner_that_does_not_answer_it_says_so(monkeypatch):
@@ -131,6 +149,7 @@ async def test_a_stream_is_ended_when_its_client_leaves():
     told = []
 
     async def serve(scope, receive, send):
+        await receive()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         told.append(await receive())
         told.append(await receive())  # From now on always.
@@ -141,7 +160,7 @@ async def test_a_stream_is_ended_when_its_client_leaves():
     await until(lambda: client.heard)
     client.has_left.set()
     assert await request
-    assert told[0] == {"type": "http.disconnect"}
+    assert told == 2 * [{"type": "http.disconnect"}]
 
 
 async def test_many_messages_travel_together_in_their_order_and_bounded():
@@ -155,7 +174,7 @@ async def test_many_messages_travel_together_in_their_order_and_bounded():
     client = Client({"type": "websocket.connect"})
     assert await network.forward(client, {**SCOPE, "type": "websocket"})
     assert [int(each["text"].split()[0]) for each in client.heard] == list(range(count))
-    letters = [each for each in network.letters if each.kind is Kind.MESSAGE]
+    letters = [each for each in network.letters if each.kind is Kind.MESSAGES]
     assert len(letters) < count / 20
     assert max(len(each.body) for each in letters) < 3 * 64 * 1024
 
@@ -241,6 +260,7 @@ async def test_after_the_end_nobody_can_send(monkeypatch):
 
     async def serve(scope, receive, send):
         await receive()
+        await receive()
         await ends.wait()
         for _ in range(2):
             with pytest.raises(ClientGone) as error:
@@ -261,22 +281,29 @@ async def test_after_the_end_nobody_can_send(monkeypatch):
 async def test_a_server_that_cannot_receive_ends_the_request(monkeypatch):
     monkeypatch.setattr(forwarding, "_LAST_TIMEOUT", 0.02)
 
-    async def serve(scope, receive, send):
-        await receive()
+    served = []
 
-    async def receive():
-        raise OSError("broken")
+    async def serve(scope, receive, send):
+        served.append(await receive())
+        served.append(await receive())
+
+    async def receive(are_left):
+        if not are_left:
+            raise OSError("broken")
+        return are_left.pop()
 
     network = Network(serve)
     client = Client()
-    client.receive = receive
-    assert await network.forward(client)
-    assert network.is_idle or await asyncio.sleep(0.05) is None
+    for messages, expected in (([], 0), ([{"type": "http.request"}], 2)):
+        client.receive = partial(receive, messages)
+        assert await network.forward(client)
+        await until(lambda: network.is_idle)
+        assert len(served) == expected
 
 
 async def test_letters_that_belong_to_nothing_are_dropped():
     network = Network(None)
-    for kind in (Kind.MESSAGE, Kind.TAKEN, Kind.RECEIVED, Kind.ALIVE, Kind.END):
+    for kind in (Kind.MESSAGES, Kind.TAKEN, Kind.RECEIVED, Kind.ALIVE, Kind.END):
         network.ends["here"].take(Letter(kind, "unknown"))
     assert network.is_idle
     assert read_letter(b"\xc1") is None
@@ -284,6 +311,7 @@ async def test_letters_that_belong_to_nothing_are_dropped():
 
 async def test_of_an_owner_that_sends_too_much_only_a_few_letters_are_kept():
     async def serve(scope, receive, send):
+        await receive()
         await receive()
 
     network = Network(serve)
@@ -293,7 +321,7 @@ async def test_of_an_owner_that_sends_too_much_only_a_few_letters_are_kept():
     end = network.letters[0].id
     for _ in range(50):
         network.ends["here"].take(Letter(Kind.TAKEN, end))
-        network.ends["here"].take(Letter(Kind.MESSAGE, end, body=encode([{"type": "x"}])))
+        network.ends["here"].take(Letter(Kind.MESSAGES, end, body=encode([{"type": "x"}])))
     client.has_left.set()
     assert await request
     assert 8 <= len(client.heard) < 20
@@ -332,7 +360,7 @@ async def test_the_last_message_is_waited_for_also_while_it_is_on_its_way():
     post = network.post
 
     async def post_slowly(worker: str, letter: Letter) -> None:
-        if letter.kind is Kind.MESSAGE:
+        if letter.kind is Kind.MESSAGES:
             await asyncio.sleep(0.02)
         await post(worker, letter)
 
@@ -341,6 +369,58 @@ async def test_the_last_message_is_waited_for_also_while_it_is_on_its_way():
     client = Client()
     assert await network.forward(client)
     assert [each["body"] for each in client.heard] == [b"the last"]
+
+
+async def test_a_process_does_not_end_before_its_answer_is_on_its_way():
+    async def serve(scope, receive, send):
+        await send({"type": "http.response.body", "body": b"the last"})
+
+    network = Network(serve)
+    end = network.ends["there"]
+    may_post = asyncio.Event()
+
+    async def post_late(worker: str, letter: Letter) -> None:
+        await may_post.wait()
+        await network.post(worker, letter)
+
+    end._post = post_late
+    client = Client()
+    request = asyncio.create_task(network.forward(client))
+    await until(lambda: end._ends and not any(each._outbox for each in end._ends.values()))
+    assert not await open_connections.wait_until_empty(0.01)
+    may_post.set()
+    assert await request
+    assert [each["body"] for each in client.heard] == [b"the last"]
+    assert await open_connections.wait_until_empty(BOUND)
+
+
+async def test_a_websocket_is_only_lost_when_the_process_that_forwards_it_stops(monkeypatch):
+    told = []
+
+    async def serve(scope, receive, send):
+        told.extend([await receive(), await receive()])
+
+    monkeypatch.setattr(open_connections, "_is_draining", True)
+    network = Network(serve)
+    closed = {"type": "websocket.disconnect", "code": 1012}
+    assert await network.forward(Client({"type": "websocket.connect"}, closed))
+    await until(lambda: told)
+    assert told[1] == {"type": "websocket.disconnect", "code": 1006}
+
+
+@pytest.mark.parametrize("side", ["here", "there"])
+async def test_a_request_that_does_not_end_can_be_cancelled(side):
+    async def serve(scope, receive, send):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    network = Network(serve)
+    request = asyncio.create_task(network.forward(Client()))
+    await until(lambda: any(each.kind is Kind.TAKEN for each in network.letters))
+    [end] = network.ends[side]._ends.values()
+    end.cancel()
+    assert await asyncio.wait_for(request, BOUND)
+    await until(lambda: network.is_idle)
 
 
 @pytest.mark.parametrize("side", ["here", "there"])
@@ -357,7 +437,7 @@ async def test_a_letter_that_the_broker_does_not_take_ends_the_request_on_both_s
     is_out_of_order = False
 
     async def post_if_it_works(worker: str, letter: Letter) -> None:
-        if is_out_of_order and letter.kind is Kind.MESSAGE:
+        if is_out_of_order and letter.kind is Kind.MESSAGES:
             raise RuntimeError("the broker")
         await post(worker, letter)
 
@@ -430,6 +510,7 @@ async def test_an_owner_that_is_killed_leaves_no_request_without_an_end(
     request = asyncio.create_task(network.forward(client, {**SCOPE, "type": kind}))
     await heard.wait()
     await until(lambda: len(client.heard) == len(sent))
+    await until(lambda: any(each.kind in (Kind.TAKEN, Kind.MESSAGES) for each in network.letters))
     network.is_cut = True
     assert await asyncio.wait_for(request, BOUND)
     assert client.heard == sent + ends

@@ -80,7 +80,7 @@ def test_none_of_many_clients_of_each_kind_fails_with_two_workers(
     assert passed == len(KINDS)
 
 
-@pytest.mark.parametrize("transport", ["WebSockets"])
+@pytest.mark.parametrize("transport", ["WebSockets", "ServerSentEvents", "LongPolling"])
 def test_a_rolling_restart_of_two_servers_loses_no_client(
     start: Callable[..., Server], connect: Callable[..., Clients], tmp_path: Path, transport: str
 ) -> None:

@@ -120,6 +120,16 @@ async def test_the_response_ends_when_the_server_ends_the_connection():
     assert hub.events == ["connected", "disconnected"]
 
 
+async def test_a_response_that_has_just_begun_does_not_end_at_once():
+    web = Web(router(new_hub()))
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+    async with Stream(web, await web.token()) as stream:
+        await drain()
+        await stream.request.wait()
+        assert loop.time() - began_at >= 0.2
+
+
 async def test_a_drain_lets_the_client_come_back():
     hub = new_hub()
     stream = await open_stream(hub)

@@ -404,7 +404,7 @@ class HubConnection:
         waits. .NET reads no further, and both wait for ever.
         """
         if self._ahead is not None and len(self._ahead) >= _MOST_AHEAD:
-            return False  # pragma: no cover  # 10,000 messages within 64 KiB.
+            return False
         if self._frames is None:
             if not self._unread:
                 return False

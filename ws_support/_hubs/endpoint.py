@@ -15,6 +15,7 @@ from ws_support._connection.registry import REASON, open_connections
 from ws_support._hubs import responses, tokens
 from ws_support._hubs.bearer import has_token, ticket_of
 from ws_support._hubs.connection import HubConnection
+from ws_support._hubs.forwarding import RETURN
 from ws_support._hubs.manager import HubManager, PublishError
 from ws_support._hubs.responses import Headers, answer, cors_headers, header, query_of
 from ws_support._hubs.transports.long_polling import LongPollingTransport
@@ -356,12 +357,12 @@ class Endpoint:
         if not isinstance(transport, LongPollingTransport):
             await _answer_taken(connection, "LongPolling", send, cors)
             return
-        gone = asyncio.ensure_future(_wait_until_gone(receive))
+        ended = asyncio.ensure_future(_wait_until_ended(receive))
         try:
-            data = await transport.poll(gone)
+            data = await transport.poll(ended)
         finally:
-            gone.cancel()
-            await asyncio.wait([gone], timeout=1)
+            ended.cancel()
+            await asyncio.wait([ended], timeout=1)
         if data is None:
             await answer(send, HTTPStatus.NO_CONTENT, headers=headers)
         else:
@@ -451,7 +452,10 @@ async def _read_body(connection: HubConnection, receive: Receive) -> HTTPStatus:
             return HTTPStatus.OK
 
 
-async def _wait_until_gone(receive: Receive) -> None:
+async def _wait_until_ended(receive: Receive) -> bool:
+    """Wait until a poll should end. Return True if its client is still there."""
     with suppress(Exception):
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        while (type_ := (await receive())["type"]) != "http.disconnect":
+            if type_ == RETURN:
+                return True
+    return False

@@ -1,7 +1,8 @@
 """Requests that have come to another process than the owner of their connection.
 
 The process that got a request sends its scope to the owner, and from then on the ASGI messages in
-both directions. So no balancer in front has to send all requests of a client to one process.
+both directions. So no balancer in front has to send all requests of a client to one process. A poll
+that is answered at once, as a POST, takes two letters.
 """
 
 from __future__ import annotations
@@ -17,20 +18,30 @@ from typing import Any, Final
 
 from msgspec import Raw
 
+from ws_support._connection.registry import open_connections
 from ws_support._hubs.letters import Kind, Letter, encode, read_messages
 from ws_support.close_codes import CloseCode
 from ws_support.exceptions import ClientGone, is_client_gone
 
 logger = logging.getLogger("ws_support.hubs")
 
+RETURN: Final = "ws_support.return"
+"""The type of the message that asks for an answer to a poll, whatever there is."""
+
 _WINDOW: Final = 8
 """Letters with messages that are on their way to the other side. Layers keep only so many."""
+
+_STEP: Final = _WINDOW // 2
+"""Letters after which the other side hears that they have been received."""
 
 _MAX_WAITING: Final = 64 * 1024
 """Bytes of messages that wait for a letter. Then the sender waits."""
 
 _OPEN_TIMEOUT: Final = 5.0
 """Seconds in which the owner of a connection has to answer."""
+
+_TAKEN_DELAY: Final = 0.05
+"""Seconds after which the owner says that it is there, if it has not answered."""
 
 _SEND_TIMEOUT: Final = 10.0
 """Seconds in which the other side has to take a message."""
@@ -91,17 +102,21 @@ class Forwarding:
 
         Raises `PublishError` when the broker does not take a message.
         """
-        end = _End(self, secrets.token_urlsafe(12), owner)
-        self._ends[end.id] = end
+        first = await _first(receive)
+        if first is None:
+            return True
+        end = self._begin(secrets.token_urlsafe(12), owner)
+        end.is_poll = scope.get("method") == "GET"
+        open_connections.accepted(end)
         tasks: list[asyncio.Task[None]] = []
         try:
-            await end.post(Kind.OPEN, encode([_portable(scope)]))
-            if not await end.is_taken(_OPEN_TIMEOUT):
-                return False
+            await end.post(Kind.OPEN, encode([_portable(scope), first]))
             tasks = [
                 asyncio.create_task(end.write()),
                 asyncio.create_task(self._send_up(end, receive)),
             ]
+            if not await end.is_taken(_OPEN_TIMEOUT):
+                return False
             last = None
             while (message := await end.receive()) is not None:
                 last = message
@@ -111,8 +126,7 @@ class Forwarding:
                     await send(message)
             return True
         finally:
-            del self._ends[end.id]
-            end.stop()
+            self._finish(end)
             for task in tasks:
                 task.cancel()
             if tasks:
@@ -123,6 +137,9 @@ class Forwarding:
         try:
             while True:
                 message = await receive()
+                if message["type"] == "websocket.disconnect" and open_connections.is_draining:
+                    # It is this process that ends: the client may go on in another one.
+                    message = {**message, "code": int(CloseCode.ABNORMAL_CLOSURE)}
                 await end.send(message)
                 if message["type"].endswith(".disconnect"):
                     break
@@ -135,19 +152,20 @@ class Forwarding:
     def take(self, letter: Letter) -> None:
         """Take a letter that belongs to a request."""
         if letter.kind is Kind.OPEN:
-            end = _End(self, letter.id, letter.sender)
-            self._ends[end.id] = end
+            end = self._begin(letter.id, letter.sender)
             self._spawn(self._answer(end, *read_messages(letter.body)))
         elif (known := self._ends.get(letter.id)) is not None:
             known.take(letter)
 
-    async def _answer(self, end: _End, scope: Any) -> None:
+    async def _answer(self, end: _End, scope: Any, first: Any) -> None:
         """Answer a request that another process has got."""
         end.is_for_application = scope["type"]
+        end.put(first)
         writing = asyncio.create_task(end.write())
+        is_there = asyncio.get_running_loop().call_later(_TAKEN_DELAY, self._say_taken, end)
         try:
-            await end.post(Kind.TAKEN)
             await self._serve(scope, end.receive_always, end.send)
+            end.is_complete = True
             await end.flushed()
         except Exception as error:
             if not is_client_gone(error):
@@ -157,10 +175,25 @@ class Forwarding:
                     exc_info=error,
                 )
         finally:
-            del self._ends[end.id]
-            end.stop()
+            is_there.cancel()
             writing.cancel()
             await end.say_end()
+            # Not before: this process may end as soon as it has nothing open any more.
+            self._finish(end)
+
+    def _say_taken(self, end: _End) -> None:
+        if not end.has_sent:
+            self._spawn(end.say(Kind.TAKEN))
+
+    def _begin(self, id_: str, other: str) -> _End:
+        end = self._ends[id_] = _End(self, id_, other)
+        open_connections.add(end)
+        return end
+
+    def _finish(self, end: _End) -> None:
+        del self._ends[end.id]
+        end.stop()
+        open_connections.remove(end)
 
     async def post(self, worker: str, letter: Letter) -> None:
         letter.sender = self._worker
@@ -172,7 +205,7 @@ class Forwarding:
         task.add_done_callback(self._tasks.discard)
 
     def spawn_alive(self, end: _End) -> None:
-        self._spawn(end.say_alive())
+        self._spawn(end.say(Kind.ALIVE))
 
 
 class _End:
@@ -184,6 +217,12 @@ class _End:
     is_lost = False
     """True if the other end has gone without a word."""
 
+    is_poll = False
+    """True if the request may be answered with nothing, at the end where it came."""
+
+    is_complete = False
+    """True if nothing follows what has been sent."""
+
     def __init__(self, forwarding: Forwarding, id: str, other: str) -> None:  # noqa: A002
         self._forwarding = forwarding
         self.id = id
@@ -191,8 +230,10 @@ class _End:
         self._loop = asyncio.get_running_loop()
         self._taken: asyncio.Future[None] = self._loop.create_future()
         self._letters: deque[Letter] = deque()
+        self._reading: Letter | None = None
+        """The first letter, when its messages have been taken out."""
         self._messages: deque[dict[str, Any]] = deque()
-        """The messages of the first letter, which is acknowledged when all are received."""
+        """What is received next."""
         self._last: dict[str, Any] | None = None
         """The message by which the application has heard of the end."""
         self._news = asyncio.Event()
@@ -204,8 +245,18 @@ class _End:
         self._sent = 0
         self._received = 0
         self._is_over = False
+        """True if the other end takes nothing any more."""
+        self._has_said_end = self._has_heard_end = False
         self._heard_at = self._loop.time()
         self._timer = self._loop.call_later(_ALIVE_INTERVAL, self._look)
+
+    @property
+    def has_sent(self) -> bool:
+        return self._sent > 0
+
+    def put(self, message: dict[str, Any]) -> None:
+        """Put a message in front of those that come in letters."""
+        self._messages.append(message)
 
     async def post(self, kind: Kind, body: bytes = b"", *, number: int = 0) -> None:
         letter = Letter(kind, self.id, number=number, body=body)
@@ -219,10 +270,9 @@ class _End:
     def take(self, letter: Letter) -> None:
         """Take a letter of the other end."""
         self._heard_at = self._loop.time()
-        if letter.kind is Kind.TAKEN:
-            if not self._taken.done():
-                self._taken.set_result(None)
-        elif letter.kind is Kind.MESSAGE:
+        if not self._taken.done():
+            self._taken.set_result(None)
+        if letter.kind in (Kind.MESSAGES, Kind.LAST):
             # The other end sends no more than that, unless it is broken.
             if len(self._letters) <= _WINDOW:
                 self._letters.append(letter)
@@ -230,7 +280,8 @@ class _End:
         elif letter.kind is Kind.RECEIVED:
             self._received = letter.number
             self._outgoing.set()
-        elif letter.kind is Kind.END:
+        if letter.kind in (Kind.LAST, Kind.END):
+            self._has_heard_end = True
             self.close()
 
     def close(self) -> None:
@@ -267,13 +318,15 @@ class _End:
         """Send letters with all messages that wait, until the request is over."""
         while not self._is_over:
             if self._outbox and self._sent - self._received < _WINDOW:
+                kind = Kind.LAST if self.is_complete else Kind.MESSAGES
                 body = encode(self._outbox)
                 self._outbox = []
                 self._outbox_size = 0
                 self._sent += 1
                 self._is_posting = True
                 try:
-                    await self.post(Kind.MESSAGE, body, number=self._sent)
+                    await self.post(kind, body, number=self._sent)
+                    self._has_said_end |= kind is Kind.LAST
                 except Exception as error:
                     # Without this letter, nothing behind it makes sense.
                     logger.debug("Not forwarded: %r", error)
@@ -289,15 +342,19 @@ class _End:
         """Return the next ASGI message, or None after the last one."""
         while not self._messages:
             if self._letters:
-                self._messages.extend(read_messages(self._letters[0].body))
+                self._reading = self._letters[0]
+                self._messages.extend(read_messages(self._reading.body))
             elif self._is_over:
                 return None
             else:
                 self._news.clear()
                 await self._news.wait()
         message = self._messages.popleft()
-        if not self._messages:
-            await self.post(Kind.RECEIVED, number=self._letters.popleft().number)
+        if not self._messages and self._reading is not None:
+            self._letters.popleft()
+            number, self._reading = self._reading.number, None
+            if number % _STEP == 0 and not self._is_over:
+                await self.post(Kind.RECEIVED, number=number)
         return message
 
     async def receive_always(self) -> dict[str, Any]:
@@ -324,13 +381,11 @@ class _End:
         self._timer = self._loop.call_later(_ALIVE_INTERVAL, self._look)
         self._forwarding.spawn_alive(self)
 
-    async def say_alive(self) -> None:
-        await self._say(Kind.ALIVE)
-
     async def say_end(self) -> None:
-        await self._say(Kind.END)
+        if not self._has_said_end and not self._has_heard_end:
+            await self.say(Kind.END)
 
-    async def _say(self, kind: Kind) -> None:
+    async def say(self, kind: Kind) -> None:
         try:
             await self.post(kind)
         except Exception as error:
@@ -338,6 +393,29 @@ class _End:
 
     def stop(self) -> None:
         self._timer.cancel()
+
+    # For the registry of open connections
+
+    async def drain(self, code: int, reason: str) -> None:
+        """Have a poll answered, since this process stops: the client polls another one."""
+        if self.is_poll:
+            with suppress(ClientGone):
+                await self.send({"type": RETURN})
+
+    def cancel(self) -> None:
+        """End the request, which has not ended in time."""
+        self.is_lost = True
+        self.close()
+
+
+async def _first(receive: _Receive) -> Any:
+    """Return the first message of a request, or None if its client has gone."""
+    try:
+        message = await receive()
+    except Exception as error:
+        logger.debug("Not forwarded: %r", error)
+        return None
+    return None if message["type"].endswith(".disconnect") else message
 
 
 def _farewell(kind: str, last: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -23,15 +23,17 @@ class Kind(IntEnum):
     RESULT = 5
     """The answer of a client."""
     OPEN = 6
-    """Serve a request. Its ASGI scope is the body."""
-    MESSAGE = 7
-    """An ASGI message of a request, in either direction."""
+    """Serve a request. Its ASGI scope and first message are the body."""
+    MESSAGES = 7
+    """ASGI messages of a request, in either direction."""
     RECEIVED = 8
     """The other side has taken messages, up to a number."""
     ALIVE = 9
     """Nothing is new, but the sender is still there."""
     END = 10
     """The request is over for the sender."""
+    LAST = 11
+    """The last messages, and the end."""
 
 
 class Letter(Struct, array_like=True):

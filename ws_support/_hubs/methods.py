@@ -97,9 +97,7 @@ def _answer_of(function: Callable[..., Any], title: str) -> Any:
     # What can only be read by type checkers is no error where nothing is answered.
     if function.__annotations__.get("return") in (None, "None"):
         return None
-    result = hints_of(function, title).get("return")
-    if result in (None, type(None)):
-        return None
+    result = hints_of(function, title)["return"]
     _check_type(result, f"{title}(), answer")
     return result
 

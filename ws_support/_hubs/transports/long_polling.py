@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from ws_support._hubs.connection import End, HubConnection
 from ws_support._hubs.protocols.base import HubProtocol
@@ -26,11 +27,12 @@ class LongPollingTransport:
         self._is_dropped = False
         connection.attach(self)
 
-    async def poll(self, gone: asyncio.Future[None]) -> bytes | None:
+    async def poll(self, ended: asyncio.Future[bool]) -> bytes | None:
         """Return what waits for the client, as soon as there is something.
 
         Return b"" when the time of a poll is over, and None if the connection has ended or a newer
-        poll has come. `gone` is done when the client of this poll has gone.
+        poll has come. `ended` is done when there is nobody to wait for: its result is True if the
+        client of this poll can still be answered.
         """
         connection = self._connection
         self._generation += 1
@@ -40,7 +42,7 @@ class LongPollingTransport:
         until = asyncio.get_running_loop().time() + connection.options.poll_timeout
         try:
             while True:
-                if generation != self._generation or gone.done():
+                if generation != self._generation or (ended.done() and not ended.result()):
                     return None
                 if connection.has_output:
                     if self._is_finishing:
@@ -49,6 +51,9 @@ class LongPollingTransport:
                 if self._is_finishing:
                     self._note_fetched()
                     return None
+                if ended.done():
+                    # Before the handshake, see below.
+                    return None if connection.is_before_handshake else b""
                 left = until - asyncio.get_running_loop().time()
                 if left <= 0:
                     if connection.is_before_handshake:
@@ -57,9 +62,8 @@ class LongPollingTransport:
                         continue
                     return b""
                 self._news = asyncio.get_running_loop().create_future()
-                await asyncio.wait(
-                    [self._news, gone], timeout=left, return_when=asyncio.FIRST_COMPLETED
-                )
+                events: list[asyncio.Future[Any]] = [self._news, ended]
+                await asyncio.wait(events, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if generation == self._generation:
                 connection.is_left()

@@ -22,6 +22,10 @@ HEADERS: Final = (
 _LAST_TIMEOUT: Final = 0.5
 """Seconds that sending the end of the response may take."""
 
+_SHORTEST: Final = 0.2
+"""Seconds that a response lasts at least. A client of Microsoft's whose event stream ends while it
+starts waits for ever: it neither fails nor connects again."""
+
 _HELLO: Final = b":\r\n"
 """A comment: clients wait for the first byte."""
 
@@ -46,19 +50,24 @@ class EventStreamTransport:
     async def run(self, headers: list[tuple[bytes, bytes]]) -> None:
         """Answer the request, until the connection ends or the client has gone."""
         connection = self._connection
+        loop = asyncio.get_running_loop()
         gone = asyncio.ensure_future(self._wait_until_gone())
         connection.attach(self)
         try:
             start = {"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]}
             timeout = connection.options.transport_send_timeout
             await asyncio.wait_for(self._send(start), timeout)
+            began_at = loop.time()
             await asyncio.wait_for(self._write(_HELLO), timeout)
             # A server that stops says that the client has gone, which still gets the Close message.
             while not gone.done() or connection.is_ending:
                 self._news.clear()
                 if connection.has_output:
                     await asyncio.wait_for(self._write(as_events(connection.take())), timeout)
-                elif self._is_finishing or gone.done():
+                elif self._is_finishing:
+                    await asyncio.sleep(began_at + _SHORTEST - loop.time())
+                    break
+                elif gone.done():
                     break
                 else:
                     await self._wait_for_news(gone)

@@ -126,6 +126,9 @@ class WebSocketTransport:
                 await connection.wait_closed()
             else:
                 self._stop()
+                if self._is_interrupted:
+                    # Another WebSocket has replaced this one. Granian may leave it open, else.
+                    await self._close(CloseCode.NORMAL_CLOSURE)
 
     async def _read(self, lifecycle: Lifecycle | None) -> None:
         connection = self._connection
@@ -265,12 +268,15 @@ class WebSocketTransport:
                     code = CloseCode.SERVICE_RESTART
                 elif self._end is not None and self._end.exception is not None:
                     code = CloseCode.INTERNAL_ERROR
-                close = {"type": "websocket.close", "code": int(code), "reason": ""}
-                # Full buffers of a client would block it for ever.
-                with suppress(Exception):
-                    await asyncio.wait_for(self._send(close), _CLOSE_TIMEOUT)
+                await self._close(code)
         finally:
             self._said_goodbye.set_result(None)
+
+    async def _close(self, code: int) -> None:
+        close = {"type": "websocket.close", "code": int(code), "reason": ""}
+        # Full buffers of a client would block it for ever.
+        with suppress(Exception):
+            await asyncio.wait_for(self._send(close), _CLOSE_TIMEOUT)
 
     def drop(self) -> None:
         self._is_gone = True
