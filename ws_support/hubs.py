@@ -37,9 +37,10 @@ from ws_support._hubs.clients import (
     HubGroups,
     SingleClientProxy,
 )
-from ws_support._hubs.connection import End, HubConnection
+from ws_support._hubs.connection import HubConnection
 from ws_support._hubs.description import HubDescription
 from ws_support._hubs.endpoint import Endpoint
+from ws_support._hubs.ends import End
 from ws_support._hubs.errors import HubException
 from ws_support._hubs.filters import HubFilter, HubInvocation
 from ws_support._hubs.manager import PublishError

@@ -12,7 +12,7 @@ import pytest
 from tests.hubs.clients import Poller, Socket, Stream, Web, router, until
 from tests.hubs.recording import Recording, new_hub
 from ws_support._connection.registry import open_connections
-from ws_support._hubs import endpoint, manager
+from ws_support._hubs import calls, endpoint, manager
 from ws_support._hubs.letters import Kind, Letter
 from ws_support._hubs.manager import PublishError
 from ws_support._hubs.messages import Completion, Invocation
@@ -56,13 +56,13 @@ def elsewhere() -> Iterator[Elsewhere]:
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch):
     """Wait for an answer of the other event loop also on a busy machine."""
-    monkeypatch.setattr(manager, "_TAKEN_HERE", BOUND)
+    monkeypatch.setattr(calls, "_TAKEN_HERE", BOUND)
 
 
 @pytest.fixture
 def between(monkeypatch):
     """A broker that is said to reach other processes: here it reaches other loops."""
-    for module in (manager, endpoint):
+    for module in (calls, manager, endpoint):
         monkeypatch.setattr(module, "is_between_processes", lambda: True)
 
 
@@ -149,15 +149,15 @@ async def test_a_client_that_goes_while_it_is_asked_from_elsewhere_has_disconnec
 
 
 async def test_a_client_that_nobody_has_does_not_exist(hub, elsewhere, problems, monkeypatch):
-    monkeypatch.setattr(manager, "_TAKEN_HERE", 0.05)
+    monkeypatch.setattr(calls, "_TAKEN_HERE", 0.05)
     client = hub_context(hub).clients.client("x" * 24)
     with pytest.raises(HubException, match=f"Connection '{'x' * 24}' does not exist"):
         await elsewhere.run(client.invoke(int, "Ask"))
 
 
 async def test_an_owner_that_falls_silent_is_taken_for_gone(hub, elsewhere, problems, monkeypatch):
-    monkeypatch.setattr(manager, "_ALIVE_INTERVAL", 0.02)
-    monkeypatch.setattr(manager, "_SILENCE", 0.2)
+    monkeypatch.setattr(calls, "_ALIVE_INTERVAL", 0.02)
+    monkeypatch.setattr(calls, "_SILENCE", 0.2)
     async with await open_socket(hub) as socket:
         id_ = (await socket.result("who"))["id"]
         client = hub_context(hub).clients.client(id_)
@@ -165,7 +165,7 @@ async def test_an_owner_that_falls_silent_is_taken_for_gone(hub, elsewhere, prob
         message = await socket.next()
         await asyncio.sleep(0.3)  # Signs of life keep it.
         assert not asked.done()
-        monkeypatch.setattr(manager, "_ALIVE_INTERVAL", 60)
+        monkeypatch.setattr(calls, "_ALIVE_INTERVAL", 60)
         with pytest.raises(HubException, match="disconnected"):
             await asked
         await socket.put_message(Completion(message.id, 42, has_result=True))

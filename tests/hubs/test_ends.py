@@ -390,7 +390,7 @@ async def test_a_silent_client_is_given_up_once_it_has_sent_a_ping(clock: Clock)
         assert await socket.until_end() == [Close(CLOSED, True)]
     assert hub.events == [
         "connected",
-        "disconnected: _Silent: The client has sent nothing for 30 s.",
+        "disconnected: Silent: The client has sent nothing for 30 s.",
     ]
 
 
@@ -641,7 +641,7 @@ async def test_a_client_that_reads_nothing_is_given_up_for_a_broadcast():
             await reads.result("tell", 600)
         await until(lambda: len(hub.events) == 3)
         assert hub.events[2] == (
-            "disconnected: _TooSlow: The client was too slow for what was sent to it."
+            "disconnected: TooSlow: The client was too slow for what was sent to it."
         )
         assert await reads.result("echo", 1) == 1
         slow.peer.cancel()

@@ -33,10 +33,15 @@ class Network:
     """Two processes, "here" and "there". What goes between them are the letters' bytes."""
 
     def __init__(self, serve: Callable[..., Any]) -> None:
-        self.ends = {name: Forwarding(name, self.post, serve) for name in ("here", "there")}
+        self.ends = {
+            name: Forwarding(name, self.open, self.post, serve) for name in ("here", "there")
+        }
         self.is_cut = False
         self.letters: list[Letter] = []
         self.refuses: Kind | None = None
+
+    async def open(self) -> None:
+        pass
 
     async def post(self, worker: str, letter: Letter) -> None:
         await asyncio.sleep(0)

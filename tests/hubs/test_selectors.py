@@ -291,7 +291,7 @@ async def test_lost_messages_end_the_connections_that_have_missed_them(room, pro
     assert await room.sockets[2].until_end() == [Close("Connection closed with an error.", True)]
     assert await room.sockets[0].result("echo", 1) == 1
     await until(
-        lambda: "disconnected: _Missed: Messages for the client were lost." in room.hub.events
+        lambda: "disconnected: Missed: Messages for the client were lost." in room.hub.events
     )
     assert any("single clients" in each for each in problems.found)
     problems.found.clear()

@@ -107,7 +107,7 @@ async def test_a_silent_client_is_given_up(clock: Clock):
     await clock.forward(31)
     assert await stream.until_end() == [Close(CLOSED, True)]
     await leave(stream)
-    assert hub.events[1].startswith("disconnected: _Silent")
+    assert hub.events[1].startswith("disconnected: Silent")
 
 
 async def test_the_response_ends_when_the_server_ends_the_connection():

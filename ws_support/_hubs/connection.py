@@ -7,22 +7,22 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Collection, Iterator, Mapping
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from ws_support import _logging
 from ws_support._asyncio import is_being_cancelled
 from ws_support._hub_options import HubOptions
 from ws_support._hubs import errors
+from ws_support._hubs.ends import End, Missed, Silent, TooSlow
 from ws_support._hubs.errors import HubException
 from ws_support._hubs.invocations import Invocations
 from ws_support._hubs.messages import Ack, Close, Completion, Invocation, Message, Ping, Sequence
 from ws_support._hubs.protocols import handshake
 from ws_support._hubs.protocols.base import HubProtocol, ProtocolError, Splitter
 from ws_support._hubs.protocols.json import SEPARATOR
+from ws_support._hubs.published import Published
 from ws_support._hubs.resume import ACK_INTERVAL, MessageBuffer, is_counted
-
-if TYPE_CHECKING:
-    from ws_support._hubs.published import Published
+from ws_support._hubs.transport import Transport
 
 logger = logging.getLogger("ws_support.hubs")
 
@@ -60,36 +60,6 @@ class State(IntEnum):
     """The end is decided: nothing more is read, and what waits is written."""
     CLOSED = 3
     """`on_disconnected()` has returned, and the id is unknown."""
-
-
-class End(NamedTuple):
-    """Why a connection ends, and what is said of that."""
-
-    error: str | None = None
-    """For the client, in the Close message."""
-    allow_reconnect: bool = False
-    exception: Exception | None = None
-    """For `on_disconnected()`."""
-    is_told: bool = True
-    """False if the client gets no Close message: it has had another answer, or has gone."""
-    is_restart: bool = False
-    """True if the server stops."""
-
-
-class Transport(Protocol):
-    """What carries the bytes of a connection at present."""
-
-    def notify(self) -> None:
-        """Take what waits, with `HubConnection.take()`, now or when that is possible."""
-
-    def write_shared(self, published: Published, protocol: HubProtocol) -> bool:
-        """Write a message for many at once. Return False if that cannot be done without waiting."""
-
-    async def finish(self, end: End) -> None:
-        """Write what waits, and end the request or the socket."""
-
-    def drop(self) -> None:
-        """End the socket: another one carries the connection now, or none has to any more."""
 
 
 class Life(Protocol):
@@ -699,11 +669,11 @@ class HubConnection:
             advice,
             extra=_logging.fields(self.scope),
         )
-        self.end(End("Connection closed with an error.", True, _TooSlow()))
+        self.end(End("Connection closed with an error.", True, TooSlow()))
 
     def miss(self) -> None:
         """End the connection, since messages for it were lost on the way to this process."""
-        self.end(End("Connection closed with an error.", True, _Missed()))
+        self.end(End("Connection closed with an error.", True, Missed()))
 
     async def send_invocation(self, target: str, arguments: list[Any]) -> None:
         """Invoke a method of the client, and wait while the client is slow."""
@@ -757,7 +727,7 @@ class HubConnection:
             self.scope["path"],
             extra=_logging.fields(self.scope),
         )
-        self.end(End("Connection closed with an error.", True, _Silent(interval)))
+        self.end(End("Connection closed with an error.", True, Silent(interval)))
 
     # The end
 
@@ -869,24 +839,3 @@ class HubConnection:
         self._tasks.append(task)
         task.add_done_callback(self._tasks.remove)
         return task
-
-
-class _TooSlow(Exception):
-    """The client does not read what is sent to it."""
-
-    def __init__(self) -> None:
-        super().__init__("The client was too slow for what was sent to it.")
-
-
-class _Missed(Exception):
-    """Messages were lost on the way to this process."""
-
-    def __init__(self) -> None:
-        super().__init__("Messages for the client were lost.")
-
-
-class _Silent(Exception):
-    """The client has sent nothing for too long. .NET: OperationCanceledException."""
-
-    def __init__(self, interval: float) -> None:
-        super().__init__(f"The client has sent nothing for {interval:g} s.")

@@ -77,16 +77,19 @@ _Send = Callable[[Any], Awaitable[None]]
 class Forwarding:
     """Forwards requests to the owners of their connections, and serves those of other processes.
 
-    `post` sends a letter to a worker; `serve` answers a request in this process.
+    `open_mailbox` has letters for this process come in, `post` sends one to a worker; `serve`
+    answers a request in this process.
     """
 
     def __init__(
         self,
         worker: str,
+        open_mailbox: Callable[[], Awaitable[None]],
         post: Callable[[str, Letter], Awaitable[None]],
         serve: Callable[[Any, _Receive, _Send], Awaitable[None]],
     ) -> None:
         self._worker = worker
+        self._open_mailbox = open_mailbox
         self._post = post
         self._serve = serve
         self._ends: dict[str, _End] = {}
@@ -110,6 +113,8 @@ class Forwarding:
         open_connections.accepted(end)
         tasks: list[asyncio.Task[None]] = []
         try:
+            # Not before: it is closed while nothing is being forwarded.
+            await self._open_mailbox()
             await end.post(Kind.OPEN, encode([_portable(scope), first]))
             tasks = [
                 asyncio.create_task(end.write()),

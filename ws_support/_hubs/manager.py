@@ -15,14 +15,14 @@ from ws_support._connection.database import OldConnections
 from ws_support._connection.registry import open_connections
 from ws_support._hub_options import HubOptions
 from ws_support._hubs import tokens
+from ws_support._hubs.calls import Calls, result_of
 from ws_support._hubs.connection import HubConnection
 from ws_support._hubs.errors import HubException
 from ws_support._hubs.forwarding import Forwarding
 from ws_support._hubs.invocations import Invocations, Limits
 from ws_support._hubs.letters import Kind, Letter, encode, read_letter
-from ws_support._hubs.messages import Completion, Invocation, Undecoded
+from ws_support._hubs.messages import Invocation
 from ws_support._hubs.protocols import PROTOCOLS
-from ws_support._hubs.protocols.base import HubProtocol, InvalidValue
 from ws_support._hubs.published import Published
 from ws_support._topics.brokers import is_between_processes
 from ws_support._topics.brokers.base import BrokerError
@@ -32,19 +32,6 @@ from ws_support._topics.subscriber import Subscriber
 from ws_support.conf import get_options
 
 logger = logging.getLogger("ws_support.hubs")
-
-
-_TAKEN_TIMEOUT: Final = 5.0
-"""Seconds in which the owner of a connection has to answer."""
-
-_TAKEN_HERE: Final = 0.1
-"""The same for an owner in this process, in another event loop."""
-
-_ALIVE_INTERVAL: Final = 10.0
-"""Seconds between two signs of life of an owner that waits for a client."""
-
-_SILENCE: Final = 25.0
-"""Seconds after which an owner is taken for gone."""
 
 
 class PublishError(Exception):
@@ -131,10 +118,10 @@ class HubManager:
         self._open_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._calls: dict[str, _Call] = {}
-        """Client results that other processes have been asked for."""
-        self.forwarding = Forwarding(self.worker, self._post_to_worker, hub.serve_forwarded)
-        self._count = 0
+        self._calls = Calls(self.worker, self.open_mailbox, self._post, self._post_to_worker)
+        self.forwarding = Forwarding(
+            self.worker, self.open_mailbox, self._post_to_worker, hub.serve_forwarded
+        )
         self._used: dict[str, float] = {}
         """Ids of connections that are over, while their tokens are still fresh."""
 
@@ -277,7 +264,7 @@ class HubManager:
 
     async def _close_mailbox(self) -> None:
         """Take no more letters, unless there is a reason."""
-        is_used = bool(self.connections or self._calls) or not self.forwarding.is_idle
+        is_used = bool(self.connections) or not self._calls.is_idle or not self.forwarding.is_idle
         if not is_used and self._open_until <= asyncio.get_running_loop().time():
             # Not `leave_all()`, which begins a turn later: a reason may come up until then.
             await TopicRegistry.of_this_loop().unsubscribe(
@@ -288,7 +275,6 @@ class HubManager:
         """Let the owner of a connection answer a request. Return False if there is none."""
         if not is_between_processes():
             return False
-        await self.open_mailbox()
         try:
             return await self.forwarding.forward(token.worker, scope, receive, send)
         finally:
@@ -349,74 +335,19 @@ class HubManager:
         self, connection_id: str, target: str, arguments: list[Any], type_: Any
     ) -> Any:
         """Invoke a method of one client, and return its answer. Raises `HubException`."""
-        invocation_id = self._next_invocation_id()
+        invocation_id = self._calls.next_id()
         message = Invocation(target, arguments, invocation_id)
         connection = self.connections.get(connection_id)
         if connection is not None:
             if not connection.is_open:  # Before the handshake, there is no protocol.
                 raise HubException(f"Connection '{connection_id}' does not exist.")
             completion = await connection.ask(invocation_id, connection.protocol.write(message))
-            return _result(completion, connection.protocol, type_)
+            return result_of((completion, connection.protocol), type_)
         data = {name: each.write(message) for name, each in PROTOCOLS.items()}
-        letter = Letter(Kind.INVOKE, connection_id, self.worker, text=invocation_id, data=data)
-        answer = await self._ask_elsewhere(letter)
-        if not answer.data:
-            raise HubException(answer.text)
-        [(name, value)] = answer.data.items()
-        has_result = bool(answer.number)
-        completion = Completion(invocation_id, Undecoded(value), has_result=has_result)
-        return _result(completion, PROTOCOLS[name], type_)
-
-    async def _ask_elsewhere(self, letter: Letter) -> Letter:
-        """Return the answer of a client that is connected to another process."""
-        call = _Call()
-        self._calls[letter.text] = call
         try:
-            await self.open_mailbox()
-            await self._post(letter.id, letter)
-            timeout = _TAKEN_TIMEOUT if is_between_processes() else _TAKEN_HERE
-            await asyncio.wait([call.taken], timeout=timeout)
-            if not call.taken.done():
-                raise HubException(f"Connection '{letter.id}' does not exist.")
-            while not call.result.done():
-                # The owner says now and then that it still waits for the client.
-                call.is_alive = False
-                await asyncio.wait([call.result], timeout=_SILENCE)
-                if not call.result.done() and not call.is_alive:
-                    raise HubException(f"Connection '{letter.id}' disconnected.")
-            return call.result.result()
+            return result_of(await self._calls.ask(connection_id, invocation_id, data), type_)
         finally:
-            del self._calls[letter.text]
             await self._close_mailbox()
-
-    async def _answer_elsewhere(self, connection: HubConnection, letter: Letter) -> None:
-        """Invoke a method of a client for another process."""
-
-        def answer(kind: Kind, **fields: Any) -> Any:
-            return self._post_to_worker(letter.sender, Letter(kind, letter.text, **fields))
-
-        async def stay_alive() -> None:
-            while True:
-                await asyncio.sleep(_ALIVE_INTERVAL)
-                await answer(Kind.TAKEN)
-
-        await answer(Kind.TAKEN)
-        alive = asyncio.create_task(stay_alive())
-        try:
-            invocation_id = letter.text
-            protocol = connection.protocol
-            completion = await connection.ask(invocation_id, letter.data[protocol.name])
-        except HubException as error:
-            await answer(Kind.RESULT, text=str(error))
-        else:
-            value = bytes(completion.result) if completion.has_result else b""
-            if completion.error is not None:
-                await answer(Kind.RESULT, text=completion.error)
-            else:
-                data = {protocol.name: value}
-                await answer(Kind.RESULT, number=int(completion.has_result), data=data)
-        finally:
-            alive.cancel()
 
     async def _post(self, connection_id: str, letter: Letter) -> None:
         """Send a letter to whoever owns a connection."""
@@ -445,9 +376,7 @@ class HubManager:
         if letter.kind >= Kind.OPEN:
             self.forwarding.take(letter)
         elif letter.kind in (Kind.TAKEN, Kind.RESULT):
-            if (call := self._calls.get(letter.id)) is not None:
-                call.take(letter)
-            else:
+            if not self._calls.take(letter):
                 self.forwarding.take(letter)
         elif (connection := self.connections.get(letter.id)) is None or not connection.is_open:
             pass
@@ -458,12 +387,7 @@ class HubManager:
         elif letter.kind is Kind.REMOVE:
             connection.spawn(_logged(self.remove_from_group(letter.id, letter.text)))
         else:
-            connection.spawn(_logged(self._answer_elsewhere(connection, letter)))
-
-    def _next_invocation_id(self) -> str:
-        """Return an id for an invocation of a client, which no other process uses."""
-        self._count += 1
-        return f"{self.worker}{self._count}"
+            connection.spawn(_logged(self._calls.answer(connection, letter)))
 
 
 async def _logged(work: Awaitable[None]) -> None:
@@ -483,37 +407,6 @@ def _limits_of(options: HubOptions) -> Limits:
         tasks=options.maximum_streams_per_client,
         detailed_errors=options.enable_detailed_errors,
     )
-
-
-class _Call:
-    """A client result that another process has been asked for."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.taken: asyncio.Future[None] = loop.create_future()
-        self.result: asyncio.Future[Letter] = loop.create_future()
-        self.is_alive = False
-
-    def take(self, letter: Letter) -> None:
-        self.is_alive = True
-        if not self.taken.done():
-            self.taken.set_result(None)
-        if letter.kind is Kind.RESULT and not self.result.done():
-            self.result.set_result(letter)
-
-
-def _result(completion: Completion, protocol: HubProtocol, type_: Any) -> Any:
-    """Return the answer of a client as a `type_`. Raises `HubException`."""
-    if completion.error is not None:
-        raise HubException(completion.error)
-    if not completion.has_result:
-        return None
-    try:
-        return protocol.value(completion.result, type_)
-    except InvalidValue as error:
-        raise HubException(
-            f"Error trying to deserialize result to {type_!r:.100}. {error}"
-        ) from error
 
 
 _workers: Final = PerLoop(tokens.new_worker)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from ws_support._hubs.connection import End, HubConnection
+from ws_support._hubs.connection import HubConnection
+from ws_support._hubs.ends import End
 from ws_support._hubs.protocols.base import HubProtocol
 from ws_support._hubs.published import Published
 

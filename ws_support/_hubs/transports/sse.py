@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from ws_support._hubs.connection import End, HubConnection
+from ws_support._hubs.connection import HubConnection
+from ws_support._hubs.ends import End
 from ws_support._hubs.protocols.base import HubProtocol
 from ws_support._hubs.published import Published
 

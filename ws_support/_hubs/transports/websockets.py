@@ -13,7 +13,8 @@ from ws_support import _logging
 from ws_support._asgi import direct_of
 from ws_support._asyncio import awaited, cancelled_by_others, rest_of
 from ws_support._connection.lifecycle import Lifecycle
-from ws_support._hubs.connection import End, HubConnection
+from ws_support._hubs.connection import HubConnection
+from ws_support._hubs.ends import End
 from ws_support._hubs.protocols.base import HubProtocol
 from ws_support._hubs.published import Published
 from ws_support._protocol.frames import binary_frame, text_frame
