@@ -111,12 +111,15 @@ def authorized(hub: Any) -> Any:
         ),
     ],
 )
-async def test_the_log_says_why_a_websocket_was_refused(hub, query, text, problems):
-    async with Socket.refused(router(authorized(hub)), query):
+async def test_the_log_says_why_a_client_was_refused(hub, query, text, problems):
+    web = Web(router(authorized(hub)))
+    async with Socket.refused(web.application, query):
         pass
-    [warning] = problems.warnings
-    assert warning.startswith(f"Refused with {text}")
-    assert "authorize()" in warning
+    await web.request("POST", f"/negotiate{query}")
+    handshake, negotiate = problems.warnings
+    assert handshake.startswith(f"Refused with {text}")
+    assert "authorize()" in handshake
+    assert negotiate == handshake.replace("'/hub'", "'/hub/negotiate'")
 
 
 async def test_a_connection_that_was_admitted_needs_its_token_only():

@@ -92,6 +92,9 @@ async def test_another_kind_of_credentials_is_none(web, problems, headers):
 async def test_a_wrong_token_is_refused(web, application, problems):
     response = await web.request("POST", "/negotiate", **bearing("wrong"))
     assert (response.status, response.body) == (401, b"Unauthorized")
+    [warning] = problems.warnings
+    assert "token is not valid" in warning
+    assert "wrong" not in warning
     with pytest.raises(HandshakeRefused):
         async with Socket(application, "?access_token=wrong"):
             pass

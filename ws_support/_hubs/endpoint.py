@@ -41,7 +41,7 @@ _ADVICE: Final = {
     " user, or a ticket that is used or too old.",
     HTTPStatus.FORBIDDEN: "The user does not pass authorize() of the hub.",
 }
-"""What the log says of a refused WebSocket."""
+"""What the log says of a client that is refused."""
 
 _CHANGED: Final = "Cannot change transports mid-connection"
 
@@ -148,8 +148,7 @@ class Endpoint:
             await answer(send, HTTPStatus.SERVICE_UNAVAILABLE, REASON, headers=cors)
             return
         if status := await self._hub.refuses(scope):
-            # The text, since Hypercorn sends no reason phrase, which clients read instead.
-            await answer(send, status, status.phrase, headers=cors)
+            await _refuse(scope, send, status, cors)
             return
         if has_token(scope):
             await answer(
@@ -163,9 +162,7 @@ class Endpoint:
         ticket = ticket_of(scope)
         manager = self._manager()
         if ticket is not None and not self._is_fresh_ticket(ticket):
-            await answer(
-                send, HTTPStatus.UNAUTHORIZED, HTTPStatus.UNAUTHORIZED.phrase, headers=cors
-            )
+            await _refuse(scope, send, HTTPStatus.UNAUTHORIZED, cors)
             return
         if is_between_processes():
             # The first request may come to another process.
@@ -313,7 +310,7 @@ class Endpoint:
             await answer(send, HTTPStatus.NOT_FOUND, _not_supported(name), headers=cors)
             return None
         if status := await self._refusal(scope, tokens.read_token(text, self._hub.name)):
-            await answer(send, status, status.phrase, headers=cors)
+            await _refuse(scope, send, status, cors)
             return None
         if id_ in manager.connections or manager.is_used(id_):  # Meanwhile.
             await answer(send, HTTPStatus.CONFLICT, headers=cors)
@@ -417,6 +414,11 @@ class Endpoint:
 def _id_of(token: tokens.Token, text: str) -> str:
     """Return the id of the connection: clients of version 0 know nothing but the token."""
     return text if token.is_old else token.id
+
+
+async def _refuse(scope: Any, send: Send, status: HTTPStatus, cors: Headers) -> None:
+    """Refuse a client that may not use the hub."""
+    await responses.refuse(scope, send, status, advice=_ADVICE[status], headers=cors)
 
 
 def _not_supported(name: str) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
+
+from ws_support import _logging
+
+logger = logging.getLogger("ws_support.hubs")
 
 Headers = list[tuple[bytes, bytes]]
 Send = Callable[[Any], Awaitable[None]]
@@ -108,6 +113,33 @@ async def answer(
         lines = [line for line in lines if line[0] != b"content-length"]
     await send({"type": "http.response.start", "status": int(status), "headers": lines})
     await send({"type": "http.response.body", "body": data, "more_body": False})
+
+
+async def refuse(
+    scope: Any,
+    send: Send,
+    status: HTTPStatus,
+    *,
+    reason: str = "",
+    advice: str,
+    headers: Headers | None = None,
+) -> None:
+    """Refuse a request: one line in the log, as for a handshake that is refused, and one answer.
+
+    The client gets `reason`; by default, that is the phrase of `status`. Clients read the text:
+    Hypercorn sends no reason phrase.
+    """
+    origins = _logging.origins(scope)
+    logger.warning(
+        "Refused with %d: %s. Origin %.200a, path %.200a. %s",
+        status,
+        (reason or status.phrase).strip().rstrip("."),
+        ", ".join(origins) if origins else None,
+        scope["path"],
+        advice,
+        extra=_logging.fields(scope),
+    )
+    await answer(send, status, reason or status.phrase, headers=headers)
 
 
 async def answer_preflight(scope: Any, send: Send) -> None:

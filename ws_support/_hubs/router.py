@@ -13,11 +13,11 @@ from django.core.handlers.asgi import get_script_prefix
 from django.http.request import split_domain_port, validate_host
 from django.urls import path as django_path
 
-from ws_support import _logging
 from ws_support._connection.denial import refuse
+from ws_support._hubs import responses
 from ws_support._hubs.bearer import BearerAuthentication, find_user
 from ws_support._hubs.endpoint import Endpoint
-from ws_support._hubs.responses import NEGOTIATE, answer, cors_headers, header
+from ws_support._hubs.responses import NEGOTIATE, cors_headers, header
 from ws_support.conf import get_options
 from ws_support.middleware.origin import ADVICE, REASONS, OriginValidator
 
@@ -25,6 +25,8 @@ logger = logging.getLogger("ws_support.hubs")
 
 _KEY: Final = "ws_support.hub"
 """The key in the scope for the match of a request."""
+
+_NOT_VALID: Final = "Its token is not valid (any more)."
 
 
 class _Match(NamedTuple):
@@ -118,31 +120,21 @@ class Router:
         host, _ = split_domain_port(given)
         if not host or not validate_host(host, get_options().allowed_hosts):
             advice = f"The Host header, {given[:200]!a}, has to match ALLOWED_HOSTS."
-            status = HTTPStatus.BAD_REQUEST
-            await self._refuse(scope, send, status, "The host is not allowed.", advice)
+            reason = "The host is not allowed.\n"
+            await responses.refuse(
+                scope, send, HTTPStatus.BAD_REQUEST, reason=reason, advice=advice
+            )
             return False
         rule = await self._origins.failed_rule(scope)
         # A browser sends no Origin with a GET of the same origin.
         if rule == "missing" and not (match.is_negotiate and scope["method"] == "POST"):
             rule = None
         if rule is not None:
-            await self._refuse(scope, send, HTTPStatus.FORBIDDEN, REASONS[rule], ADVICE[rule])
+            reason = f"{REASONS[rule]}\n"
+            await responses.refuse(
+                scope, send, HTTPStatus.FORBIDDEN, reason=reason, advice=ADVICE[rule]
+            )
         return rule is None
-
-    async def _refuse(
-        self, scope: Any, send: Any, status: HTTPStatus, reason: str, advice: str
-    ) -> None:
-        origins = _logging.origins(scope)
-        logger.warning(
-            "Refused with %d: %s Origin %.200a, path %.200a. %s",
-            status,
-            reason,
-            ", ".join(origins) if origins else None,
-            scope["path"],
-            advice,
-            extra=_logging.fields(scope),
-        )
-        await answer(send, status, f"{reason}\n")
 
 
 def _hub_of(scope: Any) -> str:
@@ -152,7 +144,7 @@ def _hub_of(scope: Any) -> str:
 async def _refuse(scope: Any, receive: Any, send: Any, status: HTTPStatus) -> None:
     """Refuse a client without valid credentials."""
     if scope["type"] == "http":
-        await answer(send, status, status.phrase, headers=cors_headers(scope))
+        await responses.refuse(scope, send, status, advice=_NOT_VALID, headers=cors_headers(scope))
         return
     await refuse(
         scope,
@@ -162,7 +154,7 @@ async def _refuse(scope: Any, receive: Any, send: Any, status: HTTPStatus) -> No
         rule="hub",
         reason=status.phrase,
         logger=logger,
-        advice="Its token is not valid (any more).",
+        advice=_NOT_VALID,
     )
 
 
