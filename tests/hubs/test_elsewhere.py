@@ -252,6 +252,18 @@ async def test_a_poll_is_answered_when_the_process_that_forwards_it_stops(
     assert (await web.request("DELETE", poller.query)).status == 202
 
 
+async def test_a_request_ends_when_a_letter_was_lost(hub, elsewhere, problems, between):
+    web = Web(router(hub))
+    poller = await Poller.connected(web, token=await elsewhere.run(web.token()))
+    await poller.shake_hands()
+    polling = asyncio.ensure_future(poller.poll())
+    await until(lambda: any(each.is_poll for each in forwarded()))
+    description_of(hub).manager()._mailbox.miss()
+    assert (await asyncio.wait_for(polling, BOUND)).status == 502
+    problems.expect("Messages of other processes for single clients of a hub were lost.")
+    assert (await web.request("DELETE", poller.query)).status == 202
+
+
 def forwarded() -> list[Any]:
     return [each for each in tuple(open_connections._connections) if hasattr(each, "is_poll")]
 

@@ -338,6 +338,7 @@ async def test_an_end_that_cannot_be_told_is_no_error(monkeypatch, caplog):
 
     async def serve(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(0.01)  # Then there is nothing to say with the end.
 
     network = Network(serve)
     network.refuses = Kind.END

@@ -162,6 +162,11 @@ class Forwarding:
         elif (known := self._ends.get(letter.id)) is not None:
             known.take(letter)
 
+    def miss(self) -> None:
+        """End all requests, since a letter was lost: it may be of any of them."""
+        for end in tuple(self._ends.values()):
+            end.cancel()
+
     async def _answer(self, end: _End, scope: Any, first: Any) -> None:
         """Answer a request that another process has got."""
         end.is_for_application = scope["type"]
@@ -408,7 +413,7 @@ class _End:
                 await self.send({"type": RETURN})
 
     def cancel(self) -> None:
-        """End the request, which has not ended in time."""
+        """End the request as if the other end had gone."""
         self.is_lost = True
         self.close()
 

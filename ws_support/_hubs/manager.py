@@ -80,6 +80,7 @@ class Mailbox:
 
     def miss(self) -> bool:
         logger.error("Messages of other processes for single clients of a hub were lost.")
+        self._manager.forwarding.miss()
         return False
 
 

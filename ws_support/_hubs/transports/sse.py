@@ -65,13 +65,12 @@ class EventStreamTransport:
                 self._news.clear()
                 if connection.has_output:
                     await asyncio.wait_for(self._write(as_events(connection.take())), timeout)
-                elif self._is_finishing:
-                    await asyncio.sleep(began_at + _SHORTEST - loop.time())
-                    break
-                elif gone.done():
+                elif self._is_finishing or gone.done():
                     break
                 else:
                     await self._wait_for_news(gone)
+            if self._is_finishing:
+                await asyncio.sleep(began_at + _SHORTEST - loop.time())
         except asyncio.CancelledError:
             connection.end(End(allow_reconnect=True, is_restart=True, is_told=False))
             raise
