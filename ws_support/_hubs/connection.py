@@ -68,6 +68,9 @@ class Life(Protocol):
     def begin(self, connection: HubConnection) -> Invocations:
         """Return what runs the methods, when the protocol is known."""
 
+    def keep_alive(self, connection: HubConnection) -> None:
+        """Call `connection.ping()` now and then, until its end."""
+
     async def on_connected(self, connection: HubConnection) -> None: ...
 
     async def on_disconnected(self, connection: HubConnection, error: Exception | None) -> None: ...
@@ -102,7 +105,6 @@ class HubConnection:
         "_opening",
         "_outbox",
         "_outbox_size",
-        "_pings_at",
         "_posting",
         "_results",
         "_room",
@@ -149,14 +151,15 @@ class HubConnection:
         self.transport: Transport | None = None
         self.items: dict[Any, Any] = {}
         self.user_identifier: str | None = None
-        self.topics: set[str] = set()
+        self.topics: frozenset[str] = frozenset()
+        """Never changed in place: those who are in no group share one set."""
         self._posting: asyncio.Lock | None = None
         self.posts = 0
         """How many requests with bytes of the client there are."""
         self._takes_binary = transport_name != "ServerSentEvents"
         self._loop = asyncio.get_running_loop()
         self._state = State.CONNECTING
-        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._closed: asyncio.Future[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
         self._handshake: bytes | None = b""
@@ -187,7 +190,6 @@ class HubConnection:
         self._is_flush_due = False
 
         self._heard_at = self._loop.time()
-        self._pings_at: asyncio.TimerHandle | None = None
         self._silence: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(
             options.handshake_timeout, self._handshake_is_late
@@ -227,7 +229,10 @@ class HubConnection:
 
     async def wait_closed(self) -> None:
         """Wait until `on_disconnected()` has run."""
-        await asyncio.wait([self._closed])
+        if self._state is not State.CLOSED:
+            if self._closed is None:
+                self._closed = self._loop.create_future()
+            await asyncio.wait([self._closed])
 
     # Transports
 
@@ -502,7 +507,7 @@ class HubConnection:
         if self.transport_name == "LongPolling":
             self.is_left()  # Until the next poll; one that waits is answered now.
         else:
-            self._ping_later()
+            self._life.keep_alive(self)
         self._opening = self.spawn(self._open())
 
     def _refuse(self, text: str) -> None:
@@ -701,12 +706,9 @@ class HubConnection:
 
     # Signs of life
 
-    def _ping_later(self) -> None:
-        self._pings_at = self._loop.call_later(self.options.keep_alive_interval, self._ping)
-
-    def _ping(self) -> None:
-        self._ping_later()
-        if not self._outbox and self.transport is not None:
+    def ping(self) -> None:
+        """Send a ping, unless something waits that says as much."""
+        if self._state is State.OPEN and not self._outbox and self.transport is not None:
             self.write(self.protocol.write(Ping()))
 
     def _watch_silence(self) -> None:
@@ -738,7 +740,7 @@ class HubConnection:
         if self._state is State.OPEN and end.is_told:
             self.write(self.protocol.write(Close(end.error, end.allow_reconnect)))
         self._state = State.CLOSING
-        for timer in (self._pings_at, self._silence, self._timer, self._ack):
+        for timer in (self._silence, self._timer, self._ack):
             if timer is not None:
                 timer.cancel()
         if self._room is not None:
@@ -799,7 +801,8 @@ class HubConnection:
                 self._waiting = ()
                 self._invocations = None  # type: ignore[assignment]
                 self.transport = None
-                self._closed.set_result(None)
+                if self._closed is not None:
+                    self._closed.set_result(None)
 
     async def _let_go(self, end: End) -> None:
         """Have the last messages written, and end what still runs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -77,14 +78,7 @@ class HubDescription:
 
     def maker(self, connection: HubConnection) -> Callable[[], Any]:
         """Return a function that makes an instance of the hub for one invocation."""
-        hub = self.hub
-
-        def new() -> Any:
-            instance = hub()
-            instance._connection = connection
-            return instance
-
-        return new
+        return partial(_new, self.hub, connection)
 
     def checker(self, connection: HubConnection) -> Callable[[HubMethod], Awaitable[bool]] | None:
         """Return a function that says if the user may call a method, or None if all may."""
@@ -108,6 +102,12 @@ class HubDescription:
 
     async def on_disconnected(self, connection: HubConnection, error: Exception | None) -> None:
         await filters.disconnect(self._filters, self.maker(connection)(), error)
+
+
+def _new(hub: type[Any], connection: HubConnection) -> Any:
+    instance = hub()
+    instance._connection = connection
+    return instance
 
 
 def _checked(given: Any, name: str) -> tuple[HubFilter, ...]:

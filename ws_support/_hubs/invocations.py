@@ -42,6 +42,9 @@ _worker: Final[ContextVar[asyncio.Task[Any] | None]] = ContextVar("worker", defa
 _NOBODY: Final[frozenset[asyncio.Task[Any]]] = frozenset()
 """One for all: an empty set takes 0.2 KiB."""
 
+_COUNTS: Final = hasattr(asyncio.Task, "cancelling")
+"""False on Python 3.10: nothing says that a task has been cancelled."""
+
 _IN_A_ROW: Final = 64
 """Items, or plain invocations, after which other tasks have their turn, if nothing has waited."""
 
@@ -140,7 +143,7 @@ class Invocations:
         self._uploads: dict[str, Upload] = {}
         self._budget = Budget(limits.upload_size)
         self._streams: dict[str, _Stream] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
         self._workers: list[asyncio.Task[Any]] = []
         """The tasks that run plain invocations: one for each slot."""
         self._lent = _NOBODY
@@ -194,9 +197,10 @@ class Invocations:
         for waiter in self._idle:
             waiter.cancel()
         plain = {*self._workers, *self._lent}
-        for task in self._tasks - plain:
-            task.cancel()
-        if running := plain & self._tasks:
+        for task in self._tasks:
+            if task not in plain:
+                task.cancel()
+        if running := plain.intersection(self._tasks):
             # A client may leave right after its last call, which should still do its work.
             await asyncio.wait(running, timeout=grace)
         for task in self._tasks:
@@ -274,8 +278,8 @@ class Invocations:
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.append(task)
+        task.add_done_callback(self._tasks.remove)
         return task
 
     # In tasks of their own
@@ -285,8 +289,6 @@ class Invocations:
         worker: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
         _worker.set(worker)
         loop = asyncio.get_running_loop()
-        # On Python 3.10, nothing says so.
-        cancelling: Callable[[], int] = getattr(worker, "cancelling", lambda: 0)
         count = 0
         while True:
             while not self._jobs:
@@ -294,8 +296,8 @@ class Invocations:
                 self._idle.append(waiter)
                 await waiter
             await self._run(self._jobs.pop(0), [], self._answer)
-            if self._has_ended or cancelling():  # The method has swallowed the cancellation.
-                return
+            if self._has_ended or (_COUNTS and worker.cancelling()):
+                return  # The method has swallowed the cancellation.
             if worker not in self._workers:  # It has given up its slot.
                 self._lent -= {worker}
                 self._flush()

@@ -22,6 +22,7 @@ from ws_support._hubs.forwarding import Forwarding
 from ws_support._hubs.invocations import Invocations, Limits
 from ws_support._hubs.letters import Kind, Letter, encode, read_letter
 from ws_support._hubs.messages import Invocation
+from ws_support._hubs.pings import Pings
 from ws_support._hubs.protocols import PROTOCOLS
 from ws_support._hubs.published import Published
 from ws_support._topics.brokers import is_between_processes
@@ -110,6 +111,8 @@ class HubManager:
     def __init__(self, hub: Any) -> None:
         self._hub = hub
         self._prefix = f"ws_support.hubs.{hub.name}"
+        self.topic_of_all = f"{self._prefix}:all"
+        self._of_all = frozenset([self.topic_of_all])
         self.worker = _workers.get()
         self.connections: dict[str, HubConnection] = {}
         self._audiences: dict[str, Audience] = {}
@@ -123,6 +126,7 @@ class HubManager:
         self.forwarding = Forwarding(
             self.worker, self.open_mailbox, self._post_to_worker, hub.serve_forwarded
         )
+        self._pings: dict[float, Pings] = {}
         self._used: dict[str, float] = {}
         """Ids of connections that are over, while their tokens are still fresh."""
 
@@ -163,6 +167,12 @@ class HubManager:
             flush=connection.flush,
         )
 
+    def keep_alive(self, connection: HubConnection) -> None:
+        interval = connection.options.keep_alive_interval
+        if interval not in self._pings:
+            self._pings[interval] = Pings(interval)
+        self._pings[interval].add(connection)
+
     async def on_connected(self, connection: HubConnection) -> None:
         await self._join(connection, self.topic_of_all)
         if connection.user_identifier is not None:
@@ -185,6 +195,8 @@ class HubManager:
     async def forget(self, connection: HubConnection) -> None:
         del self.connections[connection.id]
         open_connections.remove(connection)
+        if (pings := self._pings.get(connection.options.keep_alive_interval)) is not None:
+            pings.discard(connection)
         self._remember(connection.id)
         registry = TopicRegistry.of_this_loop()
         mailbox = self._adopted.pop(connection.id, None)
@@ -203,10 +215,6 @@ class HubManager:
         self._used[connection_id] = now + self.options.disconnect_timeout + 1
 
     # Topics
-
-    @property
-    def topic_of_all(self) -> str:
-        return f"{self._prefix}:all"
 
     def topic_of_group(self, name: str) -> str:
         """Return the topic of a group. Raises `TypeError` and `ValueError` for a wrong name."""
@@ -227,7 +235,8 @@ class HubManager:
 
     async def _join(self, connection: HubConnection, topic: str) -> None:
         if topic not in connection.topics:
-            connection.topics.add(topic)
+            only = topic == self.topic_of_all and not connection.topics
+            connection.topics = self._of_all if only else connection.topics | {topic}
         audience = self._audiences.setdefault(topic, Audience())
         audience.connections[connection] = None
         await self._subscribe(topic, audience)
@@ -236,7 +245,7 @@ class HubManager:
         await TopicRegistry.of_this_loop().subscribe(topic, cast(Subscriber, receiver))
 
     async def _leave(self, connection: HubConnection, topic: str) -> None:
-        connection.topics.discard(topic)
+        connection.topics -= {topic}
         audience = self._audiences.get(topic)
         if audience is None:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any, Final
 
 from django.core.serializers.json import DjangoJSONEncoder
@@ -29,7 +30,7 @@ def checked_topic(topic: object) -> str:
     return topic
 
 
-def check_subscriptions(topics: set[str], length: int, topic: str, limit: int) -> None:
+def check_subscriptions(topics: Collection[str], length: int, topic: str, limit: int) -> None:
     """Raise `ValueError` if a connection that has `topics` may not subscribe to `topic` as well.
 
     `length` is how many characters `topics` have together.
