@@ -12,6 +12,7 @@ import pytest
 from tests.hubs.clients import ORIGIN, Socket, Web, router, turns, until
 from tests.hubs.recording import Recording, new_hub
 from ws_support._hubs import connection as connections
+from ws_support._hubs import resume
 from ws_support._hubs.messages import (
     Ack,
     CancelInvocation,
@@ -325,6 +326,17 @@ async def test_an_ack_is_read_behind_all_that_a_client_may_send_without_one(prob
         while Ack(19) not in messages:
             messages.append(await socket.next())
         assert [each for each in messages if isinstance(each, Ack)] == [Ack(19)]
+
+
+async def test_a_large_message_is_acknowledged_at_once(problems, monkeypatch):
+    monkeypatch.setattr(resume, "ACK_SIZE", 1000)
+    hub = new_hub(Chatty, ALLOW_STATEFUL_RECONNECTS=True)
+    answer = await Web(router(hub)).negotiate(STATEFUL)
+    client = Client(hub, answer["connectionToken"])
+    async with client.socket() as socket:
+        await socket.shake_hands(version=2)
+        await socket.put_message(Invocation("note", [1000 * "x"]))
+        assert await socket.next() == Ack(1)
 
 
 async def test_of_messages_behind_one_that_waits_only_so_many_are_read(problems, monkeypatch):

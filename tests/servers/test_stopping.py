@@ -57,9 +57,8 @@ def connected(stack: ExitStack, server, path: str, count: int = 1):
             client.request(f"{path}/{number}")
         for client in some:
             status, _ = client.response()
-            if status == 0:
-                raise ConnectionError("It ended without an answer.")
-            assert status == 101
+            if status != 101:  # 0 if it has ended without an answer.
+                raise ConnectionError(f"It was refused with {status}.")
         clients += some
     return clients
 
@@ -486,7 +485,9 @@ def served_by(stack: ExitStack, server, workers: int):
     """Clients and the process that each is served by, of so many workers."""
     pids = {}
     for _ in until(f"answer of {workers} workers", server.log):
-        with suppress(OSError):  # A worker that is killed takes whoever waits for it along.
+        # A worker that is killed takes whoever waits for it along. Granian now and then refuses a
+        # handshake that comes when a worker is told to stop, at the worker's end.
+        with suppress(OSError):
             [client] = connected(stack, server, "/pid")
             kind, payload = frame_of(client)
             if kind == TEXT:  # Granian listens on while a worker stops, and sends them away.
