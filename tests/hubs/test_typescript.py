@@ -18,6 +18,7 @@ from collections.abc import (
 )
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -189,7 +190,7 @@ def test_a_type_is_declared_as_it_is_sent(type_, expected):
 @pytest.mark.parametrize(
     ("type_", "name"),
     [
-        (Path, "pathlib.Path"),
+        (Fraction, "fractions.Fraction"),
         (complex, "builtins.complex"),
         (OtherNumber, "tests.hubs.test_typescript.OtherNumber"),
         (Iterator[int], "collections.abc.Iterator"),
