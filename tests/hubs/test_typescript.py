@@ -18,7 +18,6 @@ from collections.abc import (
 )
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -190,7 +189,7 @@ def test_a_type_is_declared_as_it_is_sent(type_, expected):
 @pytest.mark.parametrize(
     ("type_", "name"),
     [
-        (Fraction, "fractions.Fraction"),
+        (json.JSONDecoder, "json.decoder.JSONDecoder"),
         (complex, "builtins.complex"),
         (OtherNumber, "tests.hubs.test_typescript.OtherNumber"),
         (Iterator[int], "collections.abc.Iterator"),
