@@ -41,9 +41,8 @@ from ws_support._hubs.connection import HubConnection
 from ws_support._hubs.description import HubDescription
 from ws_support._hubs.endpoint import Endpoint
 from ws_support._hubs.ends import End
-from ws_support._hubs.errors import HubException
+from ws_support._hubs.errors import HubException, PublishError
 from ws_support._hubs.filters import HubFilter, HubInvocation
-from ws_support._hubs.manager import PublishError
 from ws_support._hubs.methods import hub_method_name
 from ws_support._hubs.router import Router
 from ws_support.asgi import WebSocketSupport

@@ -12,10 +12,11 @@ import pytest
 from tests.hubs.clients import Poller, Socket, Stream, Web, router, until
 from tests.hubs.recording import Recording, new_hub
 from ws_support._connection.registry import open_connections
-from ws_support._hubs import calls, endpoint, manager
-from ws_support._hubs.letters import Kind, Letter
+from ws_support._hubs import calls, endpoint, forwarding, manager
+from ws_support._hubs.letters import Kind, Letter, read_letter
 from ws_support._hubs.manager import PublishError
 from ws_support._hubs.messages import Completion, Invocation
+from ws_support._hubs.tokens import new_id, new_token, new_worker
 from ws_support._topics.brokers.base import BrokerError
 from ws_support._topics.brokers.local import LocalBroker
 from ws_support._topics.registry import TopicRegistry
@@ -172,6 +173,34 @@ async def test_an_owner_that_falls_silent_is_taken_for_gone(hub, elsewhere, prob
         assert await socket.result("echo", 1) == 1
 
 
+async def test_a_sign_of_life_that_the_broker_does_not_take_ends_no_question(
+    hub, elsewhere, problems, monkeypatch
+):
+    monkeypatch.setattr(calls, "_ALIVE_INTERVAL", 0.02)
+    monkeypatch.setattr(calls, "_SILENCE", 0.3)
+    signs = []
+    publish = LocalBroker.publish
+
+    async def publish_often(self: Any, topic: str, message: Any) -> None:
+        letter = read_letter(message["bytes"])
+        if letter is not None and letter.kind is Kind.TAKEN:
+            signs.append(letter)
+            if len(signs) == 2:
+                raise BrokerError("it is full")
+        await publish(self, topic, message)
+
+    async with await open_socket(hub) as socket:
+        id_ = (await socket.result("who"))["id"]
+        monkeypatch.setattr(LocalBroker, "publish", publish_often)
+        asked = asyncio.ensure_future(
+            elsewhere.run(hub_context(hub).clients.client(id_).invoke(int, "Ask"))
+        )
+        question = await socket.next()
+        await until(lambda: len(signs) > 30)
+        await socket.put_message(Completion(question.id, 42, has_result=True))
+        assert await asked == 42
+
+
 async def test_what_is_no_letter_is_dropped(hub, problems):
     async with await open_socket(hub) as socket:
         here = description_of(hub).manager()
@@ -292,6 +321,44 @@ async def test_a_stateful_reconnect_may_come_to_any_process(elsewhere, problems,
         await socket.until_end()
     assert id_ in token or id_
     await until(lambda: hub.events == ["connected", "disconnected"])
+
+
+@pytest.mark.parametrize("is_fresh", [True, False])
+async def test_a_websocket_whose_owner_has_gone_is_accepted_here_or_refused(
+    problems, between, monkeypatch, is_fresh
+):
+    monkeypatch.setattr(forwarding, "_OPEN_TIMEOUT", 0.05)
+    hub = new_hub(Recording, ALLOW_STATEFUL_RECONNECTS=True)
+    token = new_token(new_id(new_worker()), is_stateful=True)
+    if not is_fresh:
+        token = token._replace(created_at=token.created_at - 1000)
+    query = f"?id={token.sign(description_of(hub).name)}"
+    if is_fresh:
+        async with Socket(router(hub), query) as socket:
+            await socket.shake_hands(version=2)
+            assert await socket.result("echo", 1) == 1
+            await socket.put(b'{"type":7}\x1e')
+            await socket.until_end()
+    else:
+        async with Socket.refused(router(hub), query) as refused:
+            assert refused.status == 404
+
+
+async def test_a_stateful_reconnect_may_come_where_its_connection_is_whoever_has_negotiated(
+    problems, between, monkeypatch
+):
+    monkeypatch.setattr(forwarding, "_OPEN_TIMEOUT", 0.05)
+    hub = new_hub(Recording, ALLOW_STATEFUL_RECONNECTS=True)
+    token = new_token(new_id(new_worker()), is_stateful=True)
+    query = f"?id={token.sign(description_of(hub).name)}"
+    connections = description_of(hub).manager().connections
+    async with Socket(router(hub), query) as socket:
+        await socket.shake_hands(version=2)
+        monkeypatch.setattr(forwarding, "_OPEN_TIMEOUT", 2 * BOUND)  # Nobody else is asked.
+        async with Socket(router(hub), query) as again:
+            assert len(connections) == 1
+            await again.put(b'{"type":9,"sequenceId":1}\x1e{"type":7}\x1e')
+            await again.until_end()
 
 
 async def test_without_an_owner_a_connection_is_unknown(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -785,6 +786,36 @@ async def test_what_belongs_to_a_stateful_reconnect_is_nothing_without_one():
     record.release_slot()  # There is none any more.
     with pytest.raises(HubException, match="does not exist"):
         await record.ask("1", b"")
+
+
+async def test_all_who_wait_for_the_end_hear_of_it(problems):
+    hub = new_hub()
+    async with await open_socket(hub):
+        [record] = description_of(hub).manager().connections.values()
+        waiting = [asyncio.ensure_future(record.wait_closed()) for _ in range(2)]
+        await turns()
+        assert not any(each.done() for each in waiting)
+    await asyncio.wait_for(asyncio.gather(*waiting), BOUND)
+    await record.wait_closed()
+
+
+async def test_a_method_that_asks_after_its_cancellation_leaves_no_task(problems, monkeypatch):
+    class Stubborn(Recording):
+        async def stay(self) -> None:
+            self.events.append("stays")
+            try:
+                await asyncio.sleep(BOUND)
+            except asyncio.CancelledError:
+                with suppress(HubException):
+                    await self.clients.caller.invoke(int, "Ask")
+                self.events.append("asked")
+
+    monkeypatch.setattr(connection, "_GRACE", 0.01)
+    hub = new_hub(Stubborn)
+    async with await open_socket(hub) as socket:
+        await socket.put_message(Invocation("stay", [], "1"))
+        await until(lambda: "stays" in hub.events)
+    await until(lambda: "asked" in hub.events)
 
 
 async def test_all_who_wait_for_room_go_on_at_the_end(monkeypatch):

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -34,18 +35,23 @@ class Network:
 
     def __init__(self, serve: Callable[..., Any]) -> None:
         self.ends = {
-            name: Forwarding(name, self.open, self.post, serve) for name in ("here", "there")
+            name: Forwarding(name, self.open, self.close, self.post, serve)
+            for name in ("here", "there")
         }
         self.is_cut = False
         self.letters: list[Letter] = []
         self.refuses: Kind | None = None
+        self.drops: Kind | None = None
 
     async def open(self) -> None:
         pass
 
+    async def close(self) -> None:
+        pass
+
     async def post(self, worker: str, letter: Letter) -> None:
         await asyncio.sleep(0)
-        if self.is_cut:
+        if self.is_cut or letter.kind is self.drops:
             return
         if letter.kind is self.refuses:
             raise RuntimeError("the broker")
@@ -54,7 +60,8 @@ class Network:
         self.ends[worker].take(again)
 
     async def forward(self, client: Client, scope: Any = SCOPE) -> bool:
-        request = self.ends["here"].forward("there", scope, client.receive, client.send)
+        first = await client.receive()
+        request = self.ends["here"].forward("there", scope, first, client.receive, client.send)
         return await asyncio.wait_for(request, BOUND)
 
     @property
@@ -178,6 +185,7 @@ async def test_many_messages_travel_together_in_their_order_and_bounded():
     network = Network(serve)
     client = Client({"type": "websocket.connect"})
     assert await network.forward(client, {**SCOPE, "type": "websocket"})
+    assert client.heard.pop()["type"] == "websocket.close"  # The application has not closed it.
     assert [int(each["text"].split()[0]) for each in client.heard] == list(range(count))
     letters = [each for each in network.letters if each.kind is Kind.MESSAGES]
     assert len(letters) < count / 20
@@ -198,21 +206,161 @@ async def test_a_sender_waits_while_the_other_side_takes_nothing(monkeypatch):
             errors.append(error)
 
     network = Network(serve)
-    client = Client()
-    reads = asyncio.Event()
-    send = client.send
-
-    async def send_slowly(message):
-        await reads.wait()
-        await send(message)
-
-    client.send = send_slowly
-    request = asyncio.create_task(network.forward(client))
-    await until(lambda: errors)
+    network.drops = Kind.RECEIVED
+    assert await network.forward(Client())
     assert "does not take what is forwarded" in str(errors[0])
     assert len(sent) < 10 * 66
-    reads.set()
+
+
+async def test_a_client_that_reads_nothing_keeps_a_request_for_10_s_only(monkeypatch):
+    monkeypatch.setattr(forwarding, "_SEND_TIMEOUT", 0.1)
+
+    async def serve(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        with suppress(asyncio.TimeoutError):
+            for _ in range(100):
+                body = {"type": "http.response.body", "body": 60_000 * b"x", "more_body": True}
+                await asyncio.wait_for(send(body), 0.05)
+
+    network = Network(serve)
+    client = Client()
+    client.send = lambda message: asyncio.sleep(BOUND)
+    assert await network.forward(client)
+    await until(lambda: network.is_idle)
+
+
+async def test_an_owner_that_is_busy_keeps_an_upload_waiting(monkeypatch):
+    monkeypatch.setattr(forwarding, "_SEND_TIMEOUT", 0.05)
+    is_free = asyncio.Event()
+
+    async def serve(scope, receive, send):
+        await is_free.wait()
+        size = 0
+        while True:
+            message = await receive()
+            size += len(message["body"])
+            if not message["more_body"]:
+                break
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": str(size).encode()})
+
+    network = Network(serve)
+    parts = [
+        {"type": "http.request", "body": 1000 * b"x", "more_body": number < 299}
+        for number in range(300)
+    ]
+    client = Client(*parts)
+    receive = client.receive
+
+    async def receive_slowly():
+        await asyncio.sleep(0)
+        return await receive()
+
+    client.receive = receive_slowly
+    request = asyncio.create_task(network.forward(client))
+    await until(
+        lambda: any(each._outbox_size > 64_000 for each in network.ends["here"]._ends.values())
+    )
+    await asyncio.sleep(0.2)  # Longer than an answer may wait.
+    is_free.set()
     assert await request
+    assert client.heard[1]["body"] == b"300000"
+
+
+@pytest.mark.parametrize("side", ["here", "there"])
+async def test_behind_a_letter_that_was_lost_nothing_counts(side):
+    """A broker may say so right before it delivers the next one, or not at all."""
+    got = []
+
+    async def serve(scope, receive, send):
+        await send({"type": "websocket.accept"})
+        while got.append(message := await receive()) or message["type"] != "websocket.disconnect":
+            if message["type"] == "websocket.receive":
+                await send({"type": "websocket.send", "text": message["text"]})
+
+    network = Network(serve)
+    lost = iter([False, False, False, True])
+    post = network.post
+
+    async def post_all_but_one(worker: str, letter: Letter) -> None:
+        if letter.kind not in (Kind.MESSAGES, Kind.LAST) or not next(lost, False):
+            await post(worker, letter)
+
+    network.ends["here" if side == "there" else "there"]._post = post_all_but_one
+    client = Client({"type": "websocket.connect"})
+    receive, texts = client.receive, iter("012345")
+
+    async def receive_slowly():
+        if client.messages:
+            return await receive()
+        await asyncio.sleep(0.02)
+        text = next(texts, None)
+        return {"type": "websocket.receive", "text": text} if text else await receive()
+
+    client.receive = receive_slowly
+    assert await network.forward(client, {**SCOPE, "type": "websocket"})
+    await until(lambda: network.is_idle)
+    sent = [each["text"] for each in client.heard if each["type"] == "websocket.send"]
+    received = [each["text"] for each in got if each["type"] == "websocket.receive"]
+    assert sent == list("012345"[: len(sent)])
+    assert received == list("012345"[: len(received)])
+    assert len(sent) < 6
+    assert client.heard[-1] == {"type": "websocket.close", "code": 1011, "reason": ""}
+
+
+@pytest.mark.parametrize("side", ["here", "there"])
+async def test_a_broker_that_does_not_take_a_receipt_ends_the_request(side):
+    async def serve(scope, receive, send):
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] != "websocket.disconnect":
+            await send({"type": "websocket.send", "text": message.get("text", "")})
+            await asyncio.sleep(0.002)
+
+    network = Network(serve)
+
+    async def post(worker: str, letter: Letter) -> None:
+        if letter.kind is Kind.RECEIVED:
+            raise RuntimeError("the broker")
+        await network.post(worker, letter)
+
+    network.ends[side]._post = post
+    client = Client({"type": "websocket.connect"})
+
+    async def receive():
+        await asyncio.sleep(0.002)
+        return {"type": "websocket.receive", "text": "x"}
+
+    client.receive = receive
+    first = {"type": "websocket.connect"}
+    scope = {**SCOPE, "type": "websocket"}
+    here = network.ends["here"]
+    request = here.forward("there", scope, first, client.receive, client.send)
+    assert await asyncio.wait_for(request, BOUND)
+    assert client.heard[-1] == {"type": "websocket.close", "code": 1011, "reason": ""}
+    await until(lambda: network.is_idle)
+
+
+async def test_a_request_whose_owner_has_not_answered_yet_can_be_cancelled():
+    network = Network(None)
+    network.is_cut = True
+    client = Client()
+    request = asyncio.create_task(network.forward(client))
+    await until(lambda: network.ends["here"]._ends)
+    network.ends["here"].miss()
+    assert await asyncio.wait_for(request, 2)  # Not only after the 5 s for an answer.
+    assert client.heard[0]["status"] == 502
+
+
+@pytest.mark.parametrize(("version", "closes"), [("1.1", True), ("2", False)])
+async def test_a_process_that_stops_wants_no_more_requests(monkeypatch, version, closes):
+    async def serve(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    monkeypatch.setattr(open_connections, "_is_draining", True)
+    client = Client()
+    assert await Network(serve).forward(client, {**SCOPE, "http_version": version})
+    assert client.heard[0]["headers"] == [(b"x", b"y")] + closes * [(b"connection", b"close")]
 
 
 async def test_an_exception_of_the_owner_ends_the_request_and_is_logged(caplog):
@@ -222,7 +370,7 @@ async def test_an_exception_of_the_owner_ends_the_request_and_is_logged(caplog):
     network = Network(serve)
     client = Client()
     assert await network.forward(client)
-    assert client.heard == []
+    assert client.heard[0]["status"] == 502
     assert [each.getMessage() for each in caplog.records] == [
         "A request of another process has failed: path '/hub'."
     ]
@@ -299,11 +447,10 @@ async def test_a_server_that_cannot_receive_ends_the_request(monkeypatch):
 
     network = Network(serve)
     client = Client()
-    for messages, expected in (([], 0), ([{"type": "http.request"}], 2)):
-        client.receive = partial(receive, messages)
-        assert await network.forward(client)
-        await until(lambda: network.is_idle)
-        assert len(served) == expected
+    client.receive = partial(receive, [{"type": "http.request"}])
+    assert await network.forward(client)
+    await until(lambda: network.is_idle)
+    assert len(served) == 2
 
 
 async def test_letters_that_belong_to_nothing_are_dropped():
@@ -324,10 +471,9 @@ async def test_of_an_owner_that_sends_too_much_only_a_few_letters_are_kept():
     request = asyncio.create_task(network.forward(client))
     await until(lambda: any(each.kind is Kind.TAKEN for each in network.letters))
     end = network.letters[0].id
-    for _ in range(50):
-        network.ends["here"].take(Letter(Kind.TAKEN, end))
-        network.ends["here"].take(Letter(Kind.MESSAGES, end, body=encode([{"type": "x"}])))
-    client.has_left.set()
+    body = encode([{"type": "http.response.body", "body": b"x", "more_body": True}])
+    for number in range(1, 50):
+        network.ends["here"].take(Letter(Kind.MESSAGES, end, number=number, body=body))
     assert await request
     assert 8 <= len(client.heard) < 20
 
@@ -354,6 +500,18 @@ async def test_an_error_of_the_broker_is_the_forwarders():
     with pytest.raises(RuntimeError, match="the broker"):
         await network.forward(Client())
     assert network.is_idle
+
+
+async def test_a_mailbox_that_cannot_be_opened_is_an_error_of_the_forwarders():
+    async def broken() -> None:
+        raise RuntimeError("the broker")
+
+    network = Network(None)
+    network.ends["here"]._open_mailbox = broken
+    with pytest.raises(RuntimeError, match="the broker"):
+        await network.forward(Client())
+    assert network.is_idle
+    assert network.letters == []
 
 
 async def test_the_last_message_is_waited_for_also_while_it_is_on_its_way():

@@ -1,7 +1,6 @@
 """pysignalr, a client in Python by others, with a hub on a real server.
 
-It negotiates in version 0, and speaks WebSockets only. It is not among what `make test` installs:
-each of its versions excludes websockets 15.0, the oldest version that is promised.
+It negotiates in version 0, and speaks WebSockets only.
 """
 
 from __future__ import annotations
@@ -12,15 +11,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-
-from tests.harness import BOUND, Server
-
-pytest.importorskip("pysignalr", reason="needs pysignalr: pip install pysignalr")
-
 from pysignalr.client import SignalRClient
 from pysignalr.protocol.abstract import Protocol
 from pysignalr.protocol.json import JSONProtocol
 from pysignalr.protocol.messagepack import MessagepackProtocol
+
+from tests.harness import BOUND, Server
 
 REFUSED = "An unexpected error occurred invoking 'Refuse' on the server. HubException: Not now"
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from ws_support._hubs.connection import HubConnection
-from ws_support._hubs.errors import HubException
+from ws_support._hubs.errors import HubException, PublishError
 from ws_support._hubs.letters import Kind, Letter
 from ws_support._hubs.messages import Completion, Undecoded
 from ws_support._hubs.protocols import PROTOCOLS
@@ -99,7 +100,8 @@ class Calls:
         async def stay_alive() -> None:
             while True:
                 await asyncio.sleep(_ALIVE_INTERVAL)
-                await answer(Kind.TAKEN)
+                with suppress(PublishError):  # The next one may be taken.
+                    await answer(Kind.TAKEN)
 
         await answer(Kind.TAKEN)
         alive = asyncio.create_task(stay_alive())

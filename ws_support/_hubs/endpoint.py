@@ -15,8 +15,9 @@ from ws_support._connection.registry import REASON, open_connections
 from ws_support._hubs import responses, tokens
 from ws_support._hubs.bearer import has_token, ticket_of
 from ws_support._hubs.connection import HubConnection
+from ws_support._hubs.errors import PublishError
 from ws_support._hubs.forwarding import RETURN
-from ws_support._hubs.manager import HubManager, PublishError
+from ws_support._hubs.manager import HubManager
 from ws_support._hubs.responses import Headers, answer, cors_headers, header, query_of
 from ws_support._hubs.transports.long_polling import LongPollingTransport
 from ws_support._hubs.transports.sse import EventStreamTransport
@@ -71,20 +72,24 @@ class Endpoint:
         status, reason = HTTPStatus.OK, ""
         id_ = tokens.new_id(manager.worker)
         token = None if text is None else tokens.read_token(text, self._hub.name)
-        resumed = None
+        resumed = first = None
         if "WebSockets" not in manager.options.transports:
             status, reason = HTTPStatus.NOT_FOUND, _not_supported("WebSockets")
         elif refused := await self._refusal(scope, token):
             status, reason = refused, ""
         elif text is not None:
+            found = None if token is None else manager.connections.get(_id_of(token, text))
             if (
                 token is not None
                 and token.is_stateful
                 and token.worker != manager.worker
-                and await self._forward(token, scope, receive, send)
+                and found is None
             ):
-                return
-            found = None if token is None else manager.connections.get(_id_of(token, text))
+                if (first := await receive())["type"] != "websocket.connect":
+                    return  # pragma: no cover  # The client has gone.
+                if await self._forward(token, scope, first, receive, send):
+                    return
+                found = manager.connections.get(_id_of(token, text))
             if found is not None and found.is_resumable:
                 resumed = found
             elif found is not None and not found.is_ending:
@@ -96,7 +101,7 @@ class Endpoint:
         if status is not HTTPStatus.OK:
             await denial.refuse(
                 scope,
-                receive,
+                receive if first is None else _again(first, receive),
                 send,
                 status=status,
                 rule="hub",
@@ -106,7 +111,7 @@ class Endpoint:
             )
             return
         if resumed is not None:
-            if (await receive())["type"] != "websocket.connect":
+            if first is None and (await receive())["type"] != "websocket.connect":
                 return  # pragma: no cover  # The client has gone.
             if resumed.is_resumable:
                 await WebSocketTransport(resumed, scope, receive, send).run()
@@ -117,7 +122,7 @@ class Endpoint:
         connection = manager.create(
             id_, scope, "WebSockets", may_resume=token is not None and token.is_stateful
         )
-        if (await receive())["type"] != "websocket.connect":
+        if first is None and (await receive())["type"] != "websocket.connect":
             connection.lost()
             await connection.wait_closed()
             return
@@ -247,7 +252,8 @@ class Endpoint:
         elif not (text := query_of(scope).get("id")):
             await answer(send, HTTPStatus.BAD_REQUEST, _NO_ID, headers=cors)
         elif (token := self._is_elsewhere(text)) is not None:
-            if not await self._forward(token, scope, receive, send):
+            first = await _first(receive)
+            if first is not None and not await self._forward(token, scope, first, receive, send):
                 await answer(send, HTTPStatus.NOT_FOUND, _UNKNOWN, headers=cors)
         elif method == "GET" and header(scope, b"accept") == b"text/event-stream":
             await self._stream(text, scope, receive, send, cors)
@@ -276,10 +282,12 @@ class Endpoint:
             or _id_of(token, text) in self._manager().connections
         )
 
-    async def _forward(self, token: tokens.Token, scope: Any, receive: Any, send: Any) -> bool:
+    async def _forward(
+        self, token: tokens.Token, scope: Any, first: Any, receive: Any, send: Any
+    ) -> bool:
         """Let the owner of a connection answer. Return False if there is none."""
         try:
-            return await self._manager().forward(token, scope, receive, send)
+            return await self._manager().forward(token, scope, first, receive, send)
         except PublishError as error:
             logger.error("A request could not be forwarded: %s", error)
             return False
@@ -452,6 +460,22 @@ async def _read_body(connection: HubConnection, receive: Receive) -> HTTPStatus:
                 return HTTPStatus.NOT_FOUND
         if not message.get("more_body", False):
             return HTTPStatus.OK
+
+
+async def _first(receive: Receive) -> Any:
+    """Return the first message of a request, or None if its client has gone."""
+    message = await receive()
+    return None if message["type"] == "http.disconnect" else message
+
+
+def _again(first: Any, receive: Receive) -> Receive:
+    """Return a `receive()` that returns a message again, which was received before."""
+    waiting = [first]
+
+    async def receive_again() -> Any:
+        return waiting.pop() if waiting else await receive()
+
+    return receive_again
 
 
 async def _wait_until_ended(receive: Receive) -> bool:

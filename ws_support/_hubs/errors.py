@@ -20,6 +20,10 @@ class HubException(Exception):
     """
 
 
+class PublishError(Exception):
+    """A message for clients was not taken by the broker."""
+
+
 class BindingError(Exception):
     """The arguments of an invocation are not those of its method. .NET: InvalidDataException."""
 

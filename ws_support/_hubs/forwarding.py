@@ -77,19 +77,21 @@ _Send = Callable[[Any], Awaitable[None]]
 class Forwarding:
     """Forwards requests to the owners of their connections, and serves those of other processes.
 
-    `open_mailbox` has letters for this process come in, `post` sends one to a worker; `serve`
-    answers a request in this process.
+    `open_mailbox` has letters for this process come in, `close_mailbox` no more unless something
+    needs them; `post` sends one to a worker; `serve` answers a request in this process.
     """
 
     def __init__(
         self,
         worker: str,
         open_mailbox: Callable[[], Awaitable[None]],
+        close_mailbox: Callable[[], Awaitable[None]],
         post: Callable[[str, Letter], Awaitable[None]],
         serve: Callable[[Any, _Receive, _Send], Awaitable[None]],
     ) -> None:
         self._worker = worker
         self._open_mailbox = open_mailbox
+        self._close_mailbox = close_mailbox
         self._post = post
         self._serve = serve
         self._ends: dict[str, _End] = {}
@@ -100,21 +102,23 @@ class Forwarding:
         """True if nothing is being forwarded, in either direction."""
         return not self._ends
 
-    async def forward(self, owner: str, scope: Any, receive: _Receive, send: _Send) -> bool:
-        """Let `owner` answer a request. Return False if it does not answer.
+    async def forward(
+        self, owner: str, scope: Any, first: Any, receive: _Receive, send: _Send
+    ) -> bool:
+        """Let `owner` answer a request, whose `first` message has come.
 
-        Raises `PublishError` when the broker does not take a message.
+        Return False if it does not answer: nothing has been sent then. Raises `PublishError` when
+        the broker does not take the request.
         """
-        first = await _first(receive)
-        if first is None:
-            return True
         end = self._begin(secrets.token_urlsafe(12), owner)
         end.is_poll = scope.get("method") == "GET"
         open_connections.accepted(end)
         tasks: list[asyncio.Task[None]] = []
+        has_posted = False
         try:
             # Not before: it is closed while nothing is being forwarded.
             await self._open_mailbox()
+            has_posted = True
             await end.post(Kind.OPEN, encode([_portable(scope), first]))
             tasks = [
                 asyncio.create_task(end.write()),
@@ -125,17 +129,21 @@ class Forwarding:
             last = None
             while (message := await end.receive()) is not None:
                 last = message
-                await send(message)
-            if end.is_lost:
+                await asyncio.wait_for(send(_of_this_process(message, scope)), _SEND_TIMEOUT)
+            if not end.has_client_left:
                 for message in _farewell(scope["type"], last):
-                    await send(message)
+                    await asyncio.wait_for(send(message), _SEND_TIMEOUT)
+            return True
+        except asyncio.TimeoutError:
+            logger.debug("A client reads nothing of a forwarded request.")
             return True
         finally:
             self._finish(end)
             for task in tasks:
                 task.cancel()
-            if tasks:
+            if has_posted:
                 self._spawn(end.say_end())
+            await self._close_mailbox()
 
     async def _send_up(self, end: _End, receive: _Receive) -> None:
         """Send what the client sends, until it has gone."""
@@ -145,11 +153,13 @@ class Forwarding:
                 if message["type"] == "websocket.disconnect" and open_connections.is_draining:
                     # It is this process that ends: the client may go on in another one.
                     message = {**message, "code": int(CloseCode.ABNORMAL_CLOSURE)}
-                await end.send(message)
+                # An owner that is busy keeps its clients waiting.
+                await end.send_patiently(message)
                 if message["type"].endswith(".disconnect"):
                     break
         except Exception as error:
             logger.debug("Not forwarded: %r", error)
+        end.has_client_left = True
         # The owner ends the request now.
         await asyncio.sleep(_LAST_TIMEOUT)
         end.close()
@@ -190,6 +200,7 @@ class Forwarding:
             await end.say_end()
             # Not before: this process may end as soon as it has nothing open any more.
             self._finish(end)
+            await self._close_mailbox()
 
     def _say_taken(self, end: _End) -> None:
         if not end.has_sent:
@@ -224,8 +235,8 @@ class _End:
     is_for_application: str | None = None
     """The type of the scope, at the end where the application runs."""
 
-    is_lost = False
-    """True if the other end has gone without a word."""
+    has_client_left = False
+    """True if nobody is there who could be answered, at the end where the request came."""
 
     is_poll = False
     """True if the request may be answered with nothing, at the end where it came."""
@@ -253,6 +264,8 @@ class _End:
         self._is_posting = False
         self._room = asyncio.Event()
         self._sent = 0
+        self._taken_in = 0
+        """Letters with messages that have come."""
         self._received = 0
         self._is_over = False
         """True if the other end takes nothing any more."""
@@ -283,9 +296,14 @@ class _End:
         if not self._taken.done():
             self._taken.set_result(None)
         if letter.kind in (Kind.MESSAGES, Kind.LAST):
+            if self._is_over:
+                return
+            self._taken_in += 1
             # The other end sends no more than that, unless it is broken.
-            if len(self._letters) <= _WINDOW:
-                self._letters.append(letter)
+            if letter.number != self._taken_in or len(self._letters) > _WINDOW:
+                self.cancel()  # One was lost: what is behind it makes no sense.
+                return
+            self._letters.append(letter)
             self._news.set()
         elif letter.kind is Kind.RECEIVED:
             self._received = letter.number
@@ -302,11 +320,18 @@ class _End:
         self._room.set()
 
     async def send(self, message: Any) -> None:
-        """Send an ASGI message. Raises `ClientGone` when nobody takes it."""
+        """Send an ASGI message. Raises `ClientGone` when nobody takes it in time."""
+        await self._send(message, _SEND_TIMEOUT)
+
+    async def send_patiently(self, message: Any) -> None:
+        """Send an ASGI message. Raises `ClientGone` after the end."""
+        await self._send(message, None)
+
+    async def _send(self, message: Any, timeout: float | None) -> None:
         while self._outbox_size > _MAX_WAITING and not self._is_over:
             self._room.clear()
             try:
-                await asyncio.wait_for(self._room.wait(), _SEND_TIMEOUT)
+                await asyncio.wait_for(self._room.wait(), timeout)
             except asyncio.TimeoutError:
                 raise ClientGone("The other process does not take what is forwarded.") from None
         if self._is_over:
@@ -321,8 +346,11 @@ class _End:
         """Wait until everything has been sent, or cannot be."""
         while (self._outbox or self._is_posting) and not self._is_over:
             self._room.clear()
-            with suppress(asyncio.TimeoutError):
+            try:
                 await asyncio.wait_for(self._room.wait(), _SEND_TIMEOUT)
+            except asyncio.TimeoutError:
+                logger.debug("Not forwarded: the other process does not take it.")
+                self.close()
 
     async def write(self) -> None:
         """Send letters with all messages that wait, until the request is over."""
@@ -340,7 +368,7 @@ class _End:
                 except Exception as error:
                     # Without this letter, nothing behind it makes sense.
                     logger.debug("Not forwarded: %r", error)
-                    self.close()
+                    self.cancel()
                 finally:
                     self._is_posting = False
                 self._room.set()
@@ -364,7 +392,11 @@ class _End:
             self._letters.popleft()
             number, self._reading = self._reading.number, None
             if number % _STEP == 0 and not self._is_over:
-                await self.post(Kind.RECEIVED, number=number)
+                try:
+                    await self.post(Kind.RECEIVED, number=number)
+                except Exception as error:
+                    logger.debug("Not forwarded: %r", error)
+                    self.cancel()
         return message
 
     async def receive_always(self) -> dict[str, Any]:
@@ -385,7 +417,6 @@ class _End:
 
     def _look(self) -> None:
         if self._loop.time() - self._heard_at > _SILENCE:
-            self.is_lost = True
             self.close()
             return
         self._timer = self._loop.call_later(_ALIVE_INTERVAL, self._look)
@@ -414,22 +445,24 @@ class _End:
 
     def cancel(self) -> None:
         """End the request as if the other end had gone."""
-        self.is_lost = True
+        if not self._taken.done():
+            self._taken.set_result(None)  # Nobody answers any more.
         self.close()
 
 
-async def _first(receive: _Receive) -> Any:
-    """Return the first message of a request, or None if its client has gone."""
-    try:
-        message = await receive()
-    except Exception as error:
-        logger.debug("Not forwarded: %r", error)
-        return None
-    return None if message["type"].endswith(".disconnect") else message
+def _of_this_process(message: Any, scope: Any) -> Any:
+    """Return a message for the client. A process that stops wants no more requests of it."""
+    if (
+        message["type"] == "http.response.start"
+        and open_connections.is_draining
+        and scope.get("http_version", "1.1").startswith("1")
+    ):
+        return {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+    return message
 
 
 def _farewell(kind: str, last: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Return what ends a request whose owner has gone after the message `last`."""
+    """Return what ends a request whose owner has gone after the message `last`: often nothing."""
     if kind == "websocket":
         if last is not None and last["type"] not in ("websocket.accept", "websocket.send"):
             return []

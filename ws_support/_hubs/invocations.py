@@ -163,6 +163,8 @@ class Invocations:
         The method waits for the answer of a client, which is behind the next invocation.
         """
         worker = _worker.get()
+        if self._has_ended:
+            return
         if worker in self._workers and len(self._lent) < self._limits.tasks:
             self._lent |= {worker}
             self._workers.remove(worker)

@@ -17,7 +17,7 @@ from ws_support._hub_options import HubOptions
 from ws_support._hubs import tokens
 from ws_support._hubs.calls import Calls, result_of
 from ws_support._hubs.connection import HubConnection
-from ws_support._hubs.errors import HubException
+from ws_support._hubs.errors import HubException, PublishError
 from ws_support._hubs.forwarding import Forwarding
 from ws_support._hubs.invocations import Invocations, Limits
 from ws_support._hubs.letters import Kind, Letter, encode, read_letter
@@ -33,10 +33,6 @@ from ws_support._topics.subscriber import Subscriber
 from ws_support.conf import get_options
 
 logger = logging.getLogger("ws_support.hubs")
-
-
-class PublishError(Exception):
-    """A message for clients was not taken by the broker."""
 
 
 class Audience:
@@ -124,7 +120,11 @@ class HubManager:
         self._closing: asyncio.Task[None] | None = None
         self._calls = Calls(self.worker, self.open_mailbox, self._post, self._post_to_worker)
         self.forwarding = Forwarding(
-            self.worker, self.open_mailbox, self._post_to_worker, hub.serve_forwarded
+            self.worker,
+            self.open_mailbox,
+            self._close_mailbox,
+            self._post_to_worker,
+            hub.serve_forwarded,
         )
         self._pings: dict[float, Pings] = {}
         self._used: dict[str, float] = {}
@@ -281,14 +281,13 @@ class HubManager:
                 self.topic_of_worker(self.worker), cast(Subscriber, self._mailbox)
             )
 
-    async def forward(self, token: tokens.Token, scope: Any, receive: Any, send: Any) -> bool:
+    async def forward(
+        self, token: tokens.Token, scope: Any, first: Any, receive: Any, send: Any
+    ) -> bool:
         """Let the owner of a connection answer a request. Return False if there is none."""
         if not is_between_processes():
             return False
-        try:
-            return await self.forwarding.forward(token.worker, scope, receive, send)
-        finally:
-            await self._close_mailbox()
+        return await self.forwarding.forward(token.worker, scope, first, receive, send)
 
     async def _take_letters(self, connection: HubConnection) -> None:
         await self.open_mailbox()
