@@ -246,8 +246,8 @@ async def test_an_owner_that_is_busy_keeps_an_upload_waiting(monkeypatch):
 
     network = Network(serve)
     parts = [
-        {"type": "http.request", "body": 1000 * b"x", "more_body": number < 299}
-        for number in range(300)
+        {"type": "http.request", "body": 1000 * b"x", "more_body": number < 999}
+        for number in range(1000)
     ]
     client = Client(*parts)
     receive = client.receive
@@ -264,7 +264,7 @@ async def test_an_owner_that_is_busy_keeps_an_upload_waiting(monkeypatch):
     await asyncio.sleep(0.2)  # Longer than an answer may wait.
     is_free.set()
     assert await request
-    assert client.heard[1]["body"] == b"300000"
+    assert client.heard[1]["body"] == b"1000000"
 
 
 @pytest.mark.parametrize("side", ["here", "there"])
@@ -349,6 +349,35 @@ async def test_a_request_whose_owner_has_not_answered_yet_can_be_cancelled():
     network.ends["here"].miss()
     assert await asyncio.wait_for(request, 2)  # Not only after the 5 s for an answer.
     assert client.heard[0]["status"] == 502
+
+
+async def test_a_client_that_sends_much_hears_of_the_end_of_the_owner_as_well():
+    is_busy = asyncio.Event()
+
+    async def serve(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await is_busy.wait()
+
+    network = Network(serve)
+    client = Client(*(1000 * [{"type": "http.request", "body": 1000 * b"x", "more_body": True}]))
+    reads = asyncio.Event()
+
+    async def send(message):
+        await reads.wait()
+        client.heard.append(message)
+
+    client.send = send
+    request = asyncio.create_task(network.forward(client))
+    ends = network.ends["here"]._ends
+    await until(lambda: any(each._outbox_size > 64_000 for each in ends.values()))
+    network.ends["here"].miss()
+    for _ in range(10):
+        await asyncio.sleep(0)  # What sends hears of the end before what answers.
+    reads.set()
+    assert await asyncio.wait_for(request, BOUND)
+    assert client.heard[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+    is_busy.set()
+    await until(lambda: network.is_idle)
 
 
 @pytest.mark.parametrize(("version", "closes"), [("1.1", True), ("2", False)])

@@ -51,6 +51,11 @@ class Client:
         self.hub = hub
         self.token = token
 
+    @classmethod
+    async def negotiated(cls, hub: Any) -> Client:
+        answer = await Web(router(hub)).negotiate(STATEFUL)
+        return cls(hub, answer["connectionToken"])
+
     @asynccontextmanager
     async def socket(self) -> AsyncIterator[Socket]:
         async with Socket(router(self.hub), f"?id={self.token}") as socket:
@@ -283,8 +288,7 @@ async def test_all_kinds_of_messages_are_counted_and_no_others(client, clock, pr
 
 async def test_a_method_waits_when_too_much_is_not_acknowledged(problems):
     hub = new_hub(Chatty, ALLOW_STATEFUL_RECONNECTS=True, STATEFUL_RECONNECT_BUFFER_SIZE=1000)
-    answer = await Web(router(hub)).negotiate(STATEFUL)
-    client = Client(hub, answer["connectionToken"])
+    client = await Client.negotiated(hub)
     async with client.socket() as socket:
         await socket.shake_hands(version=2)
         await socket.put_message(Invocation("tell", [20, 100], "1"))
@@ -309,8 +313,7 @@ async def test_an_ack_is_read_behind_all_that_a_client_may_send_without_one(prob
         STATEFUL_RECONNECT_BUFFER_SIZE=1000,
         APPLICATION_MAX_BUFFER_SIZE=100,
     )
-    answer = await Web(router(hub)).negotiate(STATEFUL)
-    client = Client(hub, answer["connectionToken"])
+    client = await Client.negotiated(hub)
     async with client.socket() as socket:
         await socket.shake_hands(version=2)
         await socket.put_message(Invocation("tell", [10, 100], "1"))
@@ -331,8 +334,7 @@ async def test_an_ack_is_read_behind_all_that_a_client_may_send_without_one(prob
 async def test_a_large_message_is_acknowledged_at_once(problems, monkeypatch):
     monkeypatch.setattr(resume, "ACK_SIZE", 1000)
     hub = new_hub(Chatty, ALLOW_STATEFUL_RECONNECTS=True)
-    answer = await Web(router(hub)).negotiate(STATEFUL)
-    client = Client(hub, answer["connectionToken"])
+    client = await Client.negotiated(hub)
     async with client.socket() as socket:
         await socket.shake_hands(version=2)
         await socket.put_message(Invocation("note", [1000 * "x"]))
@@ -342,8 +344,7 @@ async def test_a_large_message_is_acknowledged_at_once(problems, monkeypatch):
 async def test_of_messages_behind_one_that_waits_only_so_many_are_read(problems, monkeypatch):
     monkeypatch.setattr(connections, "_MOST_AHEAD", 10)
     hub = new_hub(Chatty, ALLOW_STATEFUL_RECONNECTS=True)
-    answer = await Web(router(hub)).negotiate(STATEFUL)
-    client = Client(hub, answer["connectionToken"])
+    client = await Client.negotiated(hub)
     async with client.socket() as socket:
         await socket.shake_hands(version=2)
         await socket.put_message(Invocation("wait", ["go"]))
@@ -360,8 +361,7 @@ async def test_of_messages_behind_one_that_waits_only_so_many_are_read(problems,
 
 async def test_while_it_is_away_methods_wait_and_go_on_with_its_return(problems):
     hub = new_hub(Chatty, ALLOW_STATEFUL_RECONNECTS=True, STATEFUL_RECONNECT_BUFFER_SIZE=1000)
-    answer = await Web(router(hub)).negotiate(STATEFUL)
-    client = Client(hub, answer["connectionToken"])
+    client = await Client.negotiated(hub)
     async with client.socket() as socket:
         await socket.shake_hands(version=2)
         await socket.put_message(Invocation("tell", [20, 100], "1"))

@@ -146,20 +146,23 @@ class Forwarding:
             await self._close_mailbox()
 
     async def _send_up(self, end: _End, receive: _Receive) -> None:
-        """Send what the client sends, until it has gone."""
-        try:
-            while True:
+        """Send what the client sends, until it has gone, or the owner takes no more."""
+        while not end.has_client_left:
+            try:
                 message = await receive()
-                if message["type"] == "websocket.disconnect" and open_connections.is_draining:
-                    # It is this process that ends: the client may go on in another one.
-                    message = {**message, "code": int(CloseCode.ABNORMAL_CLOSURE)}
+            except Exception as error:
+                logger.debug("Not forwarded: %r", error)
+                end.has_client_left = True
+                break
+            if message["type"] == "websocket.disconnect" and open_connections.is_draining:
+                # It is this process that ends: the client may go on in another one.
+                message = {**message, "code": int(CloseCode.ABNORMAL_CLOSURE)}
+            end.has_client_left = message["type"].endswith(".disconnect")
+            try:
                 # An owner that is busy keeps its clients waiting.
                 await end.send_patiently(message)
-                if message["type"].endswith(".disconnect"):
-                    break
-        except Exception as error:
-            logger.debug("Not forwarded: %r", error)
-        end.has_client_left = True
+            except ClientGone:
+                return
         # The owner ends the request now.
         await asyncio.sleep(_LAST_TIMEOUT)
         end.close()
