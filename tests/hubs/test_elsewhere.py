@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.hubs.clients import Poller, Socket, Stream, Web, router, until
+from tests.hubs.clients import Poller, Socket, Stream, User, Web, rest, router, until
 from tests.hubs.recording import Recording, new_hub
 from ws_support._connection.registry import open_connections
 from ws_support._hubs import calls, endpoint, forwarding, manager
@@ -20,7 +20,7 @@ from ws_support._hubs.tokens import new_id, new_token, new_worker
 from ws_support._topics.brokers.base import BrokerError
 from ws_support._topics.brokers.local import LocalBroker
 from ws_support._topics.registry import TopicRegistry
-from ws_support.hubs import HubException, description_of, hub_context
+from ws_support.hubs import HubException, HubRouter, description_of, hub_context
 from ws_support.testing import BOUND
 
 
@@ -295,6 +295,27 @@ async def test_a_request_ends_when_a_letter_was_lost(hub, elsewhere, problems, b
 
 def forwarded() -> list[Any]:
     return [each for each in tuple(open_connections._connections) if hasattr(each, "is_poll")]
+
+
+async def test_each_request_of_a_client_with_a_bearer_token_may_come_to_another_process(
+    hub, elsewhere, problems, between
+):
+    async def authenticate(token: str) -> User:
+        return User(token)
+
+    web = Web(HubRouter(rest, {"hub": hub}, authenticate=authenticate, get_user=User))
+
+    def bearing(token: str) -> dict[str, Any]:
+        return {"headers": {"authorization": f"Bearer {token}"}}
+
+    ticket = (await elsewhere.run(web.negotiate(**bearing("ann"))))["accessToken"]
+    token = (await web.negotiate(**bearing(ticket)))["connectionToken"]
+    # The one that has the token of the user checked owns the connection.
+    poller = await Poller.connected(web, f"&access_token={ticket}", token)
+    await poller.shake_hands()
+    assert (await poller.result("who"))["user"] == "ann"
+    assert not description_of(hub).manager().connections
+    assert (await web.request("DELETE", poller.query)).status == 202
 
 
 async def test_an_event_stream_goes_on_in_any_process(hub, elsewhere, problems, between):

@@ -156,6 +156,7 @@ class Endpoint:
             await _refuse(scope, send, status, cors)
             return
         if has_token(scope):
+            await self._open_mailbox(2 * self._manager().options.disconnect_timeout)
             await answer(
                 send,
                 HTTPStatus.OK,
@@ -169,12 +170,15 @@ class Endpoint:
         if ticket is not None and not self._is_fresh_ticket(ticket):
             await _refuse(scope, send, HTTPStatus.UNAUTHORIZED, cors)
             return
-        if is_between_processes():
-            # The first request may come to another process.
-            await manager.open_mailbox(manager.options.disconnect_timeout + 1)
+        await self._open_mailbox(manager.options.disconnect_timeout)
         id_ = tokens.new_id(manager.worker) if ticket is None else ticket.id
         body = json.dumps(self._offer(query_of(scope), id_))
         await answer(send, HTTPStatus.OK, body, content_type=responses.JSON, headers=cors)
+
+    async def _open_mailbox(self, seconds: float) -> None:
+        """Let a connection begin that is offered now: its first request may come elsewhere."""
+        if is_between_processes():
+            await self._manager().open_mailbox(seconds + 1)
 
     def _redirect(self, scope: Any) -> dict[str, Any]:
         """Return the body that sends a client here once more, with a ticket for its token."""
