@@ -1,5 +1,7 @@
 // The clients that tests connect to hubs, in one shape: that of Microsoft's client.
 
+import http from "node:http";
+
 import {
   HttpTransportType,
   HubConnectionBuilder,
@@ -14,6 +16,10 @@ import WebSocket from "ws";
 import { hubModule } from "./hub_server.js";
 
 const { HubConnection } = await hubModule();
+
+// What Microsoft's client has for EventSource in Node.js would use a connection again after 5 s, which
+// is when servers close it, and would not try once more as browsers do.
+http.globalAgent = new http.Agent({ keepAlive: false });
 
 if (process.env.HUB_KEEP_ALIVE === "no") {
   // Node.js 20 opens WebSockets on connections that fetch() has used, and fails when a server ends an

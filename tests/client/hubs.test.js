@@ -397,11 +397,19 @@ for (const client of ALL) {
       });
 
       it("is given up when it pings no more", async () => {
-        // The first ping follows the handshake, the next one only after 15 s.
-        const hub = build(client, {}, "/impatient-hub");
-        const ended = end(hub); // On a busy machine, that comes in one piece with the handshake.
-        await hub.start();
-        assert.match(String(await ended), /Connection closed with an error\./);
+        // The first ping follows the handshake, the next one only after 15 s. Microsoft's client tells
+        // nobody of an end that comes before it has sent the first one: on a busy machine, once more.
+        const timeout = 1_000;
+        for (let attempt = 0; attempt < 10; attempt++) {
+          const hub = build(client, {}, "/impatient-hub");
+          const ended = new Promise((resolve) => hub.onclose(resolve));
+          const before = performance.now();
+          const failed = await hub.start().then(() => false, () => true);
+          if (failed || performance.now() - before > timeout) continue;
+          assert.match(String(await bounded(ended, "end")), /Connection closed with an error\./);
+          return;
+        }
+        assert.fail("it never started in time");
       });
     }
 

@@ -46,7 +46,9 @@ class Node:
             timeout=timeout,
             check=False,
         )
-        assert run.returncode == 0, run.stdout + run.stderr
+        # Each with what follows: its error, and where.
+        failed = re.finditer(r"^( *)not ok .*\n(?:\1  .*\n)*", run.stdout, re.M)
+        assert run.returncode == 0, "".join(each[0] for each in failed) + run.stderr[-5_000:]
         return int(re.search(r"^# pass (\d+)$", run.stdout, re.M)[1])
 
     def connect(self, url: str, said: Path, count: int, kinds: list[str]) -> Clients:

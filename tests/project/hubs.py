@@ -176,7 +176,7 @@ class Pinging(Everything):
 
 
 class Impatient(Everything):
-    options = {"CLIENT_TIMEOUT_INTERVAL": 0.2}
+    options = {"CLIENT_TIMEOUT_INTERVAL": 1}
 
 
 class Polled(Everything):
