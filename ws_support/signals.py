@@ -13,7 +13,8 @@ from django.dispatch import Signal
 __all__ = ["connected", "disconnected", "rejected"]
 
 connected = Signal()
-"""A connection was accepted. Argument: `scope` (the ASGI scope)."""
+"""A connection was accepted. Argument: `scope` (the ASGI scope; its type is "http" for a client of
+a hub without a WebSocket)."""
 
 disconnected = Signal()
 """An accepted connection has ended, and its application is done. Sent exactly once for each
@@ -22,7 +23,8 @@ none, 1006 for a lost connection, 1011 after an exception, 1012 when the server 
 (str) and `duration` (float, seconds since the accept)."""
 
 rejected = Signal()
-"""A handshake was refused. Arguments: `scope`, `origin` (str, or `None` without an `Origin`
-header), `status` (int, the HTTP status) and `rule` (str, what failed: `"missing"`, `"duplicate"`,
-`"malformed"` or `"not allowed"` for the origin, `"path"` for an unknown path, `"application"` when
-the consumer or a middleware of yours has refused it)."""
+"""A handshake, or the first request of a hub's client, was refused. Arguments: `scope`, `origin`
+(str, or `None` without an `Origin` header), `status` (int, the HTTP status) and `rule` (str, what
+failed: `"missing"`, `"duplicate"`, `"malformed"` or `"not allowed"` for the origin, `"host"` for
+the Host header of a request to a hub, `"path"` for an unknown path, `"hub"` when a hub has refused
+it, `"application"` when the consumer or a middleware of yours has)."""

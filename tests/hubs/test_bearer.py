@@ -145,13 +145,16 @@ async def test_a_ticket_opens_nothing_later(web, clock, problems):
     assert (response.status, response.body) == (401, b"Unauthorized")
 
 
-async def test_a_ticket_whose_connection_is_over_opens_nothing(web, application, problems):
+async def test_a_ticket_whose_connection_is_over_opens_nothing(web, application, clock, problems):
     ticket = await ticket_of(web)
     token = (await web.negotiate(**bearing(ticket)))["connectionToken"]
     async with Socket(application, f"?id={token}&access_token={ticket}") as socket:
         await socket.shake_hands()
-    response = await web.request("POST", "/negotiate?negotiateVersion=1", **bearing(ticket))
-    assert response.status == 401
+    # A ticket is fresh for longer than the token of a connection.
+    for seconds in (0, 17, 12):
+        await clock.forward(seconds)
+        response = await web.request("POST", "/negotiate?negotiateVersion=1", **bearing(ticket))
+        assert response.status == 401
 
 
 async def test_a_ticket_is_good_for_the_resumes_of_its_connection(
@@ -207,6 +210,25 @@ async def test_by_default_an_active_user_of_django_is_found(monkeypatch):
         Account._default_manager.found = found
         assert (await bearer.find_user("7") is not None) is expected
     assert Account._default_manager.wanted == {"pk": "7"}
+
+
+async def test_what_authenticates_has_to_return_a_user(hub):
+    application = HubRouter(
+        rest, {"hub": hub}, middleware=anonymous, authenticate=lambda token: token
+    )
+    with pytest.raises(
+        TypeError, match=r"authenticate of HubRouter returns a user, or None: got s"
+    ):
+        await Web(application).request("POST", "/negotiate", **bearing("ann"))
+
+
+async def test_a_token_that_nothing_reads_is_named_in_the_log(hub, problems):
+    web = Web(HubRouter(rest, {"hub": hub}, middleware=anonymous))
+    assert (await web.request("POST", "/negotiate", **bearing("ann"))).status == 401
+    assert (await web.request("POST", "/negotiate")).status == 401
+    first, second = problems.warnings
+    assert "has sent a bearer token, and HubRouter has no authenticate=" in first
+    assert "has no session or token of a user" in second
 
 
 @pytest.mark.parametrize("kind", ["function", "object"])

@@ -149,6 +149,46 @@ async def test_a_client_that_goes_while_it_is_asked_from_elsewhere_has_disconnec
         await asked
 
 
+async def test_a_client_that_is_no_longer_asked_from_elsewhere_is_forgotten_by_its_owner(
+    hub, elsewhere, problems
+):
+    async with await open_socket(hub) as socket:
+        id_ = (await socket.result("who"))["id"]
+        [connection] = description_of(hub).manager().connections.values()
+        before = len(connection._tasks)
+        client = hub_context(hub).clients.client(id_)
+        with pytest.raises(asyncio.TimeoutError, match=r"not answered within 0\.2 s"):
+            await elsewhere.run(client.invoke(int, "Ask", timeout=0.2))
+        question = await socket.next()
+        await until(lambda: len(connection._tasks) == before)
+        assert not connection._results
+        # An answer that comes after all is nobody's.
+        await socket.put_message(Completion(question.id, 42, has_result=True))
+        assert await socket.result("echo", 1) == 1
+
+
+async def test_that_nobody_waits_any_more_may_be_unknown_to_the_broker(
+    hub, elsewhere, problems, monkeypatch
+):
+    publish = LocalBroker.publish
+
+    async def publish_all_but_that(self: Any, topic: str, message: Any) -> None:
+        letter = read_letter(message["bytes"])
+        if letter is not None and letter.kind is Kind.FORGET:
+            raise BrokerError("it is full")
+        await publish(self, topic, message)
+
+    async with await open_socket(hub) as socket:
+        id_ = (await socket.result("who"))["id"]
+        monkeypatch.setattr(LocalBroker, "publish", publish_all_but_that)
+        client = hub_context(hub).clients.client(id_)
+        with pytest.raises(asyncio.TimeoutError):
+            await elsewhere.run(client.invoke(int, "Ask", timeout=0.2))
+        await socket.next()
+        assert await socket.result("echo", 1) == 1
+        description_of(hub).manager().receive(Letter(Kind.FORGET, id_, text="unknown"))
+
+
 async def test_a_client_that_nobody_has_does_not_exist(hub, elsewhere, problems, monkeypatch):
     monkeypatch.setattr(calls, "_TAKEN_HERE", 0.05)
     client = hub_context(hub).clients.client("x" * 24)
@@ -443,4 +483,4 @@ async def test_what_cannot_be_done_for_another_process_is_one_line_in_the_log(
             await elsewhere.run(groups.add(name, id_))
         await until(lambda: problems.found)
         assert await socket.result("echo", 1) == 1
-    problems.expect("What another process has asked for was not done: One connection may")
+    problems.expect("What another process has asked for was not done: A connection may")

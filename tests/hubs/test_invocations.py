@@ -112,6 +112,43 @@ class Chat(Hub):
             self.client.produced += 1
             yield 1
 
+    async def cleaning(self) -> AsyncIterator[int]:
+        try:
+            yield 1
+            await asyncio.sleep(BOUND)
+        finally:
+            self.client.began.append("cleaning up")
+            try:
+                await self.client.gate("cleaned").wait()
+            except asyncio.CancelledError:
+                self.client.closed.append("cut off")
+                raise
+            self.client.closed.append("cleaned up")
+
+    async def lend(self, ask: str) -> str:
+        """Let a task ask the client after this method is over."""
+
+        async def ask_later() -> None:
+            await self.client.gate(ask).wait()
+            self.client.invocations.release_slot()
+            self.client.began.append("asked")
+
+        self.client.task = asyncio.ensure_future(ask_later())
+        return ask
+
+    async def read_later(self, parts: AsyncIterator[str]) -> None:
+        """Let a task read on after this method is over."""
+
+        async def read() -> None:
+            try:
+                self.client.closed.extend([part async for part in parts])
+                self.client.closed.append("end")
+            except HubException as error:
+                self.client.closed.append(str(error))
+
+        self.client.task = asyncio.ensure_future(read())
+        await self.client.gate("read").wait()
+
     async def silent(self) -> AsyncIterator[int]:
         self.client.began.append("silent")
         await asyncio.sleep(BOUND)
@@ -168,7 +205,7 @@ class Chat(Hub):
     async def take_one(self, parts: AsyncIterator[str]) -> str:
         return await anext(parts)
 
-    async def take_none(self, parts: AsyncIterator[str]) -> str:
+    async def take_none(self, parts: AsyncIterator[Any]) -> str:
         self.client.began.append("take_none")
         await self.client.gate("take_none").wait()
         return "none"
@@ -347,7 +384,7 @@ async def test_an_error_is_told_in_the_words_of_dotnet(
         assert await client.asks(Invocation("Add", [1, 2], "1")) == result(3)
 
 
-@pytest.mark.parametrize("target", ["Fail", "await_cancelled", "unsendable"])
+@pytest.mark.parametrize("target", ["Fail", "await_cancelled"])
 async def test_an_exception_of_a_method_is_logged_without_its_arguments(protocol, caplog, target):
     async with client_of(protocol) as client:
         await client.asks(Invocation(target, [], "1"))
@@ -361,11 +398,38 @@ async def test_the_argument_that_does_not_fit_is_in_the_log_of_a_developer(proto
     caplog.set_level(logging.DEBUG, "ws_support.hubs")
     async with client_of(protocol) as client:
         await client.asks(Invocation("Add", [1, "x"], "1"))
-    [record] = caplog.records
+    record, _ = caplog.records
     assert record.levelno == logging.DEBUG
     assert record.getMessage() == (
         "The arguments of a call to 'Add' do not fit: 'Expected `int`, got `str` - at `$[1]`'"
     )
+
+
+async def test_what_a_client_is_to_blame_for_is_one_line_without_a_traceback(protocol, caplog):
+    async with client_of(protocol) as client:
+        await client.asks(Invocation("unsendable", [], "1"))
+    [record] = caplog.records
+    assert (record.levelno, record.exc_info) == (logging.ERROR, None)
+    assert record.getMessage().startswith(
+        "The hub method 'unsendable' has raised InvalidValue: 'A hub cannot send an object"
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (Invocation("Add", [1], "1"), "provides 1 argument(s) but target expects 2."),
+        (Invocation("Unknown", [], "1"), "Method does not exist."),
+        (Invocation("Join", ["a", "b"], "1"), "Client sent 0 stream(s), Hub method expects 1."),
+    ],
+)
+async def test_why_a_call_is_refused_is_in_the_log_of_a_developer(protocol, caplog, message, line):
+    caplog.set_level(logging.DEBUG, "ws_support.hubs")
+    async with client_of(protocol) as client:
+        await client.asks(message)
+    [record] = caplog.records
+    assert f"'{message.target}'" in record.getMessage()
+    assert record.getMessage().endswith(line)
 
 
 async def test_an_expected_error_is_not_logged(protocol, caplog):
@@ -378,13 +442,16 @@ async def test_an_expected_error_is_not_logged(protocol, caplog):
 @pytest.mark.parametrize(
     "message", [Invocation("Add", [1, 2], "1"), StreamInvocation("Count", [1], "1")]
 )
-async def test_who_may_not_invoke_a_method_is_told_so(protocol, message):
+async def test_who_may_not_invoke_a_method_is_told_so(protocol, message, caplog):
     async def may_invoke(method: Any) -> bool:
         return False
 
+    caplog.set_level(logging.DEBUG, "ws_support.hubs")
     async with client_of(protocol, may_invoke=may_invoke) as client:
         answer = await client.asks(message)
     assert answer.error == f"Failed to invoke '{message.target}' because user is unauthorized"
+    [record] = caplog.records
+    assert record.getMessage() == f"{answer.error}: it does not meet @authorize() of the method."
 
 
 @pytest.mark.parametrize(
@@ -396,6 +463,45 @@ async def test_a_check_that_raises_is_no_permission(protocol, message):
 
     async with client_of(protocol, may_invoke=may_invoke) as client:
         assert (await client.asks(message)).error == RAISED.format(message.target)
+
+
+# Cleaning up
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_stream_that_is_cancelled_may_wait_while_it_cleans_up(protocol, times):
+    async with client_of(protocol) as client:
+        client.sends(StreamInvocation("cleaning", [], "1"))
+        await client.until(lambda: client.answers)
+        for _ in range(times):
+            client.sends(CancelInvocation("1"))
+            await client.until(lambda: client.began == ["cleaning up"])
+        client.gate("cleaned").set()
+        await client.until(lambda: client.answers[-1] == Completion("1"))
+        assert client.closed == ["cleaned up"]
+
+
+async def test_a_stream_whose_client_leaves_may_wait_while_it_cleans_up(protocol):
+    client = Client(protocol)
+    client.invocations.start()
+    client.sends(StreamInvocation("cleaning", [], "1"))
+    await client.until(lambda: client.answers)
+    ending = asyncio.ensure_future(client.invocations.end(BOUND))
+    await client.until(lambda: client.began == ["cleaning up"])
+    for _ in range(10):
+        await asyncio.sleep(0)
+    client.gate("cleaned").set()
+    assert await ending
+    assert client.closed == ["cleaned up"]
+
+
+async def test_a_stream_that_does_not_end_is_cancelled_once_more_after_the_time_for_that(protocol):
+    client = Client(protocol)
+    client.invocations.start()
+    client.sends(StreamInvocation("cleaning", [], "1"))
+    await client.until(lambda: client.answers)
+    assert not await client.invocations.end(0.05)
+    await client.until(lambda: client.closed == ["cut off"])
 
 
 # Order
@@ -410,6 +516,19 @@ async def test_plain_invocations_run_one_after_the_other(protocol):
             assert client.began == list(began)
             client.gate(name).set()
             assert await client.hears() == [Completion(name, name, has_result=True)]
+
+
+async def test_a_task_of_a_method_that_is_over_gives_up_no_slot_of_another(protocol):
+    async with client_of(protocol) as client:
+        await client.asks(Invocation("lend", ["ask"], "1"))
+        client.sends(Invocation("Wait", ["a"], "a"), Invocation("Wait", ["b"], "b"))
+        client.gate("ask").set()
+        await client.until(lambda: client.began == ["a", "asked"])
+        await asyncio.sleep(0.01)
+        assert client.began == ["a", "asked"]
+        client.gate("a").set()
+        client.gate("b").set()
+        assert await client.hears(2)
 
 
 async def test_as_many_run_together_as_have_slots(protocol):
@@ -666,6 +785,36 @@ async def test_a_full_upload_holds_up_what_is_behind_it(protocol):
         client.gate("take_none").set()
         heard = await client.hears(2)
     assert {each.id for each in heard} == {"1", "3"}
+
+
+async def test_who_reads_an_upload_when_its_method_is_over_hears_of_the_end(protocol):
+    async with client_of(protocol) as client:
+        client.sends(Invocation("read_later", [], "1", ("2",)), StreamItem("2", "a"))
+        client.gate("read").set()
+        await client.hears()
+        await asyncio.wait_for(client.task, BOUND)
+    assert client.closed[-1] == "end"
+
+
+async def test_who_reads_an_upload_when_its_client_leaves_is_told_so(protocol):
+    async with client_of(protocol) as client:
+        client.sends(Invocation("read_later", [], "1", ("2",)))
+        await client.until(lambda: hasattr(client, "task"))
+    await asyncio.wait_for(client.task, BOUND)
+    assert client.closed == ["The underlying connection was closed."]
+
+
+async def test_an_item_that_waits_takes_no_more_than_its_bytes(protocol):
+    # As values, they would take a hundred times more.
+    async with client_of(protocol) as client:
+        client.sends(Invocation("take_none", [], "1", ("2",)))
+        await client.until(lambda: client.began == ["take_none"])
+        gc.collect()
+        before = len(gc.get_objects())
+        client.sends(StreamItem("2", [[[]] for _ in range(1000)]))
+        assert len(gc.get_objects()) - before < 100
+        client.gate("take_none").set()
+        await client.hears()
 
 
 async def test_an_upload_that_is_read_makes_way(protocol):

@@ -130,7 +130,7 @@ async def test_the_end_is_the_close_message_and_then_204_and_then_404(clock: Clo
     assert "content-length" not in response.headers
     await until(lambda: not open_connections)
     assert (await poller.poll()).what == (204, TEXT, b"")
-    await clock.forward(17)
+    await clock.forward(32)
     await end(await open_poller(hub))
     assert (await poller.poll()).what == (404, TEXT, b"No Connection with that ID")
     del hub.events[2:]

@@ -175,6 +175,14 @@ def test_polls_carry_calls_until_delete(server, protocol):
     assert poller.poll() == (204, b"")
 
 
+def test_a_post_that_ends_its_connection_has_been_taken(server):
+    query = f"?id={negotiate(server)['connectionToken']}"
+    assert request(server, "GET", query) == (200, b"")
+    assert request(server, "POST", query, b'{"protocol":"json","version":99}\x1e') == (200, b"")
+    status, body = request(server, "GET", query)
+    assert (status, b"The server does not support version 99" in body) == (200, True)
+
+
 def test_a_poll_that_is_left_ends_the_connection_in_time(server):
     poller = Poller(server)
     poller.post(call(poller.parser, "tell", "caller", [], "x", id_=None))

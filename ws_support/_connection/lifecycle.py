@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from time import monotonic
 from types import TracebackType
@@ -190,7 +190,8 @@ class Lifecycle:
         end = self._note(self._application_end)
         try:
             if self._opened_at is not None:
-                await self._report_end(end, self._opened_at)
+                duration = monotonic() - self._opened_at
+                await report_end(self._scope, end.code, end.reason, duration)
         finally:
             open_connections.remove(self)
 
@@ -423,10 +424,7 @@ class Lifecycle:
         open_connections.accepted(self)
         if self._options.heartbeat_interval is not None:
             self._silence = SilenceTimer(self, self._options.heartbeat_interval)
-        if logger.isEnabledFor(logging.INFO):
-            extra = _logging.fields(self._scope)
-            logger.info("Connected: path %.200a.", self._scope["path"], extra=extra)
-        await connected.asend_robust(None, scope=self._scope)
+        await report_start(self._scope)
 
     def _note(self, end: Close) -> Close:
         """Note an end, and return the one that counts: that of the side that ends first."""
@@ -436,20 +434,6 @@ class Lifecycle:
         if self._end is None:
             self._end = end
         return self._end
-
-    async def _report_end(self, end: Close, opened_at: float) -> None:
-        duration = monotonic() - opened_at
-        if logger.isEnabledFor(logging.INFO):
-            logger.info(
-                "Disconnected with %d after %.1f s: path %.200a.",
-                end.code,
-                duration,
-                self._scope["path"],
-                extra=_logging.fields(self._scope, code=end.code, duration=duration),
-            )
-        await disconnected.asend_robust(
-            None, scope=self._scope, code=end.code, reason=end.reason, duration=duration
-        )
 
     async def _report_refusal(self, status: int) -> None:
         origin = _logging.fields(self._scope)["origin"]
@@ -520,6 +504,26 @@ class Lifecycle:
             logger.debug(
                 "The close frame was not sent: %r", error, extra=_logging.fields(self._scope)
             )
+
+
+async def report_start(scope: Mapping[str, Any]) -> None:
+    """Tell the log and the signal `connected` of a connection that has been accepted."""
+    if logger.isEnabledFor(logging.INFO):
+        logger.info("Connected: path %.200a.", scope["path"], extra=_logging.fields(scope))
+    await connected.asend_robust(None, scope=scope)
+
+
+async def report_end(scope: Mapping[str, Any], code: int, reason: str, duration: float) -> None:
+    """Tell the log and the signal `disconnected` of its end, `duration` seconds later."""
+    if logger.isEnabledFor(logging.INFO):
+        logger.info(
+            "Disconnected with %d after %.1f s: path %.200a.",
+            code,
+            duration,
+            scope["path"],
+            extra=_logging.fields(scope, code=code, duration=duration),
+        )
+    await disconnected.asend_robust(None, scope=scope, code=code, reason=reason, duration=duration)
 
 
 async def _discard(message: ASGISendEvent) -> None:

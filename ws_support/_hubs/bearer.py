@@ -54,6 +54,11 @@ class BearerAuthentication:
             ticket = read_ticket(text, self._hub_of(scope))
             if ticket is None:
                 user = await self._authenticate(text)
+                if user is not None and not hasattr(user, "is_authenticated"):
+                    raise TypeError(
+                        "authenticate of HubRouter returns a user, or None: got"
+                        f" {type(user).__name__}."
+                    )
                 scope = {**scope, "user": user, IS_BEARER: True}
             else:
                 user = await self._get_user(ticket.user)
@@ -68,6 +73,11 @@ def ticket_of(scope: Any) -> Ticket | None:
     """Return the ticket of a client, which opens one connection only."""
     ticket: Ticket | None = scope.get(TICKET)
     return ticket
+
+
+def sends_unread_token(scope: Any) -> bool:
+    """Return True for a client with a token that nothing reads."""
+    return scope.get(TICKET) is None and not has_token(scope) and _token_of(scope) is not None
 
 
 def has_token(scope: Any) -> bool:

@@ -47,6 +47,9 @@ class Calls:
         self._post = post
         self._post_to_worker = post_to_worker
         self._calls: dict[str, _Call] = {}
+        self._answering: dict[str, asyncio.Task[None]] = {}
+        """What waits here for clients, by the ids of the invocations."""
+        self._forgetting: set[asyncio.Task[None]] = set()
         self._count = 0
 
     @property
@@ -65,9 +68,11 @@ class Calls:
         Raises `HubException` if there is no such client, or if it goes meanwhile.
         """
         letter = Letter(Kind.INVOKE, connection_id, self._worker, text=invocation_id, data=data)
+        has_posted = False
         call = self._calls[invocation_id] = _Call()
         try:
             await self._open_mailbox()
+            has_posted = True
             await self._post(connection_id, letter)
             timeout = _TAKEN_TIMEOUT if is_between_processes() else _TAKEN_HERE
             await asyncio.wait([call.taken], timeout=timeout)
@@ -82,6 +87,25 @@ class Calls:
             return _read_answer(invocation_id, call.result.result())
         finally:
             del self._calls[invocation_id]
+            if has_posted and not call.result.done():
+                # Cancelled, or given up: the owner would wait for its client, and say so, for ever.
+                task = asyncio.create_task(self._post_forget(connection_id, invocation_id))
+                self._forgetting.add(task)
+                task.add_done_callback(self._forgetting.discard)
+
+    async def _post_forget(self, connection_id: str, invocation_id: str) -> None:
+        with suppress(PublishError):
+            await self._post(connection_id, Letter(Kind.FORGET, connection_id, text=invocation_id))
+
+    def note_answering(self, letter: Letter, task: asyncio.Task[None]) -> None:
+        """Note what waits for a client, for a letter that says that nobody waits for that."""
+        self._answering[letter.text] = task
+        task.add_done_callback(lambda _: self._answering.pop(letter.text, None))
+
+    def forget(self, letter: Letter) -> None:
+        """Wait no longer for the answer of a client."""
+        if (task := self._answering.get(letter.text)) is not None:
+            task.cancel()
 
     def take(self, letter: Letter) -> bool:
         """Take a letter of an owner. Return False if nobody has been asked for that."""

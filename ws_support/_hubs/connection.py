@@ -13,7 +13,7 @@ from ws_support import _logging
 from ws_support._asyncio import is_being_cancelled
 from ws_support._hub_options import HubOptions
 from ws_support._hubs import errors
-from ws_support._hubs.ends import End, Missed, Silent, TooSlow
+from ws_support._hubs.ends import End, Missed, Silent, TooSlow, Unread
 from ws_support._hubs.errors import HubException
 from ws_support._hubs.invocations import Invocations
 from ws_support._hubs.messages import Ack, Close, Completion, Invocation, Message, Ping, Sequence
@@ -41,6 +41,14 @@ WebSocket may hold some 100,000."""
 
 _MOST_AHEAD: Final = 10_000
 """Messages that are read behind one that waits: the smallest ones take 50 times their bytes."""
+
+_HELD_INTERVALS: Final = 3
+"""How many times `CLIENT_TIMEOUT_INTERVAL` a client may be silent for longer while what it has sent
+waits for its methods. Nobody else would notice that it is lost: where so much waits that nothing is
+read, Hypercorn, Daphne and Granian do not."""
+
+_MOST_ASKED: Final = 1000
+"""Invocations that one client has to answer at the same time."""
 
 _GRACE: Final = 5.0
 """Seconds in which methods may finish that have begun before the end. .NET sets no limit."""
@@ -75,8 +83,8 @@ class Life(Protocol):
 
     async def on_disconnected(self, connection: HubConnection, error: Exception | None) -> None: ...
 
-    async def forget(self, connection: HubConnection) -> None:
-        """Remove the connection from all groups."""
+    async def forget(self, connection: HubConnection, end: End) -> None:
+        """Remove the connection from all groups, and report its end."""
 
 
 class HubConnection:
@@ -294,7 +302,7 @@ class HubConnection:
             self._timer = None
 
     def _is_abandoned(self) -> None:
-        self.end(End(is_told=False))
+        self.end(End(is_told=False, is_lost=True))
 
     # Bytes of the client
 
@@ -322,11 +330,27 @@ class HubConnection:
 
     async def room(self) -> bool:
         """Wait until the connection is not full. Return False if it has ended instead."""
+        longest = (1 + _HELD_INTERVALS) * self.options.client_timeout_interval
         while self.is_full and self._state < State.CLOSING:
             if self._room is None:
                 self._room = self._loop.create_future()
-            await asyncio.wait([self._room])
+            done, _ = await asyncio.wait([self._room], timeout=longest)
+            if not done:
+                self._is_full_for(longest)
+        self._heard_at = self._loop.time()  # What the client has sent meanwhile comes now.
         return self._state < State.CLOSING
+
+    def _is_full_for(self, seconds: float) -> None:
+        """End a connection of which nothing can be read: nobody would notice that it is lost."""
+        logger.warning(
+            "Closed: what the client has sent has not been read for %g s, since its methods do not"
+            " end, path %.200a. To allow more, raise"
+            ' WS_SUPPORT["HUBS"]["CLIENT_TIMEOUT_INTERVAL"], a quarter of that.',
+            seconds,
+            self.scope["path"],
+            extra=_logging.fields(self.scope),
+        )
+        self.end(End("Connection closed with an error.", True, Unread(seconds)))
 
     @property
     def _is_holding(self) -> bool:
@@ -696,6 +720,8 @@ class HubConnection:
                 "Client results inside on_connected() are not allowed: the answer cannot be read"
                 " before it has returned."
             )
+        if len(self._results) >= _MOST_ASKED:
+            raise HubException("The client has too many invocations to answer.")
         result: asyncio.Future[Completion] = self._loop.create_future()
         self._results[invocation_id] = result
         try:
@@ -716,9 +742,10 @@ class HubConnection:
         if self.transport_name == "LongPolling":
             return
         interval = self.options.client_timeout_interval
-        if self._is_holding:
-            self._heard_at = self._loop.time()  # What it may have sent has not been read.
         left = self._heard_at + interval - self._loop.time()
+        if left <= 0 and self._is_holding:
+            # What it may have sent has not been read.
+            left = min(left + _HELD_INTERVALS * interval, interval)
         if left > 0:
             self._silence = self._loop.call_later(left, self._watch_silence)
             return
@@ -756,7 +783,7 @@ class HubConnection:
         """End the connection, whose transport has gone for good."""
         if self._handshake is None and self._splitter and not self._splitter.is_empty():
             exception = exception or ProtocolError("Connection terminated while reading a message.")
-        self.end(End(exception=exception, is_told=False))
+        self.end(End(exception=exception, is_told=False, is_lost=True))
 
     async def drain(self, code: int, reason: str) -> None:
         """End the connection, since the server stops. For the registry of open connections."""
@@ -789,7 +816,7 @@ class HubConnection:
         finally:
             self._state = State.CLOSED
             try:
-                await self._life.forget(self)
+                await self._life.forget(self, end)
             finally:
                 self._outbox = []
                 self._unread.clear()
@@ -828,6 +855,16 @@ class HubConnection:
             await asyncio.wait([opening], timeout=_END_TIMEOUT)
 
     def _log_error(self, name: str, error: BaseException) -> None:
+        if isinstance(error, (HubException, *errors.LOGGED_IN_ONE_LINE)):
+            logger.warning(
+                "%s of a hub has raised %s: %.300a, path %.200a.",
+                name,
+                type(error).__name__,
+                str(error),
+                self.scope["path"],
+                extra=_logging.fields(self.scope),
+            )
+            return
         logger.error(
             "%s of a hub has raised %s: path %.200a.",
             name,

@@ -13,7 +13,7 @@ from typing import Any, Final
 from ws_support._connection import denial
 from ws_support._connection.registry import REASON, open_connections
 from ws_support._hubs import responses, tokens
-from ws_support._hubs.bearer import has_token, ticket_of
+from ws_support._hubs.bearer import has_token, sends_unread_token, ticket_of
 from ws_support._hubs.connection import HubConnection
 from ws_support._hubs.errors import PublishError
 from ws_support._hubs.forwarding import RETURN
@@ -107,7 +107,7 @@ class Endpoint:
                 rule="hub",
                 reason=reason or status.phrase,
                 logger=logger,
-                advice=_ADVICE.get(status, ""),
+                advice=_advice(status, scope),
             )
             return
         if resumed is not None:
@@ -430,7 +430,14 @@ def _id_of(token: tokens.Token, text: str) -> str:
 
 async def _refuse(scope: Any, send: Send, status: HTTPStatus, cors: Headers) -> None:
     """Refuse a client that may not use the hub."""
-    await responses.refuse(scope, send, status, advice=_ADVICE[status], headers=cors)
+    await responses.refuse(scope, send, status, advice=_advice(status, scope), headers=cors)
+
+
+def _advice(status: HTTPStatus, scope: Any) -> str:
+    """Return what the log says of a client that is refused."""
+    if status is HTTPStatus.UNAUTHORIZED and sends_unread_token(scope):
+        return "It has sent a bearer token, and HubRouter has no authenticate= to read it with."
+    return _ADVICE.get(status, "")
 
 
 def _not_supported(name: str) -> str:
@@ -452,14 +459,18 @@ def _taken(connection: HubConnection, name: str) -> tuple[HTTPStatus, str]:
 
 async def _read_body(connection: HubConnection, receive: Receive) -> HTTPStatus:
     """Feed the body of a request to its connection. Return the status of the answer."""
+    has_fed = False
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return HTTPStatus.BAD_REQUEST  # Nobody reads it.
         if connection.is_ending:
-            return HTTPStatus.NOT_FOUND
+            # What ends the connection, as a wrong handshake, is taken. On Hypercorn and Granian, an
+            # empty message comes behind it.
+            return HTTPStatus.OK if has_fed else HTTPStatus.NOT_FOUND
         if body := message.get("body"):
-            connection.feed(body)  # What ends the connection, as a wrong handshake, is taken too.
+            connection.feed(body)
+            has_fed = True
             if connection.is_full and not await connection.room():
                 return HTTPStatus.NOT_FOUND
         if not message.get("more_body", False):

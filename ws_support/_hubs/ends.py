@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ws_support.close_codes import CloseCode
+
 
 class End(NamedTuple):
     """Why a connection ends, and what is said of that."""
@@ -17,6 +19,19 @@ class End(NamedTuple):
     """False if the client gets no Close message: it has had another answer, or has gone."""
     is_restart: bool = False
     """True if the server stops."""
+    is_lost: bool = False
+    """True if nobody has wanted it: the client does not come any more."""
+
+    @property
+    def code(self) -> CloseCode:
+        """The close code that says the same."""
+        if self.is_restart:
+            return CloseCode.SERVICE_RESTART
+        if self.is_lost:
+            return CloseCode.ABNORMAL_CLOSURE
+        if self.exception is not None:
+            return CloseCode.INTERNAL_ERROR
+        return CloseCode.NORMAL_CLOSURE
 
 
 class TooSlow(Exception):
@@ -31,6 +46,13 @@ class Missed(Exception):
 
     def __init__(self) -> None:
         super().__init__("Messages for the client were lost.")
+
+
+class Unread(Exception):
+    """Nothing of the client could be read for too long, since its methods do not end."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"What the client has sent has not been read for {seconds:g} s.")
 
 
 class Silent(Exception):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
+
+from ws_support._hubs.protocols.base import InvalidValue
 
 WRONG_ITEM: Final = "Failed to bind Stream message."
 """For who reads an item that has another type."""
+CLOSED: Final = "The underlying connection was closed."
+"""For who still reads an item when the connection has ended."""
 WRONG_TYPES: Final = (
     "Error binding arguments. Make sure that the types of the provided values match the types of"
     " the hub method being invoked."
@@ -22,6 +27,29 @@ class HubException(Exception):
 
 class PublishError(Exception):
     """A message for clients was not taken by the broker."""
+
+
+class InvalidName(ValueError):
+    """A group or a user cannot have that name. The text does not hold the name."""
+
+
+class InvalidNameType(TypeError):
+    """The name of a group or of a user is no text. The text does not hold it."""
+
+
+class NoAnswer(asyncio.TimeoutError):
+    """A client has not answered in time."""
+
+
+LOGGED_IN_ONE_LINE: Final = (
+    PublishError,
+    InvalidValue,
+    InvalidName,
+    InvalidNameType,
+    NoAnswer,
+)
+"""What a method raises when a client, or the broker, is to blame. Any client could fill the log
+with their tracebacks."""
 
 
 class BindingError(Exception):

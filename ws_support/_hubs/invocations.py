@@ -36,8 +36,9 @@ logger = logging.getLogger("ws_support.hubs")
 
 _Call: TypeAlias = Invocation | StreamInvocation
 
-_worker: Final[ContextVar[asyncio.Task[Any] | None]] = ContextVar("worker", default=None)
-"""The task that runs plain invocations, also in the tasks that a method makes."""
+_turn: Final[ContextVar[list[asyncio.Task[Any]]]] = ContextVar("turn", default=[])  # noqa: B039
+"""The task that runs this plain invocation, also in the tasks that a method makes. It is taken out
+when the invocation is over."""
 
 _NOBODY: Final[frozenset[asyncio.Task[Any]]] = frozenset()
 """One for all: an empty set takes 0.2 KiB."""
@@ -162,9 +163,9 @@ class Invocations:
 
         The method waits for the answer of a client, which is behind the next invocation.
         """
-        worker = _worker.get()
-        if self._has_ended:
+        if self._has_ended or not (turn := _turn.get()):
             return
+        [worker] = turn
         if worker in self._workers and len(self._lent) < self._limits.tasks:
             self._lent |= {worker}
             self._workers.remove(worker)
@@ -205,11 +206,14 @@ class Invocations:
         if running := plain.intersection(self._tasks):
             # A client may leave right after its last call, which should still do its work.
             await asyncio.wait(running, timeout=grace)
-        for task in self._tasks:
+        for task in plain.intersection(self._tasks):
             task.cancel()
         if not self._tasks:
             return True
+        # Streams clean up since the beginning: cancelled once more, they could not.
         _, running = await asyncio.wait(self._tasks, timeout=timeout)
+        for task in running:
+            task.cancel()
         return not running
 
     # In the task that reads
@@ -289,7 +293,6 @@ class Invocations:
     async def _work(self) -> None:
         """Run plain invocations, one after the other."""
         worker: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
-        _worker.set(worker)
         loop = asyncio.get_running_loop()
         count = 0
         while True:
@@ -297,7 +300,10 @@ class Invocations:
                 waiter = loop.create_future()
                 self._idle.append(waiter)
                 await waiter
+            turn = [worker]
+            _turn.set(turn)
             await self._run(self._jobs.pop(0), [], self._answer)
+            turn.clear()
             if self._has_ended or (_COUNTS and worker.cancelling()):
                 return  # The method has swallowed the cancellation.
             if worker not in self._workers:  # It has given up its slot.
@@ -328,7 +334,7 @@ class Invocations:
                 await self._databases.close()
             method, arguments = self._bind(message)
             if self._may_invoke is not None and not await self._may_invoke(method):
-                raise _Refused(errors.unauthorized(message.target))
+                raise self._unauthorized(message)
             if message.stream_ids or method.is_stream or method.streams:
                 arguments = self._with_streams(message, method, arguments, uploads)
             if self._filtered is None:
@@ -390,7 +396,7 @@ class Invocations:
                 await self._databases.close()
             method, arguments = self._bind(message)
             if self._may_invoke is not None and not await self._may_invoke(method):
-                raise _Refused(errors.unauthorized(message.target))
+                raise self._unauthorized(message)
             arguments = self._with_streams(message, method, arguments, uploads)
             if self._filtered is None:
                 items = method.function(self._new_hub(), *arguments)
@@ -457,12 +463,24 @@ class Invocations:
         return method.arrange(arguments, uploads)
 
     def _refused(self, text: str, error: Exception) -> _Refused:
+        logger.debug("%.300s %.300s", text, error)
         is_detailed = self._limits.detailed_errors
         return _Refused(errors.describe(text, error, is_detailed=is_detailed))
 
+    @staticmethod
+    def _unauthorized(message: _Call) -> _Refused:
+        text = errors.unauthorized(message.target)
+        logger.debug("%.300s: it does not meet @authorize() of the method.", text)
+        return _Refused(text)
+
     def _explain(self, text: str, error: BaseException, message: _Call) -> str:
         """Log what a method has raised, and return what its client may read of it."""
-        if not isinstance(error, HubException):
+        if isinstance(error, errors.LOGGED_IN_ONE_LINE):
+            name = type(error).__name__
+            logger.error(
+                "The hub method %r has raised %s: %.300a", message.target, name, str(error)
+            )
+        elif not isinstance(error, HubException):
             logger.error(
                 "The hub method %r has raised %s.",
                 message.target,
@@ -479,10 +497,11 @@ class Invocations:
     def _forget(self, message: _Call, uploads: list[Upload]) -> None:
         """Note that a method has ended, and drop its upload streams."""
         self._calls -= _has_task(message)
+        end = HubException(errors.CLOSED) if self._has_ended else StopAsyncIteration()
         for id_, upload in zip(message.stream_ids, uploads, strict=False):
             if self._uploads.get(id_) is upload:
                 del self._uploads[id_]
-            upload.forget()
+            upload.forget(end)
 
 
 def _is_plain(message: Message) -> bool:
@@ -511,6 +530,8 @@ class _Stream:
         self.is_cancelled = False
 
     def cancel(self) -> None:
+        if self.is_cancelled:
+            return  # Once more, it would break off what the stream does at its end.
         self.is_cancelled = True
         # A task that is cancelled before its first step would send no Completion.
         if self.has_begun:

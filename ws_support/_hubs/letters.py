@@ -34,6 +34,8 @@ class Kind(IntEnum):
     """The request is over for the sender."""
     LAST = 11
     """The last messages, and the end."""
+    FORGET = 12
+    """Nobody waits any more for the RESULT of an INVOKE."""
 
 
 class Letter(Struct, array_like=True):

@@ -6,18 +6,21 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Collection, Iterable
 from functools import lru_cache
+from time import monotonic
 from typing import Any, Final, cast
 
 import msgspec
 
 from ws_support._asyncio import PerLoop
 from ws_support._connection.database import OldConnections
+from ws_support._connection.lifecycle import report_end, report_start
 from ws_support._connection.registry import open_connections
 from ws_support._hub_options import HubOptions
 from ws_support._hubs import tokens
 from ws_support._hubs.calls import Calls, result_of
 from ws_support._hubs.connection import HubConnection
-from ws_support._hubs.errors import HubException, PublishError
+from ws_support._hubs.ends import End
+from ws_support._hubs.errors import HubException, InvalidName, InvalidNameType, PublishError
 from ws_support._hubs.forwarding import Forwarding
 from ws_support._hubs.invocations import Invocations, Limits
 from ws_support._hubs.letters import Kind, Letter, encode, read_letter
@@ -27,12 +30,16 @@ from ws_support._hubs.protocols import PROTOCOLS
 from ws_support._hubs.published import Published
 from ws_support._topics.brokers import is_between_processes
 from ws_support._topics.brokers.base import BrokerError
-from ws_support._topics.messages import check_subscriptions, checked_topic
+from ws_support._topics.messages import check_subscriptions
 from ws_support._topics.registry import TopicRegistry
 from ws_support._topics.subscriber import Subscriber
 from ws_support.conf import get_options
 
 logger = logging.getLogger("ws_support.hubs")
+
+
+_LONGEST_NAME: Final = 9_000
+"""Characters of the name of a group or a user. Topics have 10,000, with the name of the hub."""
 
 
 class Audience:
@@ -127,6 +134,8 @@ class HubManager:
             hub.serve_forwarded,
         )
         self._pings: dict[float, Pings] = {}
+        self._reported: dict[str, float] = {}
+        """Since when the signals know of connections over HTTP, by their ids."""
         self._used: dict[str, float] = {}
         """Ids of connections that are over, while their tokens are still fresh."""
 
@@ -179,6 +188,9 @@ class HubManager:
             await self._join(connection, self.topic_of_user(connection.user_identifier))
         await self._take_letters(connection)
         open_connections.accepted(connection)
+        if connection.transport_name != "WebSockets":  # Those are reported as any WebSocket.
+            self._reported[connection.id] = monotonic()
+            await report_start(connection.scope)
         await self._close_old_databases()
         await self._hub.on_connected(connection)
 
@@ -192,12 +204,19 @@ class HubManager:
         if databases.are_due():
             await databases.close()
 
-    async def forget(self, connection: HubConnection) -> None:
+    async def forget(self, connection: HubConnection, end: End) -> None:
         del self.connections[connection.id]
-        open_connections.remove(connection)
+        self._remember(connection.id)
+        try:
+            if (since := self._reported.pop(connection.id, None)) is not None:
+                await report_end(connection.scope, int(end.code), "", monotonic() - since)
+        finally:
+            open_connections.remove(connection)
+            await self._let_go(connection)
+
+    async def _let_go(self, connection: HubConnection) -> None:
         if (pings := self._pings.get(connection.options.keep_alive_interval)) is not None:
             pings.discard(connection)
-        self._remember(connection.id)
         registry = TopicRegistry.of_this_loop()
         mailbox = self._adopted.pop(connection.id, None)
         if mailbox is not None:
@@ -212,18 +231,18 @@ class HubManager:
         # Not a copy of it: there may be one for each connection of the last seconds.
         while self._used and self._used[old := next(iter(self._used))] <= now:
             del self._used[old]
-        self._used[connection_id] = now + self.options.disconnect_timeout + 1
+        # Tickets are fresh for twice as long as tokens.
+        self._used[connection_id] = now + 2 * self.options.disconnect_timeout + 1
 
     # Topics
 
     def topic_of_group(self, name: str) -> str:
-        """Return the topic of a group. Raises `TypeError` and `ValueError` for a wrong name."""
-        if name == "":
-            raise ValueError("The name of a group is empty.")
-        return checked_topic(f"{self._prefix}:group:{checked_topic(name)}")
+        """Return the topic of a group. Raises `InvalidName` and `InvalidNameType`."""
+        return f"{self._prefix}:group:{_name(name, 'The name of a group')}"
 
     def topic_of_user(self, identifier: str) -> str:
-        return checked_topic(f"{self._prefix}:user:{checked_topic(identifier)}")
+        """Return the topic of a user. Raises the same errors."""
+        return f"{self._prefix}:user:{_name(identifier, 'The identifier of a user')}"
 
     def topic_of_worker(self, connection_id: str) -> str:
         """Return the topic under which the owner of a connection is reached."""
@@ -307,7 +326,13 @@ class HubManager:
         elif not connection.is_ending:
             length = sum(map(len, connection.topics))
             limit = get_options().max_subscriptions
-            check_subscriptions(connection.topics, length, topic, limit)
+            try:
+                check_subscriptions(connection.topics, length, topic, limit)
+            except ValueError:
+                raise InvalidName(
+                    f"A connection may be in {limit} groups, with names of some 200,000 characters"
+                    ' together. To allow more, raise WS_SUPPORT["MAX_SUBSCRIPTIONS"].'
+                ) from None
             await self._join(connection, topic)
 
     async def remove_from_group(self, connection_id: str, name: str) -> None:
@@ -382,7 +407,9 @@ class HubManager:
 
     def receive(self, letter: Letter) -> None:
         """Do what another process has asked for."""
-        if letter.kind >= Kind.OPEN:
+        if letter.kind is Kind.FORGET:
+            self._calls.forget(letter)
+        elif letter.kind >= Kind.OPEN:
             self.forwarding.take(letter)
         elif letter.kind in (Kind.TAKEN, Kind.RESULT):
             if not self._calls.take(letter):
@@ -396,7 +423,23 @@ class HubManager:
         elif letter.kind is Kind.REMOVE:
             connection.spawn(_logged(self.remove_from_group(letter.id, letter.text)))
         else:
-            connection.spawn(_logged(self._calls.answer(connection, letter)))
+            task = connection.spawn(_logged(self._calls.answer(connection, letter)))
+            self._calls.note_answering(letter, task)
+
+
+def _name(given: object, what: str) -> str:
+    """Return a name. Clients may have sent it, so that no error has it in its text."""
+    if not isinstance(given, str):
+        raise InvalidNameType(f"{what} is a text, not {type(given).__name__}.")
+    if not given:
+        raise InvalidName(f"{what} is empty.")
+    if len(given) > _LONGEST_NAME:
+        raise InvalidName(f"{what} has up to {_LONGEST_NAME} characters, not {len(given)}.")
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise InvalidName(f"{what} holds half of a surrogate pair.") from None
+    return given
 
 
 async def _logged(work: Awaitable[None]) -> None:

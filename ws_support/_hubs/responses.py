@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
 
 from ws_support import _logging
+from ws_support.signals import rejected
 
 logger = logging.getLogger("ws_support.hubs")
 
@@ -120,25 +121,28 @@ async def refuse(
     send: Send,
     status: HTTPStatus,
     *,
+    rule: str = "hub",
     reason: str = "",
     advice: str,
     headers: Headers | None = None,
 ) -> None:
-    """Refuse a request: one line in the log, as for a handshake that is refused, and one answer.
+    """Refuse a request: one line in the log and one signal, as for a handshake, and one answer.
 
     The client gets `reason`; by default, that is the phrase of `status`. Clients read the text:
     Hypercorn sends no reason phrase.
     """
     origins = _logging.origins(scope)
+    origin = ", ".join(origins) if origins else None
     logger.warning(
         "Refused with %d: %s. Origin %.200a, path %.200a. %s",
         status,
         (reason or status.phrase).strip().rstrip("."),
-        ", ".join(origins) if origins else None,
+        origin,
         scope["path"],
         advice,
         extra=_logging.fields(scope),
     )
+    await rejected.asend_robust(None, scope=scope, origin=origin, status=int(status), rule=rule)
     await answer(send, status, reason or status.phrase, headers=headers)
 
 

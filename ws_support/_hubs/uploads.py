@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from ws_support._hubs.errors import WRONG_ITEM, HubException
-from ws_support._hubs.messages import Completion, StreamItem
+from ws_support._hubs.messages import Completion, StreamItem, Undecoded
 from ws_support._hubs.protocols.base import HubProtocol, InvalidValue
+
+logger = logging.getLogger("ws_support.hubs")
 
 
 class Budget:
@@ -30,8 +33,9 @@ class Upload:
     """An asynchronous iterator over the items that a client sends.
 
     It ends when the client says so, and raises `HubException` with the error that the client gives.
-    At most `capacity` items wait, and only one when the `budget` is spent. When there is room
-    again, it calls `make_way()`.
+    At most `capacity` items wait, and only one when the `budget` is spent: it may be the one that a
+    method needs first. They wait as they came, which takes less than their values. When there is
+    room again, it calls `make_way()`.
     """
 
     def __init__(
@@ -47,8 +51,8 @@ class Upload:
         self._capacity = capacity
         self._budget = budget
         self._make_way = make_way
-        self._items: deque[tuple[Any, int]] = deque()
-        """Items, and their sizes in bytes as they came."""
+        self._items: deque[bytes] = deque()
+        """Items as they came."""
         self._end: BaseException | None = None
         self._is_over = False
         self._waiter: asyncio.Future[None] | None = None
@@ -69,11 +73,18 @@ class Upload:
             finally:
                 self._waiter = None
         was_full = self._is_full
-        item, size = self._items.popleft()
-        self._budget.used -= size
-        if was_full:
-            self._make_way()
-        return item
+        item = self._items.popleft()
+        self._budget.used -= len(item)
+        try:
+            return self._protocol.value(Undecoded(item), self._type)
+        except InvalidValue as error:
+            # DEBUG, since the reason may have a value of the client in it.
+            logger.debug("An item of an upload stream does not fit: %.300a", str(error))
+            self._drop(StopAsyncIteration())
+            raise HubException(WRONG_ITEM) from None
+        finally:
+            if was_full:
+                self._make_way()
 
     @property
     def _is_full(self) -> bool:
@@ -86,12 +97,9 @@ class Upload:
             return True
         if self._is_full:
             return False
-        try:
-            size = len(memoryview(message.item))
-            self._items.append((self._protocol.value(message.item, self._type), size))
-            self._budget.used += size
-        except InvalidValue:
-            self.end(HubException(WRONG_ITEM))
+        item = bytes(message.item)  # Not a part of the frame, which would be kept as a whole.
+        self._items.append(item)
+        self._budget.used += len(item)
         self._wake()
         return True
 
@@ -106,14 +114,20 @@ class Upload:
             self._end = error
             self._wake()
 
-    def forget(self) -> None:
-        """Drop what waits and what still comes: nobody reads it any more."""
+    def forget(self, error: BaseException) -> None:
+        """Drop what waits and what still comes: its method is over.
+
+        A task that the method has made, and that still reads, gets `error`.
+        """
         was_full = self._is_full
-        self._is_over = True
-        self._budget.used -= sum(size for _, size in self._items)
-        self._items.clear()
+        self._drop(error)
         if was_full:
             self._make_way()
+
+    def _drop(self, error: BaseException) -> None:
+        self._budget.used -= sum(map(len, self._items))
+        self._items.clear()
+        self.end(error)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -264,12 +264,7 @@ class WebSocketTransport:
     async def _say_goodbye(self) -> None:
         try:
             if not self._is_gone:
-                code = CloseCode.NORMAL_CLOSURE
-                if self._end is not None and self._end.is_restart:
-                    code = CloseCode.SERVICE_RESTART
-                elif self._end is not None and self._end.exception is not None:
-                    code = CloseCode.INTERNAL_ERROR
-                await self._close(code)
+                await self._close(CloseCode.NORMAL_CLOSURE if self._end is None else self._end.code)
         finally:
             self._said_goodbye.set_result(None)
 
