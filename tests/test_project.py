@@ -157,6 +157,24 @@ def test_a_consumer_without_as_asgi_is_an_error(serve):
     assert "leads to the class EchoConsumer itself" in message
 
 
+def test_a_hub_in_the_place_of_a_consumer_is_told_where_it_belongs(serve):
+    class Chat(Hub):
+        pass
+
+    serve(guarded(path("ws", Chat)))
+    [error] = [each for each in check_application(None) if each.id == "ws_support.E009"]
+    assert error.hint.startswith("Write HubRouter(application, {'chat': ")
+
+
+def test_a_channel_layer_that_is_not_installed_is_an_error(settings, serve):
+    serve(guarded(path("ws", echo)))
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "no_such.Layer"}}
+    message = found()["ws_support.E012"]
+    assert message.startswith(
+        "CHANNEL_LAYERS cannot be used: Cannot import BACKEND 'no_such.Layer'"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -222,6 +240,10 @@ def test_hubs_behind_a_route_are_named(settings, serve):
     router = HubRouter(echo, {"chat": Chat})
     serve(guarded(path("hubs", router)))
     assert "'hubs' of " in found()["ws_support.E011"]
+    serve(ProtocolTypeRouter({"websocket": router}))
+    assert found()["ws_support.E011"].startswith('The key "websocket" of a_project.asgi')
+    serve(router)
+    assert found() == {}
     serve(HubRouter(guarded(path("ws", echo)), {"chat": Chat}))
     assert found() == {}
 

@@ -55,7 +55,10 @@ class HubOptions:
         15, _SECONDS, "Seconds between pings to a client. Clients give up after 30 s without any."
     )
     client_timeout_interval: float = _option(
-        30, _SECONDS, "Seconds of silence after which a client that has sent pings is given up."
+        30,
+        _SECONDS,
+        "Seconds of silence after which a client that has sent pings is given up. Four times that,"
+        " when what it has sent still waits for its methods.",
     )
     maximum_receive_message_size: int | None = _option(
         32 * 1024,

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from channels.exceptions import InvalidChannelLayerError
+from channels.layers import get_channel_layer
 from channels.routing import ProtocolTypeRouter
 from django.apps import AppConfig, apps
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
@@ -56,6 +58,16 @@ def check_project(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
                 id="ws_support.W006",
             )
         )
+    try:
+        get_channel_layer()
+    except InvalidChannelLayerError as error:
+        found.append(
+            Error(
+                f"CHANNEL_LAYERS cannot be used: {error}.",
+                hint='For Redis: pip install "django-ws-support[redis]".',
+                id="ws_support.E012",
+            )
+        )
     if conf.asgi_application() is None:
         found.append(
             Warning(
@@ -92,7 +104,7 @@ def check_application(app_configs: Sequence[AppConfig] | None, **_: Any) -> list
         *_missing_protocol(application),
         *(message for part in parts for message in _route_problems(part)),
         *_missing_applications(parts),
-        *_routed_hubs(parts),
+        *_routed_hubs(application, parts),
     ]
 
 
@@ -113,9 +125,13 @@ def _route_problems(part: Node) -> Iterator[CheckMessage]:
     where = f"The WebSocket route {str(part.route.pattern)!r} of {_name()}"
     if inspect.isclass(part.application):
         name = part.application.__qualname__
+        hubs = _hubs()
+        is_hub = hubs is not None and issubclass(part.application, hubs.Hub)
         yield Error(
             f"{where} leads to the class {name} itself, and each connection there fails.",
-            hint=f"Write {name}.as_asgi().",
+            hint=f"Write HubRouter(application, {{'chat': {name}}}) around everything else."
+            if is_hub
+            else f"Write {name}.as_asgi().",
             id="ws_support.E009",
         )
     if str(part.route.pattern).lstrip("^").startswith("/"):
@@ -153,16 +169,29 @@ def _missing_applications(parts: list[Node]) -> Iterator[CheckMessage]:
             )
 
 
-def _routed_hubs(parts: list[Node]) -> Iterator[CheckMessage]:
-    hubs = sys.modules.get("ws_support.hubs")  # Whose requirements may not be installed.
+def _routed_hubs(application: Any, parts: list[Node]) -> Iterator[CheckMessage]:
+    if (hubs := _hubs()) is None:
+        return
     for part in parts:
-        if hubs and part.route is not None and isinstance(part.application, hubs.HubRouter):
-            yield Error(
-                f"The WebSocket route {str(part.route.pattern)!r} of {_name()} leads to a"
-                " HubRouter, which gets no HTTP requests there: no client can connect to its hubs.",
-                hint="Put it around everything else: application = HubRouter(application, {...}).",
-                id="ws_support.E011",
-            )
+        if not isinstance(part.application, hubs.HubRouter):
+            continue
+        if part.route is not None:
+            where = f"The WebSocket route {str(part.route.pattern)!r} of {_name()}"
+        elif isinstance(application, ProtocolTypeRouter):
+            where = f'The key "websocket" of {_name()}'
+        else:
+            continue
+        yield Error(
+            f"{where} leads to a HubRouter, which gets no HTTP requests there: clients cannot"
+            " negotiate with its hubs.",
+            hint="Put it around everything else: application = HubRouter(application, {...}).",
+            id="ws_support.E011",
+        )
+
+
+def _hubs() -> Any:
+    """Return the module of hubs if it is in use: what it needs may not be installed."""
+    return sys.modules.get("ws_support.hubs")
 
 
 def _name() -> str:

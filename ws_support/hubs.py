@@ -44,7 +44,7 @@ from ws_support._hubs.ends import End
 from ws_support._hubs.errors import HubException, PublishError
 from ws_support._hubs.filters import HubFilter, HubInvocation
 from ws_support._hubs.methods import hub_method_name
-from ws_support._hubs.router import Router
+from ws_support._hubs.router import Router, has_sessions
 from ws_support.asgi import WebSocketSupport
 
 __all__ = [
@@ -274,8 +274,15 @@ class HubRouter:
             if given is not None and not callable(given):
                 raise ImproperlyConfigured(f"{name} of HubRouter is a function, not {given!r}.")
         endpoints = {}
+        finds_users = middleware is not None or authenticate is not None or has_sessions()
         for route, hub in hubs.items():
             description = description_of(hub)
+            if description.needs_users and not finds_users:
+                raise ImproperlyConfigured(
+                    f"{hub.__qualname__} has authorize(), and nothing finds users: give HubRouter a"
+                    " middleware= or authenticate=, or add 'django.contrib.auth' and"
+                    " 'django.contrib.sessions' to INSTALLED_APPS."
+                )
             endpoints[route] = Endpoint(description, description.manager)
         # Their own signs of life do for clients of hubs.
         guard = partial(WebSocketSupport, heartbeat_interval=None)
@@ -286,6 +293,8 @@ class HubRouter:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         if await self._router.serve(scope, receive, send):
             return
+        if self._router.is_lost(scope):
+            send = self._router.explaining(scope, send)
         if scope["type"] == "websocket" and _is_of_django(self.application):
             # It would raise, and any client could fill the log with tracebacks.
             await refuse_path(scope, receive, send)

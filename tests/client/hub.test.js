@@ -132,6 +132,14 @@ describe("start()", () => {
     await assert.rejects(within(hub.start()), failing("connect", /close code 1006/));
   });
 
+  test("rejects what is no hub, but an echo", async () => {
+    const hub = made();
+    const start = hub.start();
+    const peer = await server.peer();
+    peer.raw(`${JSON.stringify(await peer.next())}\u001e`);
+    await assert.rejects(within(start), failing("protocol", /a message where the answer/));
+  });
+
   test("tries again as often as it may", async () => {
     const hub = made({ maxFirstAttempts: 2 });
     const events = recorded(hub);

@@ -209,8 +209,9 @@ async def test_a_check_that_takes_its_time_admits_one_connection_for_a_token():
     await end(poller)
 
 
-async def test_without_authentication_the_error_says_what_is_missing():
-    web = Web(HubRouter(rest, {"hub": authorized(Closed)}))
+async def test_without_authentication_the_error_says_what_is_missing(problems):
+    hub = authorized(Closed)
+    web = Web(HubRouter(rest, {"hub": hub}, middleware=lambda application: application))
     with pytest.raises(RuntimeError, match="There is no user: a hub with authorize"):
         await web.request("POST", "/negotiate")
 
@@ -225,3 +226,9 @@ def test_what_is_no_permission_is_refused(permission):
 def test_what_is_no_check_is_refused(check):
     with pytest.raises(ImproperlyConfigured, match="check has to be callable"):
         authorize(check=check)
+
+
+@pytest.mark.parametrize("wrong", [(new_hub(),), ("chat.ban",)])
+def test_without_parentheses_it_says_what_to_write(wrong):
+    with pytest.raises(ImproperlyConfigured, match=r"write @authorize\(\), or @authorize\(perm"):
+        authorize(*wrong)

@@ -166,6 +166,17 @@ def test_two_methods_that_clients_cannot_tell_apart_are_an_error(other):
     assert f"{other}()" in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["on_connect", "on_disconnect"])
+def test_a_method_that_is_likely_misspelt_is_an_error(name):
+    async def method(self) -> None: ...
+
+    wrong = type("Wrong", (Hub,), {name: method})
+    with pytest.raises(
+        ImproperlyConfigured, match=rf"could call Wrong\.{name}\(\): write {name}ed"
+    ):
+        methods_of(wrong, Hub)
+
+
 def test_a_given_name_that_is_taken_is_an_error():
     class Twice(Hub):
         async def ban(self) -> None: ...

@@ -13,7 +13,7 @@ from django.test import override_settings
 from tests.hubs.clients import ORIGIN, TEXT, Named, Poller, Socket, Web, rest, router
 from tests.hubs.recording import Recording, new_hub
 from tests.hubs.test_long_polling import end
-from ws_support.hubs import Hub, HubRouter, description_of
+from ws_support.hubs import Hub, HubRouter, authorize, description_of
 from ws_support.testing import HandshakeRefused, Peer, RunningApplication
 
 pytestmark = pytest.mark.usefixtures("problems")
@@ -33,6 +33,34 @@ async def test_other_paths_go_to_the_application(path):
     web = Web(router(new_hub()), path)
     for method in ("GET", "POST", "OPTIONS"):
         assert (await web.request(method)).what == (418, "", b"the rest")
+
+
+async def test_a_client_at_a_path_without_a_hub_is_told_of_in_the_log(problems):
+    async def not_found(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 404, "headers": []})
+        await send({"type": "http.response.body", "body": b"Not Found"})
+
+    application = HubRouter(not_found, {"chat": new_hub(), "rooms/<str:room>": new_hub()})
+    web = Web(application, "/chatt")
+    assert (await web.request("POST", "/negotiate?negotiateVersion=1")).status == 404
+    [warning] = problems.warnings
+    assert warning == (
+        "There is no hub at the path '/chatt'. HubRouter has: /chat, /rooms/<str:room>."
+    )
+    # Not a client of hubs.
+    for path in ("/negotiate", "/other?negotiateVersion=1"):
+        assert (await web.request("POST", path)).status == 404
+    assert len(problems.warnings) == 1
+
+
+async def test_a_hub_for_users_needs_what_finds_them(settings):
+    hub = authorize()(new_hub())
+    settings.INSTALLED_APPS = ["ws_support"]
+    with pytest.raises(ImproperlyConfigured, match=r"has authorize\(\), and nothing finds users"):
+        HubRouter(rest, {"hub": hub})
+    assert HubRouter(rest, {"hub": hub}, middleware=lambda application: application)
+    assert HubRouter(rest, {"hub": hub}, authenticate=lambda token: None)
+    assert HubRouter(rest, {"hub": new_hub()})
 
 
 async def test_websockets_at_other_paths_go_to_the_application():

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
+from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
 
-from tests.hubs.clients import Problems, Socket, router, until
+from tests.hubs.clients import Problems, Socket, User, router, until
 from tests.hubs.recording import Recording, new_hub
 from ws_support._hubs.letters import Kind, Letter, encode
 from ws_support._hubs.messages import Close, Completion, Invocation
@@ -208,7 +209,9 @@ async def test_a_client_has_a_bound_of_groups(room, settings, problems):
     answers = [await room.sockets[0].call("enter", str(each)) for each in range(10)]
     errors = sum(each.error is not None for each in answers)
     assert 4 < errors < 10
-    problems.expect(*errors * ["The hub method 'enter' has raised ValueError"])
+    problems.expect(
+        *errors * ["The hub method 'enter' has raised InvalidName: 'A connection may be in 5"]
+    )
 
 
 # What is sent
@@ -394,6 +397,70 @@ async def test_a_typed_client_answers_with_what_its_method_returns():
         assert (named.target, named.arguments, named.id) == ("Rename", ["Ann"], None)
 
 
+class Page(Protocol):
+    async def told(self, text: str, loud: bool = False) -> None: ...
+
+    async def listed(self, *texts: str) -> None: ...
+
+
+async def test_what_a_typed_client_is_sent_has_to_fit_its_class():
+    class Chat(Recording, Hub[Page]):
+        pass
+
+    hub = new_hub(Chat)
+    async with Socket(router(hub)) as socket:
+        await socket.shake_hands()
+        everybody = hub_context(hub).clients.all
+        await everybody.told("a")
+        await everybody.told("b", True)
+        await everybody.told(loud=True, text="c")
+        await everybody.listed("d", "e")
+        messages = [await socket.next() for _ in range(4)]
+        assert [each.arguments for each in messages] == [
+            ["a", False],
+            ["b", True],
+            ["c", True],
+            ["d", "e"],
+        ]
+        with pytest.raises(AttributeError, match="has no method tolled: it has listed, told"):
+            everybody.tolled("a")
+        with pytest.raises(TypeError, match=r"Told\(\): missing a required argument: 'text'"):
+            await everybody.told()
+        with pytest.raises(
+            TypeError, match=r"Told\(\): got an unexpected keyword argument 'quiet'"
+        ):
+            await everybody.told("a", quiet=True)
+
+
+async def test_what_an_untyped_client_is_sent_has_no_names(room):
+    with pytest.raises(TypeError, match=r"ReceiveMessage\(\) takes no keyword arguments"):
+        await hub_context(room.hub).clients.all.receive_message(text="a")
+
+
+def test_a_method_of_a_client_is_known_as_a_coroutine_function(room):
+    assert iscoroutinefunction(hub_context(room.hub).clients.all.receive_message)
+
+
+def test_a_user_is_no_identifier(room):
+    with pytest.raises(TypeError, match=r"write clients\.user\(user\.pk\)"):
+        hub_context(room.hub).clients.user(User("ann"))
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "text"),
+    [
+        ("", ValueError, "The name of a group is empty."),
+        (5, TypeError, "The name of a group is a text, not int."),
+        ("x" * 9_001, ValueError, "The name of a group has up to 9000 characters, not 9001."),
+        ("\ud800", ValueError, "The name of a group holds half of a surrogate pair."),
+    ],
+)
+async def test_a_wrong_name_of_a_group_is_an_error_that_does_not_hold_it(room, name, error, text):
+    with pytest.raises(error) as raised:
+        await hub_context(room.hub).groups.add(name, room.ids[0])
+    assert str(raised.value) == text
+
+
 @pytest.mark.parametrize("selector", ["all", "others"])
 async def test_several_typed_clients_cannot_be_asked(problems, selector):
     class Game(Recording, Hub[Player]):
@@ -464,7 +531,7 @@ async def test_an_id_that_is_named_twice_gets_two(room):
 async def test_an_answer_has_a_timeout(room, problems):
     error = (await room.sockets[0].call("ask_in_time", "Question", 0.01)).error
     assert error
-    problems.expect("The hub method 'ask_in_time' has raised TimeoutError")
+    problems.expect("The hub method 'ask_in_time' has raised NoAnswer: 'The client has not")
 
 
 async def test_a_method_that_waits_for_its_client_lets_the_next_one_begin(room):
@@ -485,7 +552,10 @@ async def test_nobody_answers_within_on_connected(problems):
         await socket.shake_hands()
         [close] = await socket.until_end()
         assert "HubException: Client results inside on_connected() are not allowed" in close.error
-    problems.expect("on_connected() of a hub has raised HubException")
+    [warning] = problems.warnings
+    assert warning.startswith(
+        "on_connected() of a hub has raised HubException: 'Client results inside on_connected()"
+    )
 
 
 async def test_nobody_answers_within_on_disconnected(problems):

@@ -40,7 +40,7 @@ class Requirement(NamedTuple):
 
 
 def authorize(
-    *, permission: str | Iterable[str] = (), check: Callable[[Any], Any] | None = None
+    *wrong: Any, permission: str | Iterable[str] = (), check: Callable[[Any], Any] | None = None
 ) -> Callable[[Decorated], Decorated]:
     """Admit only authenticated users to a hub, or to one of its methods::
 
@@ -56,6 +56,11 @@ def authorize(
     A hub refuses others with 401 or 403. A method that is not allowed is answered with an error,
     and the connection goes on. Raises `ImproperlyConfigured` for what is no permission.
     """
+    if wrong:
+        raise ImproperlyConfigured(
+            "authorize() takes named arguments only: write @authorize(), or"
+            ' @authorize(permission="chat.ban").'
+        )
     permissions = (permission,) if isinstance(permission, str) else tuple(permission)
     for each in permissions:
         if not isinstance(each, str) or "." not in each:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from ws_support._hubs.connection import HubConnection
+from ws_support._hubs.errors import NoAnswer
 from ws_support._hubs.manager import HubManager
 from ws_support._hubs.methods import ClientMethod, pascal_case
 
@@ -19,12 +20,15 @@ else:
     Client = TypeVar("Client")
 """A Protocol class whose methods the clients of a hub have."""
 
+Answer = TypeVar("Answer")
+
 
 class ClientProxy:
     """Invokes methods of clients, which are chosen by a selector.
 
     Methods that a client class has may be called by name: `receive_message()` invokes
-    `ReceiveMessage`. Those with the type of an answer, `-> str`, ask one client: they raise what
+    `ReceiveMessage`. Other names raise `AttributeError`, and arguments that do not fit `TypeError`.
+    Those with the type of an answer, `-> str`, ask one client: they raise what
     `SingleClientProxy.invoke()` does, and `TypeError` for several clients.
     """
 
@@ -51,16 +55,27 @@ class ClientProxy:
                 " invoke()."
             )
 
-        method = self._methods.get(name) or ClientMethod(pascal_case(name))
-        return lambda *arguments: self._call(method, *arguments)
+        method = self._methods.get(name)
+        if method is None:
+            if self._methods:
+                raise AttributeError(
+                    f"The class of the clients has no method {name}: it has"
+                    f" {', '.join(self._methods)}."
+                )
+            method = ClientMethod(pascal_case(name))
 
-    async def _call(self, method: ClientMethod, *arguments: Any) -> Any:
+        async def call(*arguments: Any, **named: Any) -> Any:
+            return await self._call(method, method.arrange(arguments, named))
+
+        return call
+
+    async def _call(self, method: ClientMethod, arguments: list[Any]) -> Any:
         if method.result is not None:
             raise TypeError(
                 f"{method.name} has an answer, and only one client can be asked: write"
                 " clients.caller or clients.client(id)."
             )
-        await self.send(method.name, *arguments)
+        await self._send(method.name, arguments)
 
 
 class SingleClientProxy(ClientProxy):
@@ -77,6 +92,16 @@ class SingleClientProxy(ClientProxy):
         self._invoke = invoke
         self._before_invoke = before_invoke
 
+    @overload
+    async def invoke(
+        self, type_: type[Answer], method: str, /, *arguments: Any, timeout: float | None = None
+    ) -> Answer: ...
+
+    @overload
+    async def invoke(
+        self, type_: Any, method: str, /, *arguments: Any, timeout: float | None = None
+    ) -> Any: ...
+
     async def invoke(
         self, type_: Any, method: str, /, *arguments: Any, timeout: float | None = None
     ) -> Any:
@@ -91,13 +116,15 @@ class SingleClientProxy(ClientProxy):
                 ' invoke(str, "Method").'
             )
         self._before_invoke()  # Here, since wait_for() makes a task.
-        return await asyncio.wait_for(
-            self._invoke(_checked(method), list(arguments), type_), timeout
-        )
+        asking = self._invoke(_checked(method), list(arguments), type_)
+        try:
+            return await asyncio.wait_for(asking, timeout)
+        except asyncio.TimeoutError:
+            raise NoAnswer(f"The client has not answered within {timeout} s.") from None
 
-    async def _call(self, method: ClientMethod, *arguments: Any) -> Any:
+    async def _call(self, method: ClientMethod, arguments: list[Any]) -> Any:
         if method.result is None:
-            await self.send(method.name, *arguments)
+            await self._send(method.name, arguments)
             return None
         return await self.invoke(method.result, method.name, *arguments)
 
@@ -153,13 +180,17 @@ class HubClients(Generic[Client]):
         """The clients of a group but those with these connection ids."""
         return self._of(lambda manager: [manager.topic_of_group(name)], ids)
 
-    def user(self, identifier: str) -> Client:
-        """All connections of a user."""
+    def user(self, identifier: Any) -> Client:
+        """All connections of a user.
+
+        The identifier is what `get_user_identifier()` of the hub returns: by default the primary
+        key, also if it is no text. Raises `TypeError` for a user.
+        """
         return self.users((identifier,))
 
-    def users(self, identifiers: Iterable[str]) -> Client:
+    def users(self, identifiers: Iterable[Any]) -> Client:
         """All connections of several users."""
-        chosen = [str(each) for each in _several(identifiers, "identifiers")]
+        chosen = [_identifier(each) for each in _several(identifiers, "identifiers")]
         return self._of(lambda manager: [manager.topic_of_user(each) for each in chosen])
 
     def _of(
@@ -249,6 +280,15 @@ class HubCallerGroups(HubGroups):
     async def remove(self, name: str, connection_id: str | None = None) -> None:
         """Remove the caller, or the connection with that id, from a group."""
         await super().remove(name, connection_id or self._connection.id)
+
+
+def _identifier(given: Any) -> str:
+    if hasattr(given, "is_authenticated"):
+        raise TypeError(
+            "clients.user() takes the identifier of a user, not a user: write"
+            " clients.user(user.pk), or what get_user_identifier() of the hub returns."
+        )
+    return str(given)
 
 
 def _checked(method: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
@@ -31,6 +32,7 @@ class HubDescription:
         self.name = f"{hub.__module__}.{hub.__qualname__}"
         self.methods: Mapping[str, HubMethod] = methods_of(hub, base)
         self.client_methods = client_methods(client_of(hub, base))
+        _check_init(hub)
         self._own_options = checked_options(f"{self.name}.options", hub.options)
         self._filters: tuple[HubFilter, ...] = _checked(hub.filters, self.name)
         self.filtered: Callable[[HubMethod, Any, Sequence[Any]], Any] | None = None
@@ -41,6 +43,8 @@ class HubDescription:
         self._context = context
         self._requirements = requirements_of(hub)
         self._is_guarded = any(requirements_of(each.function) for each in self.methods.values())
+        self.needs_users = bool(self._requirements) or self._is_guarded
+        """True if only users may use it, or one of its methods."""
         self._managers = PerLoop(self._new_manager)
         self.serve_here: Callable[[Any, Any, Any], Awaitable[None]] | None = None
         """What answers requests that other processes forward: the router sets it."""
@@ -102,6 +106,17 @@ class HubDescription:
 
     async def on_disconnected(self, connection: HubConnection, error: Exception | None) -> None:
         await filters.disconnect(self._filters, self.maker(connection)(), error)
+
+
+def _check_init(hub: type[Any]) -> None:
+    try:
+        inspect.signature(hub).bind()
+    except TypeError:
+        raise ImproperlyConfigured(
+            f"{hub.__qualname__}() has to take no arguments: there is an instance for each call."
+        ) from None
+    except ValueError:  # pragma: no cover  # A signature that cannot be read.
+        pass
 
 
 def _new(hub: type[Any], connection: HubConnection) -> Any:

@@ -24,6 +24,9 @@ _STREAMS: Final = (AsyncGenerator, AsyncIterable, AsyncIterator)
 
 _NAME: Final = "_hub_method_name"
 
+_MISTAKEN: Final = {"on_connect": "on_connected", "on_disconnect": "on_disconnected"}
+"""Names that are likely meant for a method of `Hub`."""
+
 
 def hub_method_name(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a method of a hub the name that clients call it by::
@@ -76,6 +79,26 @@ class ClientMethod:
     """What the page calls it: `ReceiveMessage`."""
     result: Any = None
     """The type of its answer; None if nobody waits for one."""
+    signature: inspect.Signature | None = None
+    """Its parameters behind `self`, if they are known."""
+    count: int = -1
+    """How many there are, if that many arguments need no further look."""
+
+    def arrange(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> list[Any]:
+        """Return the arguments in their order. Raises `TypeError` if they do not fit."""
+        if self.signature is None or (len(arguments) == self.count and not named):
+            if named:
+                raise TypeError(
+                    f"{self.name}() takes no keyword arguments: what a client gets has an order and"
+                    " no names."
+                )
+            return list(arguments)
+        try:
+            bound = self.signature.bind(*arguments, **named)
+        except TypeError as error:
+            raise TypeError(f"{self.name}(): {error}") from None
+        bound.apply_defaults()
+        return list(bound.arguments.values())
 
 
 def client_methods(client: type | None) -> dict[str, ClientMethod]:
@@ -89,8 +112,18 @@ def client_methods(client: type | None) -> dict[str, ClientMethod]:
         if not attribute.startswith("_") and inspect.isfunction(function):
             title = f"{client.__name__}.{attribute}"  # type: ignore[union-attr]
             name = shown_name(function, attribute)
-            found[attribute] = ClientMethod(name, _answer_of(function, title))
+            signature, count = _signature_of(function)
+            found[attribute] = ClientMethod(name, _answer_of(function, title), signature, count)
     return found
+
+
+def _signature_of(function: Callable[..., Any]) -> tuple[inspect.Signature | None, int]:
+    """Return the signature behind `self`, and how many parameters it has. None for `*arguments`."""
+    whole = inspect.signature(function)
+    parameters = list(whole.parameters.values())[1:]
+    if any(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters):
+        return None, -1
+    return whole.replace(parameters=parameters), len(parameters)
 
 
 def _answer_of(function: Callable[..., Any], title: str) -> Any:
@@ -144,6 +177,11 @@ def methods_of(hub: type, base: type) -> dict[str, HubMethod]:
     for attribute in dir(base):
         if not attribute.startswith("_"):
             _check_override(hub, base, attribute)
+    for wrong, right in _MISTAKEN.items():
+        if hasattr(hub, wrong):
+            raise ImproperlyConfigured(
+                f"Clients could call {hub.__qualname__}.{wrong}(): write {right}()."
+            )
     found: dict[str, HubMethod] = {}
     owners: dict[str, str] = {}
     for attribute in sorted(_public_functions(hub, base)):

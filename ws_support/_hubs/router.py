@@ -13,6 +13,7 @@ from django.core.handlers.asgi import get_script_prefix
 from django.http.request import split_domain_port, validate_host
 from django.urls import path as django_path
 
+from ws_support import _logging
 from ws_support._connection.denial import refuse
 from ws_support._hubs import responses
 from ws_support._hubs.bearer import BearerAuthentication, find_user
@@ -83,6 +84,30 @@ class Router:
             await self._serve_request(match, scope, receive, send)
         return True
 
+    def is_lost(self, scope: Any) -> bool:
+        """Return True for a client of hubs that has come to a path without one."""
+        return (
+            scope["type"] == "http"
+            and scope["method"] == "POST"
+            and scope["path"].endswith(NEGOTIATE)
+            and "negotiateversion" in responses.query_of(scope)
+        )
+
+    def explaining(self, scope: Any, send: Any) -> Any:
+        """Return a `send()` that logs which hubs there are when the answer is 404."""
+
+        async def explain(message: Any) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 404:
+                logger.warning(
+                    "There is no hub at the path %.200a. HubRouter has: %.500s.",
+                    scope["path"].removesuffix(NEGOTIATE),
+                    ", ".join(f"/{route.pattern}" for route, _ in self._routes) or "none",
+                    extra=_logging.fields(scope),
+                )
+            await send(message)
+
+        return explain
+
     async def serve_forwarded(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve what another process has got, and has admitted."""
         if (found := self._find(scope)) is None:
@@ -122,7 +147,7 @@ class Router:
             advice = f"The Host header, {given[:200]!a}, has to match ALLOWED_HOSTS."
             reason = "The host is not allowed.\n"
             await responses.refuse(
-                scope, send, HTTPStatus.BAD_REQUEST, reason=reason, advice=advice
+                scope, send, HTTPStatus.BAD_REQUEST, rule="host", reason=reason, advice=advice
             )
             return False
         rule = await self._origins.failed_rule(scope)
@@ -132,7 +157,7 @@ class Router:
         if rule is not None:
             reason = f"{REASONS[rule]}\n"
             await responses.refuse(
-                scope, send, HTTPStatus.FORBIDDEN, reason=reason, advice=ADVICE[rule]
+                scope, send, HTTPStatus.FORBIDDEN, rule=rule, reason=reason, advice=ADVICE[rule]
             )
         return rule is None
 
@@ -168,9 +193,14 @@ async def _request(scope: Any, receive: Any, send: Any) -> None:
     await serve(scope, receive, send)
 
 
+def has_sessions() -> bool:
+    """Return True if users of Django have sessions here."""
+    return all(map(apps.is_installed, ("django.contrib.auth", "django.contrib.sessions")))
+
+
 def _authentication() -> Callable[[Any], Any]:
     """Return what finds the user of a session, where Django has that."""
-    if apps.is_installed("django.contrib.auth") and apps.is_installed("django.contrib.sessions"):
+    if has_sessions():
         from channels.auth import AuthMiddlewareStack
 
         return AuthMiddlewareStack

@@ -90,6 +90,9 @@ export const HubConnectionState = Object.freeze({
 const { Disconnected, Connecting, Connected, Disconnecting, Reconnecting } = HubConnectionState;
 
 // What the current socket has to bring next.
+/** Browsers tell pages no more. */
+const NOT_TOLD = " The server is away or has refused it; then its log says why.";
+
 const Phase = Object.freeze({ HANDSHAKE: "handshake", SEQUENCE: "sequence", MESSAGES: "messages" });
 
 const NO_STATUS = 1005;
@@ -362,8 +365,9 @@ export class HubConnection extends EventTarget {
     if (this.#beatTimer && this.#isPingDue()) this.#beat();
   }
 
-  #handleHandshake({ type, error }) {
-    if (type !== undefined) throw broken("a message where the answer to the handshake belongs");
+  #handleHandshake({ type, error, protocol }) {
+    // An echo answers with the request, which names a protocol.
+    if (type !== undefined || protocol !== undefined) throw broken("a message where the answer to the handshake belongs");
     if (error) {
       const reason = `Server returned handshake error: ${error}`;
       this.#reconnect({ reason, error: new HubError(reason, "connect") });
@@ -517,7 +521,7 @@ export class HubConnection extends EventTarget {
     const why = reason || `close code ${code}`;
     error ??= this.#session
       ? new HubError(`The connection was lost: ${why}.`, "lost")
-      : new HubError(`There is no connection: ${why}.`, "connect");
+      : new HubError(`There is no connection: ${why}.${reason ? "" : NOT_TOLD}`, "connect");
     this.#release();
     this.#session?.end(error);
     this.#session = null;
