@@ -24,9 +24,10 @@ each_server = pytest.mark.parametrize("name", EACH)
 
 @pytest.fixture
 def start(name: str, serve: Callable[..., Server]) -> Callable[..., Server]:
-    """Start a server of one kind."""
+    """Start a server of one kind. The coverage of one is enough, since it takes time."""
     kind = {"command": name} if name == "runserver" else {"asgi_server": name}
-    return lambda **options: serve(**kind, WS_SUPPORT=WS_SUPPORT, **options)
+    is_measured = name == "uvicorn-picows"
+    return lambda **options: serve(**kind, measured=is_measured, WS_SUPPORT=WS_SUPPORT, **options)
 
 
 def ids_in(events: dict[str, dict[str, Any]]) -> set[str]:

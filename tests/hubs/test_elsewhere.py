@@ -438,6 +438,19 @@ async def test_without_an_owner_a_connection_is_unknown(
         assert (response.status, response.body) == (404, b"No Connection with that ID")
 
 
+async def test_a_mailbox_is_open_for_as_long_as_an_offer_is_good(hub, problems, between, clock):
+    here = description_of(hub).manager()
+    topics = TopicRegistry.of_this_loop()._topics
+    web = Web(router(hub))
+    await web.negotiate()
+    await clock.forward(10)
+    await web.negotiate()
+    await clock.forward(10)
+    assert here.topic_of_worker(here.worker) in topics
+    await clock.forward(10)
+    assert here.topic_of_worker(here.worker) not in topics
+
+
 async def test_a_mailbox_stays_open_for_a_reason_that_comes_while_it_is_closed(hub, problems):
     mine = description_of(hub).manager()
     await mine.open_mailbox()

@@ -23,9 +23,13 @@ WITH_WORKERS = ["uvicorn-picows"]
 
 @pytest.fixture
 def start(redis: Redis, serve: Callable[..., Server]) -> Callable[..., Server]:
-    """Start a server that shares the Redis with the others."""
+    """Start a server that shares the Redis with the others.
+
+    Its coverage is not measured: other tests run the same lines, and with less to do.
+    """
+    layers = redis.layers()
     return lambda name, **options: serve(
-        asgi_server=name, CHANNEL_LAYERS=redis.layers(), WS_SUPPORT=WS_SUPPORT, **options
+        asgi_server=name, measured=False, CHANNEL_LAYERS=layers, WS_SUPPORT=WS_SUPPORT, **options
     )
 
 

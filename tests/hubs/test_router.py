@@ -53,6 +53,14 @@ async def test_a_client_at_a_path_without_a_hub_is_told_of_in_the_log(problems):
     assert len(problems.warnings) == 1
 
 
+def test_a_hub_that_takes_arguments_is_an_error():
+    class Room(Hub):
+        def __init__(self, name: str) -> None: ...
+
+    with pytest.raises(ImproperlyConfigured, match=r"Room\(\) has to take no arguments"):
+        HubRouter(rest, {"room": Room})
+
+
 async def test_a_hub_for_users_needs_what_finds_them(settings):
     hub = authorize()(new_hub())
     settings.INSTALLED_APPS = ["ws_support"]

@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from tests.hubs.clients import Problems, Socket, User, router, until
 from tests.hubs.recording import Recording, new_hub
+from ws_support._hubs import connection
 from ws_support._hubs.letters import Kind, Letter, encode
 from ws_support._hubs.messages import Close, Completion, Invocation
 from ws_support._hubs.published import Published
@@ -532,6 +533,18 @@ async def test_an_answer_has_a_timeout(room, problems):
     error = (await room.sockets[0].call("ask_in_time", "Question", 0.01)).error
     assert error
     problems.expect("The hub method 'ask_in_time' has raised NoAnswer: 'The client has not")
+
+
+async def test_a_client_has_only_so_much_to_answer(room, monkeypatch):
+    monkeypatch.setattr(connection, "_MOST_ASKED", 2)
+    client = hub_context(room.hub).clients.client(room.ids[0])
+    asking = [asyncio.ensure_future(client.invoke(int, "Question")) for _ in range(2)]
+    questions = [await room.sockets[0].next() for _ in range(2)]
+    with pytest.raises(HubException, match="too many invocations to answer"):
+        await client.invoke(int, "Question")
+    for each in questions:
+        await room.sockets[0].put_message(Completion(each.id, 5, has_result=True))
+    assert await asyncio.gather(*asking) == [5, 5]
 
 
 async def test_a_method_that_waits_for_its_client_lets_the_next_one_begin(room):
