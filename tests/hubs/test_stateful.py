@@ -359,6 +359,23 @@ async def test_of_messages_behind_one_that_waits_only_so_many_are_read(problems,
         assert client.connection._ahead is None
 
 
+async def test_a_message_of_an_unknown_type_behind_one_that_waits_is_ignored(problems):
+    hub = new_hub(Chatty, ALLOW_STATEFUL_RECONNECTS=True)
+    client = await Client.negotiated(hub)
+    async with client.socket() as socket:
+        await socket.shake_hands(version=2)
+        for name in ("first", "second"):
+            await socket.send("wait", name)
+        await socket.put(b'{"type":42}\x1e{"type":6}\x1e')
+        await until(lambda: client.connection._ahead is not None)
+        assert len(client.connection._ahead) == 1
+        for name in ("first", "second"):
+            hub.gate(name).set()
+        assert await socket.result("echo", 1) == 1
+        await socket.put(b'{"type":7}\x1e')
+        await socket.until_end()
+
+
 async def test_while_it_is_away_methods_wait_and_go_on_with_its_return(problems):
     hub = new_hub(Chatty, ALLOW_STATEFUL_RECONNECTS=True, STATEFUL_RECONNECT_BUFFER_SIZE=1000)
     client = await Client.negotiated(hub)
