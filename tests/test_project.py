@@ -17,7 +17,7 @@ from ws_support.asgi import WebSocketSupport
 from ws_support.checks import check_application
 from ws_support.conf import get_options
 from ws_support.consumers import EchoConsumer
-from ws_support.hubs import Hub, HubRouter
+from ws_support.hubs import Hub, HubRouter, authorize
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.middleware.origin import OriginValidator
 from ws_support.servers._run.banner import summary, unguarded
@@ -171,8 +171,15 @@ def test_a_channel_layer_that_is_not_installed_is_an_error(settings, serve):
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": "no_such.Layer"}}
     message = found()["ws_support.E012"]
     assert message.startswith(
-        "CHANNEL_LAYERS cannot be used: Cannot import BACKEND 'no_such.Layer'"
+        "CHANNEL_LAYERS cannot be used: InvalidChannelLayerError: Cannot import BACKEND"
     )
+    settings.CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "channels_redis.core.RedisChannelLayer",
+            "CONFIG": {"hosts": "redis://127.0.0.1"},
+        }
+    }
+    assert found()["ws_support.E012"].startswith("CHANNEL_LAYERS cannot be used: ValueError: ")
 
 
 @pytest.mark.parametrize(
@@ -241,11 +248,28 @@ def test_hubs_behind_a_route_are_named(settings, serve):
     serve(guarded(path("hubs", router)))
     assert "'hubs' of " in found()["ws_support.E011"]
     serve(ProtocolTypeRouter({"websocket": router}))
-    assert found()["ws_support.E011"].startswith('The key "websocket" of a_project.asgi')
+    assert found()["ws_support.W011"].startswith('A HubRouter is under the key "websocket" of a_p')
+    serve(ProtocolTypeRouter({"websocket": router, "http": router}))
+    assert found() == {}
     serve(router)
     assert found() == {}
     serve(HubRouter(guarded(path("ws", echo)), {"chat": Chat}))
     assert found() == {}
+
+
+def test_a_hub_for_users_without_anything_that_finds_them_is_warned_of(settings, serve):
+    @authorize()
+    class Chat(Hub):
+        pass
+
+    settings.INSTALLED_APPS = ["ws_support"]
+    for more, expected in (
+        ({}, ["ws_support.W012"]),
+        ({"middleware": lambda application: application}, []),
+        ({"authenticate": lambda token: None}, []),
+    ):
+        serve(HubRouter(echo, {"chat": Chat}, **more))
+        assert [each.id for each in check_application(None)] == expected
 
 
 @pytest.mark.parametrize("name", ["WS_SUPORT", "WS_SUPPORTS", "WSSUPPORT", "WS_SUPPROT"])

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from channels.exceptions import InvalidChannelLayerError
 from channels.layers import get_channel_layer
 from channels.routing import ProtocolTypeRouter
 from django.apps import AppConfig, apps
@@ -60,10 +59,10 @@ def check_project(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
         )
     try:
         get_channel_layer()
-    except InvalidChannelLayerError as error:
+    except Exception as error:  # The backend is made, of any class.
         found.append(
             Error(
-                f"CHANNEL_LAYERS cannot be used: {error}.",
+                f"CHANNEL_LAYERS cannot be used: {type(error).__name__}: {error}.",
                 hint='For Redis: pip install "django-ws-support[redis]".',
                 id="ws_support.E012",
             )
@@ -172,21 +171,35 @@ def _missing_applications(parts: list[Node]) -> Iterator[CheckMessage]:
 def _routed_hubs(application: Any, parts: list[Node]) -> Iterator[CheckMessage]:
     if (hubs := _hubs()) is None:
         return
-    for part in parts:
-        if not isinstance(part.application, hubs.HubRouter):
-            continue
+    hint = "Put it around everything else: application = HubRouter(application, {...})."
+    routers = [part for part in parts if isinstance(part.application, hubs.HubRouter)]
+    for part in routers:
+        if part.application.without_users:
+            yield Warning(
+                f"{part.application.without_users[0]} has authorize(), and HubRouter has nothing"
+                " that finds users: each request fails, unless a middleware around HubRouter sets"
+                ' scope["user"].',
+                hint="Give HubRouter a middleware= or authenticate=, or add 'django.contrib.auth'"
+                " and 'django.contrib.sessions' to INSTALLED_APPS.",
+                id="ws_support.W012",
+            )
         if part.route is not None:
-            where = f"The WebSocket route {str(part.route.pattern)!r} of {_name()}"
-        elif isinstance(application, ProtocolTypeRouter):
-            where = f'The key "websocket" of {_name()}'
-        else:
-            continue
-        yield Error(
-            f"{where} leads to a HubRouter, which gets no HTTP requests there: clients cannot"
-            " negotiate with its hubs.",
-            hint="Put it around everything else: application = HubRouter(application, {...}).",
-            id="ws_support.E011",
-        )
+            yield Error(
+                f"The WebSocket route {str(part.route.pattern)!r} of {_name()} leads to a"
+                " HubRouter, which gets no HTTP requests there: clients cannot negotiate with its"
+                " hubs.",
+                hint=hint,
+                id="ws_support.E011",
+            )
+    if routers and isinstance(application, ProtocolTypeRouter):
+        of_http = websocket_parts(application.application_mapping.get("http"))
+        if not any(isinstance(part.application, hubs.HubRouter) for part in of_http):
+            yield Warning(
+                f'A HubRouter is under the key "websocket" of {_name()}, and none under "http":'
+                " clients that negotiate cannot connect to its hubs.",
+                hint=hint,
+                id="ws_support.W011",
+            )
 
 
 def _hubs() -> Any:

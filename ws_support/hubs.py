@@ -274,15 +274,13 @@ class HubRouter:
             if given is not None and not callable(given):
                 raise ImproperlyConfigured(f"{name} of HubRouter is a function, not {given!r}.")
         endpoints = {}
+        self.without_users: list[str] = []
+        """The hubs with authorize() for which nothing here finds users."""
         finds_users = middleware is not None or authenticate is not None or has_sessions()
         for route, hub in hubs.items():
             description = description_of(hub)
             if description.needs_users and not finds_users:
-                raise ImproperlyConfigured(
-                    f"{hub.__qualname__} has authorize(), and nothing finds users: give HubRouter a"
-                    " middleware= or authenticate=, or add 'django.contrib.auth' and"
-                    " 'django.contrib.sessions' to INSTALLED_APPS."
-                )
+                self.without_users.append(hub.__qualname__)
             endpoints[route] = Endpoint(description, description.manager)
         # Their own signs of life do for clients of hubs.
         guard = partial(WebSocketSupport, heartbeat_interval=None)

@@ -212,6 +212,18 @@ async def test_by_default_an_active_user_of_django_is_found(monkeypatch):
     assert Account._default_manager.wanted == {"pk": "7"}
 
 
+async def test_without_sessions_who_has_no_token_is_not_authenticated(hub, problems):
+    web = Web(
+        HubRouter(
+            rest,
+            {"hub": hub},
+            middleware=lambda application: application,
+            authenticate=authenticate,
+        )
+    )
+    assert (await web.request("POST", "/negotiate")).status == 401
+
+
 async def test_what_authenticates_has_to_return_a_user(hub):
     application = HubRouter(
         rest, {"hub": hub}, middleware=anonymous, authenticate=lambda token: token

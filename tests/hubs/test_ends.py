@@ -26,6 +26,7 @@ from ws_support._hubs import connection
 from ws_support._hubs.messages import Close, Invocation, Ping
 from ws_support.exceptions import ConnectionClosed
 from ws_support.hubs import HubException, description_of
+from ws_support.signals import connected
 from ws_support.testing import BOUND
 
 pytestmark = pytest.mark.usefixtures("problems")
@@ -441,7 +442,40 @@ async def test_a_client_of_which_nothing_can_be_read_for_long_is_given_up(clock:
         assert await socket.until_end() == [Close(CLOSED, True)]
     assert hub.events[-1].startswith("disconnected: Unread: What the client has sent has not been")
     [warning] = problems.warnings
-    assert warning.startswith("Closed: what the client has sent has not been read for 120 s")
+    assert warning.startswith("Closed: no method of the client has ended for 120 s")
+
+
+async def test_a_client_whose_methods_end_is_read_however_long_that_takes(clock: Clock):
+    # What has come in one piece counts until its last message has been taken.
+    hub = new_hub(CLIENT_TIMEOUT_INTERVAL=30, KEEP_ALIVE_INTERVAL=1000)
+    names = [str(number) for number in range(9)]
+    async with await open_socket(hub) as socket:
+        calls = [Invocation("wait", [name]) for name in names]
+        notes = [Invocation("note", ["x" * 20_000]) for _ in range(5)]
+        await socket.put_message(Ping(), *calls, *notes)
+        for name in names:
+            await until(lambda name=name: f"{name} began" in hub.events)
+            await clock.forward(31)
+            hub.gate(name).set()
+        assert await socket.result("echo", 1) == 1
+
+
+async def test_an_end_before_on_connected_is_not_told_to_the_hub(problems):
+    hub = new_hub()
+
+    async def wait(**_: Any) -> None:
+        await asyncio.sleep(60)
+
+    connected.connect(wait)
+    try:
+        web = Web(router(hub))
+        async with Stream(web, await web.token()) as stream:
+            await web.request("POST", stream.query, shake())
+            await turns()
+        await until(lambda: not open_connections)
+    finally:
+        connected.disconnect(wait)
+    assert hub.events == []
 
 
 async def test_a_client_of_which_nothing_could_be_read_for_a_while_is_not_silent(clock: Clock):

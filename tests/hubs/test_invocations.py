@@ -66,6 +66,9 @@ class Chat(Hub):
     async def unsendable(self) -> object:
         return object()
 
+    async def broken(self) -> Any:
+        return BrokenModel()
+
     async def in_time(self) -> str:
         # As asyncio.timeout() does it: the method has to be in the task that it began in.
         task = asyncio.current_task()
@@ -209,6 +212,13 @@ class Chat(Hub):
         self.client.began.append("take_none")
         await self.client.gate("take_none").wait()
         return "none"
+
+
+class BrokenModel:
+    __pydantic_validator__ = None
+
+    def model_dump(self) -> Any:
+        raise KeyError("a bug of the project")
 
 
 @dataclass
@@ -428,8 +438,22 @@ async def test_why_a_call_is_refused_is_in_the_log_of_a_developer(protocol, capl
     async with client_of(protocol) as client:
         await client.asks(message)
     [record] = caplog.records
-    assert f"'{message.target}'" in record.getMessage()
-    assert record.getMessage().endswith(line)
+    assert message.target in record.getMessage()
+    assert line in record.getMessage()
+
+
+async def test_what_the_project_is_to_blame_for_has_a_traceback(protocol, caplog):
+    async with client_of(protocol) as client:
+        await client.asks(Invocation("broken", [], "1"))
+    [record] = caplog.records
+    assert record.exc_info
+
+
+async def test_a_client_forges_no_line_of_the_log(protocol, caplog):
+    caplog.set_level(logging.DEBUG, "ws_support.hubs")
+    async with client_of(protocol) as client:
+        await client.asks(Invocation("x\nERROR forged", [], "1"))
+    assert "\n" not in caplog.records[0].getMessage()
 
 
 async def test_an_expected_error_is_not_logged(protocol, caplog):
@@ -451,7 +475,7 @@ async def test_who_may_not_invoke_a_method_is_told_so(protocol, message, caplog)
         answer = await client.asks(message)
     assert answer.error == f"Failed to invoke '{message.target}' because user is unauthorized"
     [record] = caplog.records
-    assert record.getMessage() == f"{answer.error}: it does not meet @authorize() of the method."
+    assert record.getMessage() == f"{answer.error!a}: it does not meet @authorize() of the method."
 
 
 @pytest.mark.parametrize(
@@ -481,11 +505,15 @@ async def test_a_stream_that_is_cancelled_may_wait_while_it_cleans_up(protocol, 
         assert client.closed == ["cleaned up"]
 
 
-async def test_a_stream_whose_client_leaves_may_wait_while_it_cleans_up(protocol):
+@pytest.mark.parametrize("cancels", [False, True])
+async def test_a_stream_whose_client_leaves_may_wait_while_it_cleans_up(protocol, cancels):
     client = Client(protocol)
     client.invocations.start()
     client.sends(StreamInvocation("cleaning", [], "1"))
     await client.until(lambda: client.answers)
+    if cancels:
+        client.sends(CancelInvocation("1"))
+        await client.until(lambda: client.began == ["cleaning up"])
     ending = asyncio.ensure_future(client.invocations.end(BOUND))
     await client.until(lambda: client.began == ["cleaning up"])
     for _ in range(10):

@@ -170,6 +170,9 @@ def test_two_methods_that_clients_cannot_tell_apart_are_an_error(other):
 def test_a_method_that_is_likely_misspelt_is_an_error(name):
     async def method(self) -> None: ...
 
+    given = hub_method_name("Hello")(lambda self: None)
+    assert methods_of(type("Right", (Hub,), {name: None}), Hub) == {}
+    assert methods_of(type("Right", (Hub,), {name: given}), Hub).keys() == {"hello"}
     wrong = type("Wrong", (Hub,), {name: method})
     with pytest.raises(
         ImproperlyConfigured, match=rf"could call Wrong\.{name}\(\): write {name}ed"

@@ -13,7 +13,7 @@ from django.test import override_settings
 from tests.hubs.clients import ORIGIN, TEXT, Named, Poller, Socket, Web, rest, router
 from tests.hubs.recording import Recording, new_hub
 from tests.hubs.test_long_polling import end
-from ws_support.hubs import Hub, HubRouter, authorize, description_of
+from ws_support.hubs import Hub, HubRouter, description_of
 from ws_support.testing import HandshakeRefused, Peer, RunningApplication
 
 pytestmark = pytest.mark.usefixtures("problems")
@@ -59,16 +59,6 @@ def test_a_hub_that_takes_arguments_is_an_error():
 
     with pytest.raises(ImproperlyConfigured, match=r"Room\(\) has to take no arguments"):
         HubRouter(rest, {"room": Room})
-
-
-async def test_a_hub_for_users_needs_what_finds_them(settings):
-    hub = authorize()(new_hub())
-    settings.INSTALLED_APPS = ["ws_support"]
-    with pytest.raises(ImproperlyConfigured, match=r"has authorize\(\), and nothing finds users"):
-        HubRouter(rest, {"hub": hub})
-    assert HubRouter(rest, {"hub": hub}, middleware=lambda application: application)
-    assert HubRouter(rest, {"hub": hub}, authenticate=lambda token: None)
-    assert HubRouter(rest, {"hub": new_hub()})
 
 
 async def test_websockets_at_other_paths_go_to_the_application():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -403,6 +403,11 @@ class Page(Protocol):
 
     async def listed(self, *texts: str) -> None: ...
 
+    async def stubbed(self, text: str, level: str = ..., loud: bool = False) -> None: ...
+
+    ticked: Callable[[int], Awaitable[None]]
+    _private: int
+
 
 async def test_what_a_typed_client_is_sent_has_to_fit_its_class():
     class Chat(Recording, Hub[Page]):
@@ -416,14 +421,23 @@ async def test_what_a_typed_client_is_sent_has_to_fit_its_class():
         await everybody.told("b", True)
         await everybody.told(loud=True, text="c")
         await everybody.listed("d", "e")
-        messages = [await socket.next() for _ in range(4)]
+        await everybody.stubbed("f")
+        await everybody.ticked(7)
+        messages = [await socket.next() for _ in range(6)]
         assert [each.arguments for each in messages] == [
-            ["a", False],
+            ["a"],
             ["b", True],
             ["c", True],
             ["d", "e"],
+            ["f"],
+            [7],
         ]
-        with pytest.raises(AttributeError, match="has no method tolled: it has listed, told"):
+        assert messages[-1].target == "Ticked"
+        with pytest.raises(TypeError, match=r"Stubbed\(\): 'level' has to be given, too"):
+            await everybody.stubbed("f", loud=True)
+        with pytest.raises(
+            AttributeError, match="has no method tolled: it has ticked, listed, stubbed, told"
+        ):
             everybody.tolled("a")
         with pytest.raises(TypeError, match=r"Told\(\): missing a required argument: 'text'"):
             await everybody.told()
@@ -533,6 +547,15 @@ async def test_an_answer_has_a_timeout(room, problems):
     error = (await room.sockets[0].call("ask_in_time", "Question", 0.01)).error
     assert error
     problems.expect("The hub method 'ask_in_time' has raised NoAnswer: 'The client has not")
+
+
+async def test_a_time_that_is_up_elsewhere_is_not_called_that_of_the_client(room, monkeypatch):
+    async def raise_timeout(*_: Any) -> None:
+        raise asyncio.TimeoutError("of the project")
+
+    monkeypatch.setattr(description_of(room.hub).manager(), "invoke", raise_timeout)
+    with pytest.raises(asyncio.TimeoutError, match="of the project"):
+        await hub_context(room.hub).clients.client(room.ids[0]).invoke(int, "Question")
 
 
 async def test_a_client_has_only_so_much_to_answer(room, monkeypatch):

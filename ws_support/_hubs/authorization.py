@@ -23,7 +23,7 @@ class Requirement(NamedTuple):
 
     async def is_met(self, user: Any, context: Any) -> HTTPStatus | None:
         """Return None if it is met, else the status that says what is missing."""
-        if not user.is_authenticated:
+        if user is None or not user.is_authenticated:
             return HTTPStatus.UNAUTHORIZED
         if self.permissions and not await user.ahas_perms(self.permissions):
             return HTTPStatus.FORBIDDEN

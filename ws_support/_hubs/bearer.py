@@ -50,11 +50,14 @@ class BearerAuthentication:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         text = _token_of(scope)
-        if text is not None:
+        if text is None:
+            if "user" not in scope:
+                scope = {**scope, "user": None}
+        else:
             ticket = read_ticket(text, self._hub_of(scope))
             if ticket is None:
                 user = await self._authenticate(text)
-                if user is not None and not hasattr(user, "is_authenticated"):
+                if isinstance(user, (str, bytes, int, dict)):  # Such as a name, or True.
                     raise TypeError(
                         "authenticate of HubRouter returns a user, or None: got"
                         f" {type(user).__name__}."

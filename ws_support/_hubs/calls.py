@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
+from ws_support._asyncio import to_the_end
 from ws_support._hubs.connection import HubConnection
 from ws_support._hubs.errors import HubException, PublishError
 from ws_support._hubs.letters import Kind, Letter
@@ -49,7 +50,6 @@ class Calls:
         self._calls: dict[str, _Call] = {}
         self._answering: dict[str, asyncio.Task[None]] = {}
         """What waits here for clients, by the ids of the invocations."""
-        self._forgetting: set[asyncio.Task[None]] = set()
         self._count = 0
 
     @property
@@ -89,12 +89,11 @@ class Calls:
             del self._calls[invocation_id]
             if has_posted and not call.result.done():
                 # Cancelled, or given up: the owner would wait for its client, and say so, for ever.
-                task = asyncio.create_task(self._post_forget(connection_id, invocation_id))
-                self._forgetting.add(task)
-                task.add_done_callback(self._forgetting.discard)
+                # Waited for, since the event loop of a command may end right after.
+                await to_the_end(self._post_forget(connection_id, invocation_id))
 
     async def _post_forget(self, connection_id: str, invocation_id: str) -> None:
-        with suppress(PublishError):
+        with suppress(PublishError, TypeError):
             await self._post(connection_id, Letter(Kind.FORGET, connection_id, text=invocation_id))
 
     def note_answering(self, letter: Letter, task: asyncio.Task[None]) -> None:

@@ -120,6 +120,8 @@ class SingleClientProxy(ClientProxy):
         try:
             return await asyncio.wait_for(asking, timeout)
         except asyncio.TimeoutError:
+            if timeout is None:
+                raise
             raise NoAnswer(f"The client has not answered within {timeout} s.") from None
 
     async def _call(self, method: ClientMethod, arguments: list[Any]) -> Any:

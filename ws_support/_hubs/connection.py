@@ -126,6 +126,7 @@ class HubConnection:
         "_unread_size",
         "_waiting",
         "_writers",
+        "has_begun",
         "id",
         "items",
         "options",
@@ -185,6 +186,8 @@ class HubConnection:
         self._waiting: Collection[Message] = ()
         self._opening: asyncio.Task[None] | None = None
         self._has_connected = False
+        self.has_begun = False
+        """True once `on_connected()` of the hub runs, or has."""
         self._results: dict[str, asyncio.Future[Completion]] = {}
 
         self._may_resume = may_resume
@@ -331,20 +334,27 @@ class HubConnection:
     async def room(self) -> bool:
         """Wait until the connection is not full. Return False if it has ended instead."""
         longest = (1 + _HELD_INTERVALS) * self.options.client_timeout_interval
+        # A client that polls no more is noticed in any case.
+        timeout = None if self.transport_name == "LongPolling" else longest
         while self.is_full and self._state < State.CLOSING:
             if self._room is None:
                 self._room = self._loop.create_future()
-            done, _ = await asyncio.wait([self._room], timeout=longest)
-            if not done:
-                self._is_full_for(longest)
-        self._heard_at = self._loop.time()  # What the client has sent meanwhile comes now.
+            before = self._what_waits
+            done, _ = await asyncio.wait([self._room], timeout=timeout)
+            if not done and before is not None and self._what_waits is before:
+                self._is_stuck(longest)
         return self._state < State.CLOSING
 
-    def _is_full_for(self, seconds: float) -> None:
+    @property
+    def _what_waits(self) -> object:
+        """The message that is next, or what it waits for. While methods end, it changes."""
+        return next(iter(self._waiting), self._opening)
+
+    def _is_stuck(self, seconds: float) -> None:
         """End a connection of which nothing can be read: nobody would notice that it is lost."""
         logger.warning(
-            "Closed: what the client has sent has not been read for %g s, since its methods do not"
-            " end, path %.200a. To allow more, raise"
+            "Closed: no method of the client has ended for %g s, and no more of what it has sent"
+            " can be read, path %.200a. To allow more, raise"
             ' WS_SUPPORT["HUBS"]["CLIENT_TIMEOUT_INTERVAL"], a quarter of that.',
             seconds,
             self.scope["path"],
@@ -393,6 +403,7 @@ class HubConnection:
         except ProtocolError as error:
             self._fail(error)
         if self._room is not None and not (self.is_full and self._state < State.CLOSING):
+            self._heard_at = self._loop.time()  # What the client has sent meanwhile comes now.
             self._room.set_result(None)
             self._room = None
 
@@ -548,7 +559,7 @@ class HubConnection:
             self._has_connected = True
         except asyncio.CancelledError as error:
             if self._state >= State.CLOSING or is_being_cancelled():
-                self._has_connected = True  # It has begun, so its end has to come.
+                self._has_connected = self.has_begun  # If so, its end has to come.
                 raise
             # It has awaited what somebody else has cancelled.
             self._has_failed_to_connect(error)
@@ -743,7 +754,9 @@ class HubConnection:
             return
         interval = self.options.client_timeout_interval
         left = self._heard_at + interval - self._loop.time()
-        if left <= 0 and self._is_holding:
+        if left <= 0 and self.is_full:
+            left = interval  # Nothing more is read: `room()` knows if that lasts too long.
+        elif left <= 0 and self._is_holding:
             # What it may have sent has not been read.
             left = min(left + _HELD_INTERVALS * interval, interval)
         if left > 0:
@@ -855,7 +868,7 @@ class HubConnection:
             await asyncio.wait([opening], timeout=_END_TIMEOUT)
 
     def _log_error(self, name: str, error: BaseException) -> None:
-        if isinstance(error, (HubException, *errors.LOGGED_IN_ONE_LINE)):
+        if isinstance(error, HubException) or errors.is_one_line(error):
             logger.warning(
                 "%s of a hub has raised %s: %.300a, path %.200a.",
                 name,

@@ -49,7 +49,7 @@ class Missed(Exception):
 
 
 class Unread(Exception):
-    """Nothing of the client could be read for too long, since its methods do not end."""
+    """Nothing of the client could be read for too long, since no method of it has ended."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"What the client has sent has not been read for {seconds:g} s.")

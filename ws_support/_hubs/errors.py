@@ -41,15 +41,20 @@ class NoAnswer(asyncio.TimeoutError):
     """A client has not answered in time."""
 
 
-LOGGED_IN_ONE_LINE: Final = (
-    PublishError,
-    InvalidValue,
-    InvalidName,
-    InvalidNameType,
-    NoAnswer,
-)
-"""What a method raises when a client, or the broker, is to blame. Any client could fill the log
-with their tracebacks."""
+_OF_CLIENTS: Final = (PublishError, InvalidName, InvalidNameType, NoAnswer)
+
+_OF_VALUES: Final = (TypeError, ValueError, OverflowError, RecursionError)
+"""What writing a value raises that cannot be sent: a client may have sent it."""
+
+
+def is_one_line(error: BaseException) -> bool:
+    """Return True if a client, or the broker, is to blame for what a method has raised.
+
+    Any client could fill the log with the tracebacks.
+    """
+    if isinstance(error, InvalidValue):
+        return isinstance(error.__cause__, _OF_VALUES)
+    return isinstance(error, _OF_CLIENTS)
 
 
 class BindingError(Exception):

@@ -200,8 +200,10 @@ class Invocations:
         for waiter in self._idle:
             waiter.cancel()
         plain = {*self._workers, *self._lent}
+        # Those that the client has cancelled clean up already.
+        cleaning = {each.task for each in self._streams.values() if each.is_cleaning}
         for task in self._tasks:
-            if task not in plain:
+            if task not in plain and task not in cleaning:
                 task.cancel()
         if running := plain.intersection(self._tasks):
             # A client may leave right after its last call, which should still do its work.
@@ -463,19 +465,19 @@ class Invocations:
         return method.arrange(arguments, uploads)
 
     def _refused(self, text: str, error: Exception) -> _Refused:
-        logger.debug("%.300s %.300s", text, error)
+        logger.debug("%.300a: %.300a", text, str(error))
         is_detailed = self._limits.detailed_errors
         return _Refused(errors.describe(text, error, is_detailed=is_detailed))
 
     @staticmethod
     def _unauthorized(message: _Call) -> _Refused:
         text = errors.unauthorized(message.target)
-        logger.debug("%.300s: it does not meet @authorize() of the method.", text)
+        logger.debug("%.300a: it does not meet @authorize() of the method.", text)
         return _Refused(text)
 
     def _explain(self, text: str, error: BaseException, message: _Call) -> str:
         """Log what a method has raised, and return what its client may read of it."""
-        if isinstance(error, errors.LOGGED_IN_ONE_LINE):
+        if errors.is_one_line(error):
             name = type(error).__name__
             logger.error(
                 "The hub method %r has raised %s: %.300a", message.target, name, str(error)
@@ -528,6 +530,11 @@ class _Stream:
     def __init__(self) -> None:
         self.has_begun = False
         self.is_cancelled = False
+
+    @property
+    def is_cleaning(self) -> bool:
+        """True if its task has been cancelled, and may still do something."""
+        return self.is_cancelled and self.has_begun
 
     def cancel(self) -> None:
         if self.is_cancelled:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import lru_cache
 from time import monotonic
 from typing import Any, Final, cast
@@ -184,7 +184,7 @@ class HubManager:
 
     async def on_connected(self, connection: HubConnection) -> None:
         await self._join(connection, self.topic_of_all)
-        if connection.user_identifier is not None:
+        if connection.user_identifier:  # An empty one is none.
             await self._join(connection, self.topic_of_user(connection.user_identifier))
         await self._take_letters(connection)
         open_connections.accepted(connection)
@@ -192,6 +192,7 @@ class HubManager:
             self._reported[connection.id] = monotonic()
             await report_start(connection.scope)
         await self._close_old_databases()
+        connection.has_begun = True
         await self._hub.on_connected(connection)
 
     async def on_disconnected(self, connection: HubConnection, error: Exception | None) -> None:
@@ -419,11 +420,11 @@ class HubManager:
         elif letter.kind is Kind.SEND:
             connection.deliver(Published(letter.data))
         elif letter.kind is Kind.ADD:
-            connection.spawn(_logged(self.add_to_group(letter.id, letter.text)))
+            connection.spawn(_logged(self.add_to_group, letter.id, letter.text))
         elif letter.kind is Kind.REMOVE:
-            connection.spawn(_logged(self.remove_from_group(letter.id, letter.text)))
+            connection.spawn(_logged(self.remove_from_group, letter.id, letter.text))
         else:
-            task = connection.spawn(_logged(self._calls.answer(connection, letter)))
+            task = connection.spawn(_logged(self._calls.answer, connection, letter))
             self._calls.note_answering(letter, task)
 
 
@@ -442,10 +443,10 @@ def _name(given: object, what: str) -> str:
     return given
 
 
-async def _logged(work: Awaitable[None]) -> None:
+async def _logged(work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
     """Do what another process has asked for. Nobody here waits for it to hear of an error."""
     try:
-        await work
+        await work(*arguments)
     except (PublishError, ValueError) as error:
         logger.error("What another process has asked for was not done: %s", error)
 

@@ -97,8 +97,17 @@ class ClientMethod:
             bound = self.signature.bind(*arguments, **named)
         except TypeError as error:
             raise TypeError(f"{self.name}(): {error}") from None
-        bound.apply_defaults()
-        return list(bound.arguments.values())
+        # Defaults are sent only in front of what is given.
+        given = bound.arguments
+        arranged = []
+        for name, parameter in self.signature.parameters.items():
+            if len(given) == 0:
+                break
+            value = given.pop(name, parameter.default)
+            if value is ...:  # As stubs have it.
+                raise TypeError(f"{self.name}(): {name!r} has to be given, too")
+            arranged.append(value)
+        return arranged
 
 
 def client_methods(client: type | None) -> dict[str, ClientMethod]:
@@ -106,7 +115,12 @@ def client_methods(client: type | None) -> dict[str, ClientMethod]:
 
     Raises `ImproperlyConfigured` for the type of an answer that cannot be read.
     """
-    found = {}
+    found: dict[str, ClientMethod] = {}
+    for cls in getattr(client, "__mro__", ()):
+        # Declared as attributes: `ticked: Callable[[int], Awaitable[None]]`.
+        for attribute in inspect.get_annotations(cls):
+            if not attribute.startswith("_"):
+                found[attribute] = ClientMethod(pascal_case(attribute))
     for attribute in dir(client):
         function = inspect.getattr_static(client, attribute)
         if not attribute.startswith("_") and inspect.isfunction(function):
@@ -120,9 +134,10 @@ def client_methods(client: type | None) -> dict[str, ClientMethod]:
 def _signature_of(function: Callable[..., Any]) -> tuple[inspect.Signature | None, int]:
     """Return the signature behind `self`, and how many parameters it has. None for `*arguments`."""
     whole = inspect.signature(function)
-    parameters = list(whole.parameters.values())[1:]
+    parameters = list(whole.parameters.values())
     if any(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters):
         return None, -1
+    parameters = parameters[1:]
     return whole.replace(parameters=parameters), len(parameters)
 
 
@@ -177,14 +192,15 @@ def methods_of(hub: type, base: type) -> dict[str, HubMethod]:
     for attribute in dir(base):
         if not attribute.startswith("_"):
             _check_override(hub, base, attribute)
+    public = _public_functions(hub, base)
     for wrong, right in _MISTAKEN.items():
-        if hasattr(hub, wrong):
+        if wrong in public and not hasattr(inspect.getattr_static(hub, wrong), _NAME):
             raise ImproperlyConfigured(
                 f"Clients could call {hub.__qualname__}.{wrong}(): write {right}()."
             )
     found: dict[str, HubMethod] = {}
     owners: dict[str, str] = {}
-    for attribute in sorted(_public_functions(hub, base)):
+    for attribute in sorted(public):
         function = inspect.getattr_static(hub, attribute)
         title = f"{hub.__qualname__}.{attribute}"
         method = replace(_describe(function, title), name=shown_name(function, attribute))
