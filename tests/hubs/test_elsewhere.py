@@ -356,6 +356,7 @@ async def test_each_request_of_a_client_with_a_bearer_token_may_come_to_another_
     assert (await poller.result("who"))["user"] == "ann"
     assert not description_of(hub).manager().connections
     assert (await web.request("DELETE", poller.query)).status == 202
+    await close_mailbox(description_of(hub).manager())
 
 
 async def test_an_event_stream_goes_on_in_any_process(hub, elsewhere, problems, between):
@@ -459,9 +460,15 @@ async def test_a_mailbox_stays_open_for_a_reason_that_comes_while_it_is_closed(h
     await asyncio.gather(closing, opening)
     topic = mine.topic_of_worker(mine.worker)
     assert TopicRegistry.of_this_loop()._topics.keys() == {topic}
+    await close_mailbox(mine)
+
+
+async def close_mailbox(mine: Any) -> None:
+    """Leave nothing in the statistics of this process."""
     mine._timer.cancel()
     mine._open_until = 0
     await mine._close_mailbox()
+    assert not TopicRegistry.of_this_loop()._topics
 
 
 async def test_without_a_broker_between_processes_nothing_is_forwarded(hub, elsewhere, problems):
