@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.hubs.clients import Poller, Stream, Web, router, until
+from tests.hubs.clients import ORIGIN, Poller, Socket, Stream, Web, router, until
 from tests.hubs.recording import Recording, new_hub
 from tests.hubs.test_ends import drain
 from ws_support._connection.registry import open_connections
 from ws_support.hubs import authorize
 from ws_support.signals import connected, disconnected, rejected
+from ws_support.testing import HandshakeRefused
 
 pytestmark = pytest.mark.usefixtures("problems")
 
@@ -100,6 +101,30 @@ async def test_who_has_not_shaken_hands_has_not_connected(heard):
     await web.request("DELETE", client.query)
     await until(lambda: not open_connections)
     assert heard == []
+
+
+async def test_a_websocket_that_a_hub_refuses_is_told_of_once(heard, settings, caplog):
+    settings.WS_SUPPORT = {"ALLOWED_ORIGINS": None}
+    caplog.set_level(logging.INFO, "ws_support")
+    hub = authorize(check=lambda context: False)(new_hub(Recording))
+    for query, status in (("", 401), ("?id=unknown", 401)):
+        with pytest.raises(HandshakeRefused):
+            async with Socket(router(hub), query):
+                pass
+        assert heard == [("rejected", "/hub", ORIGIN, status, "hub")]
+        heard.clear()
+    assert len([each for each in caplog.records if "Refused" in each.getMessage()]) == 2
+
+
+async def test_a_user_without_an_identifier_may_connect(heard):
+    class Nameless(Recording):
+        @classmethod
+        def get_user_identifier(cls, user: Any) -> str:
+            return ""
+
+    client = await begin("poll", new_hub(Nameless))
+    assert await client.result("echo", 1) == 1
+    await client.web.request("DELETE", client.query)
 
 
 async def test_a_negotiation_that_is_refused_is_told_of(heard, settings):

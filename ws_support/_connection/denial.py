@@ -10,6 +10,7 @@ from typing import Any
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, WebSocketScope
 
 from ws_support import _logging
+from ws_support._connection.lifecycle import Lifecycle
 from ws_support.signals import rejected
 
 
@@ -44,6 +45,8 @@ async def refuse(
         extra=_logging.fields(scope),
     )
     await rejected.asend_robust(None, scope=scope, origin=origin, status=int(status), rule=rule)
+    if (lifecycle := Lifecycle.of(scope)) is not None:
+        lifecycle.note_refusal()
     if (await receive())["type"] != "websocket.connect":
         return  # The client has gone.
     await answer(scope, send, status, reason)

@@ -85,6 +85,7 @@ class Lifecycle:
         "_closing",
         "_end",
         "_is_cancelled",
+        "_is_refused",
         "_listener",
         "_opened_at",
         "_options",
@@ -123,6 +124,8 @@ class Lifecycle:
         self._unheard: Close | None = None
         # The task that sends a close frame in place of the application.
         self._closing: asyncio.Task[None] | None = None
+        # True if others have reported the refusal of the handshake.
+        self._is_refused = False
         # True if the application was cancelled by `cancel()`, and not by the server.
         self._is_cancelled = False
         self._listener: Listener | None = None
@@ -435,7 +438,13 @@ class Lifecycle:
             self._end = end
         return self._end
 
+    def note_refusal(self) -> None:
+        """Note that the log and the signal know of the refusal that is answered now."""
+        self._is_refused = True
+
     async def _report_refusal(self, status: int) -> None:
+        if self._is_refused:
+            return
         origin = _logging.fields(self._scope)["origin"]
         logger.info(
             "Refused with %d by the application: path %.200a.",
