@@ -467,7 +467,11 @@ def test_a_user_is_no_identifier(room):
         ("", ValueError, "The name of a group is empty."),
         (5, TypeError, "The name of a group is a text, not int."),
         ("x" * 9_001, ValueError, "The name of a group has up to 9000 characters, not 9001."),
-        ("\ud800", ValueError, "The name of a group holds half of a surrogate pair."),
+        (
+            "\ud800",
+            ValueError,
+            "The name of a group holds half of a surrogate pair, which cannot be sent.",
+        ),
     ],
 )
 async def test_a_wrong_name_of_a_group_is_an_error_that_does_not_hold_it(room, name, error, text):

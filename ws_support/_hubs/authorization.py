@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from inspect import isawaitable, iscoroutinefunction
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
@@ -40,7 +40,9 @@ class Requirement(NamedTuple):
 
 
 def authorize(
-    *wrong: Any, permission: str | Iterable[str] = (), check: Callable[[Any], Any] | None = None
+    *wrong: NoReturn,
+    permission: str | Iterable[str] = (),
+    check: Callable[[Any], Any] | None = None,
 ) -> Callable[[Decorated], Decorated]:
     """Admit only authenticated users to a hub, or to one of its methods::
 

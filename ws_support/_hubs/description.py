@@ -115,8 +115,6 @@ def _check_init(hub: type[Any]) -> None:
         raise ImproperlyConfigured(
             f"{hub.__qualname__}() has to take no arguments: there is an instance for each call."
         ) from None
-    except ValueError:  # pragma: no cover  # A signature that cannot be read.
-        pass
 
 
 def _new(hub: type[Any], connection: HubConnection) -> Any:

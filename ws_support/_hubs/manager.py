@@ -30,7 +30,7 @@ from ws_support._hubs.protocols import PROTOCOLS
 from ws_support._hubs.published import Published
 from ws_support._topics.brokers import is_between_processes
 from ws_support._topics.brokers.base import BrokerError
-from ws_support._topics.messages import check_subscriptions
+from ws_support._topics.messages import check_subscriptions, check_text
 from ws_support._topics.registry import TopicRegistry
 from ws_support._topics.subscriber import Subscriber
 from ws_support.conf import get_options
@@ -437,9 +437,9 @@ def _name(given: object, what: str) -> str:
     if len(given) > _LONGEST_NAME:
         raise InvalidName(f"{what} has up to {_LONGEST_NAME} characters, not {len(given)}.")
     try:
-        given.encode()
-    except UnicodeEncodeError:
-        raise InvalidName(f"{what} holds half of a surrogate pair.") from None
+        check_text(given, what)
+    except ValueError as error:
+        raise InvalidName(str(error)) from None
     return given
 
 

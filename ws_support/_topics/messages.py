@@ -26,7 +26,7 @@ def checked_topic(topic: object) -> str:
         raise ValueError(
             f"A topic has up to {MAX_LENGTH} characters: got {len(topic)}, {topic[:60]!r}..."
         )
-    _check(topic, "The topic")
+    check_text(topic, "The topic")
     return topic
 
 
@@ -55,7 +55,7 @@ def message_of(data: object) -> dict[str, Any]:
     Raises `TypeError` for other values, and `ValueError` for text that cannot be encoded.
     """
     if isinstance(data, str):
-        _check(data, "The message")
+        check_text(data, "The message")
         return {"type": "websocket.send", "text": data}
     if isinstance(data, (bytes, bytearray, memoryview)):
         return {"type": "websocket.send", "bytes": bytes(data)}
@@ -82,7 +82,8 @@ _ENCODER: Final = DjangoJSONEncoder(allow_nan=False)
 encode a short message."""
 
 
-def _check(text: str, what: str) -> None:
+def check_text(text: str, what: str) -> None:
+    """Raise `ValueError` if `text`, which the error calls `what`, cannot be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError:

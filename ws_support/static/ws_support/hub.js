@@ -89,10 +89,10 @@ export const HubConnectionState = Object.freeze({
 
 const { Disconnected, Connecting, Connected, Disconnecting, Reconnecting } = HubConnectionState;
 
-// What the current socket has to bring next.
 /** Browsers tell pages no more. */
-const NOT_TOLD = " The server is away or has refused it; then its log says why.";
+const NOT_TOLD = " The server is away, or has refused it: then its log says why.";
 
+// What the current socket has to bring next.
 const Phase = Object.freeze({ HANDSHAKE: "handshake", SEQUENCE: "sequence", MESSAGES: "messages" });
 
 const NO_STATUS = 1005;
@@ -367,7 +367,9 @@ export class HubConnection extends EventTarget {
 
   #handleHandshake({ type, error, protocol }) {
     // An echo answers with the request, which names a protocol.
-    if (type !== undefined || protocol !== undefined) throw broken("a message where the answer to the handshake belongs");
+    if (type !== undefined || protocol !== undefined) {
+      throw broken("a message where the answer to the handshake belongs");
+    }
     if (error) {
       const reason = `Server returned handshake error: ${error}`;
       this.#reconnect({ reason, error: new HubError(reason, "connect") });
