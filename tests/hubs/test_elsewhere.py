@@ -167,6 +167,29 @@ async def test_a_client_that_is_no_longer_asked_from_elsewhere_is_forgotten_by_i
         assert await socket.result("echo", 1) == 1
 
 
+async def test_its_owner_is_told_before_the_loop_of_a_command_ends(hub, problems, monkeypatch):
+    publish = LocalBroker.publish
+
+    async def publish_slowly(self: Any, topic: str, message: Any) -> None:
+        await asyncio.sleep(0.02)
+        await publish(self, topic, message)
+
+    async with await open_socket(hub) as socket:
+        id_ = (await socket.result("who"))["id"]
+        [connection] = description_of(hub).manager().connections.values()
+        before = len(connection._tasks)
+        monkeypatch.setattr(LocalBroker, "publish", publish_slowly)
+        client = hub_context(hub).clients.client(id_)
+
+        def command() -> None:
+            with pytest.raises(asyncio.TimeoutError):
+                asyncio.run(client.invoke(int, "Ask", timeout=0.3))
+
+        await asyncio.to_thread(command)
+        await socket.next()
+        await until(lambda: len(connection._tasks) == before)
+
+
 async def test_that_nobody_waits_any_more_may_be_unknown_to_the_broker(
     hub, elsewhere, problems, monkeypatch
 ):

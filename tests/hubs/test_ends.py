@@ -399,13 +399,19 @@ async def test_a_silent_client_is_given_up_once_it_has_sent_a_ping(clock: Clock)
     ]
 
 
+async def keep_waiting(socket: Socket, hub: Any, *notes: str) -> None:
+    """Send notes behind a method that waits for a gate."""
+    await socket.send("wait", "gate")
+    for each in notes:
+        await socket.send("note", each)
+    await until(lambda: "gate began" in hub.events)
+
+
 async def test_a_client_is_not_silent_while_what_it_has_sent_waits(clock: Clock):
     hub = new_hub(CLIENT_TIMEOUT_INTERVAL=30, KEEP_ALIVE_INTERVAL=1000)
     async with await open_socket(hub) as socket:
         await socket.put_message(Ping())
-        await socket.send("wait", "gate")
-        await socket.send("note", "behind")
-        await until(lambda: "gate began" in hub.events)
+        await keep_waiting(socket, hub, "behind")
         await clock.forward(31)
         await clock.forward(31)
         hub.gate("gate").set()
@@ -418,9 +424,7 @@ async def test_a_client_that_is_silent_for_long_is_given_up_also_while_what_it_h
     hub = new_hub(CLIENT_TIMEOUT_INTERVAL=30, KEEP_ALIVE_INTERVAL=1000)
     async with await open_socket(hub) as socket:
         await socket.put_message(Ping())
-        await socket.send("wait", "gate")
-        await socket.send("note", "behind")
-        await until(lambda: "gate began" in hub.events)
+        await keep_waiting(socket, hub, "behind")
         for _ in range(4):
             await clock.forward(31)
         assert await socket.until_end() == [Close(CLOSED, True)]
@@ -431,10 +435,7 @@ async def test_a_client_of_which_nothing_can_be_read_for_long_is_given_up(clock:
     # It may have gone: on some servers nobody would notice.
     hub = new_hub(CLIENT_TIMEOUT_INTERVAL=30, KEEP_ALIVE_INTERVAL=1000)
     async with await open_socket(hub) as socket:
-        await socket.send("wait", "gate")
-        for _ in range(5):
-            await socket.send("note", "x" * 30_000)
-        await until(lambda: "gate began" in hub.events)
+        await keep_waiting(socket, hub, *5 * ["x" * 30_000])
         for _ in range(3):
             await clock.forward(31)
             assert open_connections
@@ -482,10 +483,7 @@ async def test_a_client_of_which_nothing_could_be_read_for_a_while_is_not_silent
     hub = new_hub(CLIENT_TIMEOUT_INTERVAL=30, KEEP_ALIVE_INTERVAL=1000)
     async with await open_socket(hub) as socket:
         await socket.put_message(Ping())
-        await socket.send("wait", "gate")
-        for _ in range(5):
-            await socket.send("note", "x" * 30_000)
-        await until(lambda: "gate began" in hub.events)
+        await keep_waiting(socket, hub, *5 * ["x" * 30_000])
         for _ in range(3):
             await clock.forward(31)
         hub.gate("gate").set()
