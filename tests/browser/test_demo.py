@@ -668,6 +668,7 @@ def test_the_log_is_downloaded_as_json(page: Page, demo: Server) -> None:
     demo_page = DemoPage(page, demo.origin)
     demo_page.connect()
     demo_page.send("Grüße")
+    expect(demo_page.lines).to_have_count(3)
     demo_page.send_file(b"\x00\xff")
     expect(demo_page.lines).to_have_count(5)
     with page.expect_download() as download:

@@ -22,7 +22,7 @@ from tests.hubs.clients import (
     turns,
     until,
 )
-from tests.hubs.recording import new_hub
+from tests.hubs.recording import Recording, new_hub
 from ws_support._connection.registry import open_connections
 from ws_support._hubs.messages import Close, Completion, Invocation, Ping
 from ws_support.hubs import hub_context
@@ -135,6 +135,22 @@ async def test_the_end_is_the_close_message_and_then_204_and_then_404(clock: Clo
     assert (await poller.poll()).what == (404, TEXT, b"No Connection with that ID")
     del hub.events[2:]
     assert hub.events == ["connected", "disconnected"]
+
+
+async def test_a_poll_behind_the_close_message_is_answered_204_while_the_hub_is_busy():
+    class Busy(Recording):
+        async def on_disconnected(self, error: Exception | None) -> None:
+            await self.gate("end").wait()
+
+    hub = new_hub(Busy)
+    poller = await open_poller(hub)
+    assert await poller.result("echo", 1) == 1
+    await poller.send("abort")
+    assert await poller.next() == Close()
+    assert (await poller.poll()).what == (204, TEXT, b"")
+    assert open_connections
+    hub.gate("end").set()
+    await until(lambda: not open_connections)
 
 
 async def test_a_close_message_that_nobody_fetches_holds_up_the_end_for_5_s(clock: Clock):
