@@ -550,6 +550,7 @@ async def test_a_task_of_a_method_that_is_over_gives_up_no_slot_of_another(proto
     async with client_of(protocol) as client:
         await client.asks(Invocation("lend", ["ask"], "1"))
         client.sends(Invocation("Wait", ["a"], "a"), Invocation("Wait", ["b"], "b"))
+        await client.until(lambda: client.began == ["a"])
         client.gate("ask").set()
         await client.until(lambda: client.began == ["a", "asked"])
         await asyncio.sleep(0.01)
