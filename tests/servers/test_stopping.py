@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import json
 import os
+import platform
+import re
 import resource
 import signal
 import socket as sockets
@@ -77,11 +80,29 @@ def ended(server) -> float:
     return time.monotonic() - start
 
 
-def workers_of(server) -> list[int]:
+def switches_of(pid: int) -> str:
+    """How often the main thread of a process has waited."""
+    status = Path(f"/proc/{pid}/task/{pid}/status").read_text()
+    return re.search(r"^voluntary_ctxt_switches:\s*(\d+)", status, re.M)[1]
+
+
+def signal_thread(pid: int, thread: int, number: int) -> int:
+    """Send a signal to one thread of another process, and return 0 if that was possible."""
+    return ctypes.CDLL(None).syscall(_TGKILL[platform.machine()], pid, thread, number)
+
+
+_TGKILL = {"x86_64": 234, "aarch64": 131}
+"""The number of the system call tgkill."""
+
+
+def children_of(server) -> list[int]:
     main = server.process.pid
-    pids = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+    return [int(pid) for pid in Path(f"/proc/{main}/task/{main}/children").read_text().split()]
+
+
+def workers_of(server) -> list[int]:
     # multiprocessing has a helper of its own, which looks like its parent at first.
-    return [int(pid) for pid in pids if WORKER in name_and_command_line(pid)]
+    return [pid for pid in children_of(server) if WORKER in name_and_command_line(pid)]
 
 
 def name_and_command_line(pid) -> str:
@@ -123,6 +144,35 @@ def test_both_signals_stop_it_in_good_order(serve, name, number):
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1012, "The server is stopping")
     ended(server)
     assert [event["code"] for event in server.events("disconnect() done")] == [1012]
+
+
+STARTED = [pytest.param({"asgi_server": name}, id=name) for name in ASGI_SERVERS]
+STARTED += [
+    pytest.param({"command": "granian", "arguments": ("--loop", loop)}, id=f"granian-{loop}")
+    for loop in ("asyncio", "uvloop")
+]
+
+
+@pytest.mark.parametrize("started", STARTED)
+def test_a_signal_that_does_not_interrupt_the_event_loop_stops_it(serve, started):
+    """It comes to another thread, or just before the loop waits."""
+    server = serve(**started)
+    [pid] = workers_of(server) or children_of(server) or [server.process.pid]
+    [*_, other] = sorted(int(thread.name) for thread in Path(f"/proc/{pid}/task").iterdir())
+    assert other != pid
+    for _ in until("a loop that waits", server.log):
+        before = switches_of(pid)
+        time.sleep(0.05)
+        if switches_of(pid) == before:
+            break
+    start = time.monotonic()
+    assert signal_thread(pid, other, signal.SIGTERM) == 0
+    if pid == server.process.pid:
+        ended(server)
+    else:
+        wait_until(lambda: pid not in children_of(server), "end of the worker", server.log)
+    # After 5 s, a connection that has sent nothing would wake Hypercorn.
+    assert time.monotonic() - start < 4
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -62,6 +63,31 @@ def stop_signals() -> Iterator[int]:
     yield from SIGNALS
     if _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN:
         yield _HANGUP
+
+
+def wake_at_signals(loop: asyncio.AbstractEventLoop) -> None:
+    """Make a signal end the loop's wait for I/O, so that Python's handler runs at once.
+
+    A signal may come just before the wait begins, or to another thread. Without this, Python's
+    handler then runs when something else ends the wait, which may be never. uvloop and the loop of
+    Windows have this built in. asyncio's other loops have it for `add_signal_handler()` alone,
+    which forgets signals while a socket is full that every thread writes into.
+    """
+    its_own = signal.set_wakeup_fd(-1)
+    if its_own != -1:
+        signal.set_wakeup_fd(its_own)
+        return
+    wake, waker = socket.socketpair()
+    for each in (wake, waker):
+        each.setblocking(False)
+    # A full socket wakes the loop as well.
+    signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+    _wakers.append(waker)
+    loop.add_reader(wake, wake.recv, 4096)
+
+
+_wakers: Final[list[socket.socket]] = []
+"""Sockets that are open until the process ends."""
 
 
 class Stop:

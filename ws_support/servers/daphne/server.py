@@ -27,7 +27,7 @@ from ws_support._connection.registry import CODE, REASON, open_connections
 from ws_support.conf import Options
 from ws_support.exceptions import ClientGone
 from ws_support.servers._run.application import apply_prefix
-from ws_support.servers._run.shutdown import Stop
+from ws_support.servers._run.shutdown import Stop, wake_at_signals
 from ws_support.servers.base import ServeConfig
 from ws_support.servers.daphne.flow import ReceiveQueue
 from ws_support.servers.daphne.http import HTTPFactory, WebRequest
@@ -278,6 +278,7 @@ class ProductionServer(Server):
         self._plan = plan
         self._listener = listener
         self._stop = stop
+        reactor.callWhenRunning(lambda: wake_at_signals(asyncio.get_running_loop()))
         stop.on_signal(partial(reactor.callFromThread, self.stop))
 
     def _adopt_listener(self) -> None:

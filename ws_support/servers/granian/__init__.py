@@ -20,7 +20,12 @@ from ws_support.conf import Options, get_options
 from ws_support.middleware.limits import MessageSizeLimit
 from ws_support.servers._run.application import Application, load
 from ws_support.servers._run.limits import HEAD_TIMEOUT, MAX_HEAD
-from ws_support.servers._run.shutdown import SIGNALS, Stop, leave_signals_to_main_process
+from ws_support.servers._run.shutdown import (
+    SIGNALS,
+    Stop,
+    leave_signals_to_main_process,
+    wake_at_signals,
+)
 from ws_support.servers._run.sockets import (
     BACKLOG,
     UDS_MODE,
@@ -313,6 +318,8 @@ class _Stop:
             # uvloop 0.23 forgets a signal that comes while it does not run: before the lifespan,
             # and between its start and the requests.
             signal.signal(number, partial(self._begin_soon, loop, event))
+        if isinstance(loop, asyncio.BaseEventLoop):
+            wake_at_signals(loop)
         return event
 
     def _begin_soon(self, loop: asyncio.AbstractEventLoop, event: Any, *_: object) -> None:

@@ -15,7 +15,7 @@ from ws_support.conf import Options
 from ws_support.exceptions import ClientGone
 from ws_support.servers._run.banner import ping_interval
 from ws_support.servers._run.limits import HEAD_TIMEOUT, MAX_HEAD
-from ws_support.servers._run.shutdown import Stop
+from ws_support.servers._run.shutdown import Stop, wake_at_signals
 from ws_support.servers._run.sockets import BACKLOG
 from ws_support.servers._run.supervisor import CANNOT_START, SocketServer
 from ws_support.servers.base import ServeConfig
@@ -125,6 +125,7 @@ async def _serve(application: _Application, config: Any, stop: Stop) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_handle_exception)
     has_begun = asyncio.Event()
+    wake_at_signals(loop)
     stop.on_signal(partial(loop.call_soon_threadsafe, has_begun.set))
     serving = loop.create_task(
         # When shutdown_trigger returns, Hypercorn stops listening and waits for its connections.
