@@ -12,8 +12,10 @@ import sys
 import termios
 import time
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import h2.events
@@ -24,8 +26,9 @@ from h2.errors import ErrorCodes
 
 from tests.browser.conftest import browser  # noqa: F401
 from tests.harness import BOUND, RawClient, memory, serving, until
+from tests.servers.test_compression import RSV1, deflated, peak
 
-TEXT, CLOSE, PING = 1, 8, 9
+TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +110,9 @@ class PageSocket:
 
     def close(self, code: int, reason: str) -> None:
         self._socket.evaluate("(socket, end) => socket.close(...end)", [code, reason])
+
+    def extensions(self) -> str:
+        return self._socket.evaluate("(socket) => socket.extensions")
 
     def scope(self, *keys: str) -> dict[str, Any]:
         self.send(do("scope", keys=keys))
@@ -217,9 +223,9 @@ class Http2:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def connect(self, path: str, origin: str | None = None) -> Stream:
-        """A WebSocket whose handshake is answered."""
-        stream = self.open(path, **({"origin": origin} if origin else {}))
+    def connect(self, path: str, **changes: str) -> Stream:
+        """A WebSocket whose handshake is answered, with these headers changed."""
+        stream = self.open(path, **changes)
         deadline = time.monotonic() + BOUND
         while stream.status is None:
             assert not stream.is_over
@@ -737,3 +743,89 @@ def test_socket_io_takes_no_websocket(serve, arguments, certificates):
         assert client.connect("/socket.io/?EIO=4&transport=websocket").status == 403
         assert client.connect("/ws").echoes("takes one")
     server.wait_for_log("Invalid websocket upgrade")
+
+
+# Compressed, each socket with a context of its own.
+
+
+@pytest.fixture(scope="module")
+def compressing(arguments, tmp_path_factory):
+    log_file = tmp_path_factory.mktemp("compressing") / "server.log"
+    settings = {"PER_MESSAGE_DEFLATE": True, "KEEP_ALIVE_INTERVAL": None}
+    with serving(
+        log_file, asgi_server="hypercorn", arguments=arguments, WS_SUPPORT=settings
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def streams(compressing, certificates):
+    """Two sockets of one connection that compress."""
+    with Http2(compressing, certificates) as client:
+        yield [client.connect("/ws", **{OFFERED: "permessage-deflate"}) for _ in range(2)]
+
+
+OFFERED = "sec-websocket-extensions"
+
+
+class Deflated:
+    """The two ends of a client's compression, with one context for all messages."""
+
+    def __init__(self) -> None:
+        self._compressor = zlib.compressobj(wbits=-12)
+        self._decompressor = zlib.decompressobj(wbits=-15)
+
+    def compress(self, data: bytes) -> bytes:
+        return (self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+    def decompress(self, data: bytes) -> bytes:
+        return self._decompressor.decompress(data + b"\0\0\xff\xff")
+
+
+def send_compressed(stream: Stream, opcode: int, data: bytes) -> None:
+    frame = bytearray(stream.frame_of(opcode, data))
+    frame[0] |= RSV1
+    stream.sendall(bytes(frame))
+
+
+@pytest.mark.browser
+def test_a_page_gets_its_messages_back_compressed(compressing, page):
+    socket = PageSocket(page, compressing, "/commands")
+    assert socket.next() == "open"
+    assert socket.extensions().startswith("permessage-deflate")
+    assert socket.scope("http_version") == {"http_version": "2"}
+    echo = PageSocket(page, compressing, "/ws")
+    assert echo.next() == "open"
+    for text in ("hé", "", "x" * 300_000):
+        echo.send(text)
+        assert echo.next() == text
+
+
+def test_sockets_of_one_connection_do_not_share_what_they_compress_with(streams):
+    ends = [Deflated() for _ in streams]
+    for round_ in range(3):
+        for number, (stream, end) in enumerate(zip(streams, ends, strict=True)):
+            message = f"of the socket {number} in the round {round_}".encode() * 20
+            send_compressed(stream, TEXT, end.compress(message))
+            opcode, payload = stream.heard()
+            assert len(payload) < len(message) / 5
+            assert (opcode, end.decompress(payload)) == (TEXT, message)
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [(b"\xff" * 20, 1007), (deflated(bytes(15 * 2**20)), 1009)],
+    ids=["damaged", "too large"],
+)
+def test_what_cannot_be_inflated_ends_its_socket_alone(compressing, streams, data, code):
+    bad, good = streams
+    process = Path("/proc") / str(compressing.process.pid)
+    (process / "clear_refs").write_text("5")
+    before = peak(process)
+    send_compressed(bad, BINARY, data)
+    opcode, payload = bad.heard()
+    assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", code))
+    assert peak(process) - before < 10 * 10**6
+    end = Deflated()
+    send_compressed(good, TEXT, end.compress(b"still here"))
+    assert end.decompress(good.heard()[1]) == b"still here"
