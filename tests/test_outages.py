@@ -6,10 +6,12 @@ import asyncio
 import re
 import threading
 import time
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_layer
 from django.test import override_settings
+from redis import Redis as Client
 from redis import exceptions
 
 from tests.peers import connected
@@ -155,6 +157,85 @@ async def test_an_outage_is_one_line_for_broadcasts_and_consumers_and_so_is_its_
                 assert sorted(await each.texts(2)) == ["after", "heard"]
         await get_channel_layer().flush()
     assert lines(caplog) == ["away", "back"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", [CORE, PUBSUB], ids=["core", "pubsub"])
+async def test_a_password_that_is_changed_is_an_outage_until_it_is_changed_back(
+    redis, hasty, backend, caplog
+):
+    with Client(port=redis.port) as operator:
+        operator.config_set("requirepass", "one")
+        hosts = [f"redis://:one@127.0.0.1:{redis.port}"]
+        with override_settings(CHANNEL_LAYERS=redis.layers(backend, hosts=hosts)):
+            async with connected(Both.as_asgi()) as peer:
+                operator.config_set("requirepass", "rosebud")
+                for kind in ("normal", "pubsub"):
+                    operator.client_kill_filter(_type=kind, skipme=True)
+                with pytest.raises(BroadcastError, match="invalid username-password pair"):
+                    await until_raised(broadcast, "topic", "lost")
+                await peer.says("another")
+                assert await peer.texts(1) == ["joined"]
+                await eventually(lambda: lines(caplog) == ["away"])
+                operator.config_set("requirepass", "one")
+                await sooner_or_later(lambda: lines(caplog) == ["away", "back"])
+                await broadcast("topic", "after")
+                await get_channel_layer().group_send("another", {"type": "note", "text": "heard"})
+                assert sorted(await peer.texts(2)) == ["after", "heard"]
+            await get_channel_layer().flush()
+    assert lines(caplog) == ["away", "back"]
+    assert "rosebud" not in caplog.text
+
+
+async def until_raised(function, *arguments):
+    """A connection that was killed fails in another way, once."""
+    for _ in range(10):
+        try:
+            await function(*arguments)
+        except BroadcastError as error:
+            if "username" in str(error):
+                raise
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", [CORE, PUBSUB], ids=["core", "pubsub"])
+async def test_a_redis_that_is_far_away_is_no_outage(redis, backend, caplog):
+    async with delaying(redis.port, 0.1) as port:
+        hosts = [f"redis://127.0.0.1:{port}"]
+        with override_settings(CHANNEL_LAYERS=redis.layers(backend, hosts=hosts)):
+            async with connected(Both.as_asgi()) as peer:
+                await asyncio.gather(*(broadcast("topic", f"{number}") for number in range(5)))
+                assert await peer.texts(5) == ["0", "1", "2", "3", "4"]
+                await get_channel_layer().group_send("group", {"type": "note", "text": "heard"})
+                assert await peer.texts(1) == ["heard"]
+            await get_channel_layer().flush()
+            assert lines(caplog) == []
+
+
+@asynccontextmanager
+async def delaying(target: int, delay: float):
+    """A port that is connected to another one, so many seconds away in each direction."""
+    loop = asyncio.get_running_loop()
+    writers = set()
+
+    async def forward(reader, writer):
+        with suppress(OSError):
+            while data := await reader.read(2**16):
+                loop.call_later(delay, writer.write, data)
+        loop.call_later(delay, writer.close)
+
+    async def connect(reader, writer):
+        there, to_there = await asyncio.open_connection("127.0.0.1", target)
+        writers.update((writer, to_there))
+        await asyncio.gather(forward(reader, to_there), forward(there, writer))
+
+    server = await asyncio.start_server(connect, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+    for writer in writers:
+        writer.close()
+    await asyncio.sleep(2 * delay)  # Until what was under way has come.
 
 
 async def test_a_layer_that_can_only_be_received_from_is_back_when_it_is_quiet(
