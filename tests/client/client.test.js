@@ -388,6 +388,29 @@ describe("reconnecting", () => {
     });
   }
 
+  test("a page that is back from a sleep learns that its connection is lost, and does not wait", () => {
+    const socket = open();
+    const events = recorded(socket);
+    page.dispatchEvent(new Event("visibilitychange"));
+    clock.advance(10);
+    FakeSocket.last.ends();
+    assert.equal(events[0].delay, 0);
+    clock.advance(0);
+    FakeSocket.last.opens();
+    // A server that accepts and closes at once is not asked without end.
+    FakeSocket.last.ends();
+    assert.ok(events.at(-1).delay > 0);
+  });
+
+  test("a connection that is lost long after the page was shown is waited for", () => {
+    const socket = open();
+    const events = recorded(socket);
+    page.dispatchEvent(new Event("visibilitychange"));
+    clock.advance(1000);
+    FakeSocket.last.ends();
+    assert.ok(events[0].delay > 0);
+  });
+
   test("a tab that goes out of sight changes nothing, and comes online like any other", () => {
     open();
     FakeSocket.last.ends();

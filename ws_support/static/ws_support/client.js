@@ -36,6 +36,7 @@ const TIMEOUT = 3008;
 export const CLOSE_TIMEOUT = 10_000; // milliseconds
 const MAX_UNANSWERED = 16;
 const MIN_TICK = 10; // milliseconds
+const WAKING = 1_000; // milliseconds
 const MAX_DELAY = 2 ** 31 - 1; // milliseconds, the limit of setTimeout
 
 const EVENTS = ["open", "message", "close", "error", "reconnecting", "reconnected", "latency"];
@@ -439,6 +440,7 @@ export class Backoff {
   #hasOpened = false;
   #openedAt = 0;
   #lostAt = 0;
+  #wokenAt = -Infinity;
 
   /**
    * `options` has minDelay, maxDelay, maxAttempts and maxFirstAttempts. `connect` is called when an
@@ -473,6 +475,10 @@ export class Backoff {
     const now = performance.now();
     const { minDelay, maxDelay, maxAttempts, maxFirstAttempts } = this.#options;
     const window = () => Math.min(maxDelay, minDelay * 2 ** this.#attempts);
+    // A page that comes back from the cache of the browser, or from a sleep, learns only afterwards
+    // that its connection is lost.
+    const isLateNews = this.#isOpen && now - this.#wokenAt < WAKING;
+    this.#wokenAt = -Infinity;
     if (this.#isOpen) {
       this.#isOpen = false;
       this.#lostAt = now;
@@ -486,7 +492,7 @@ export class Backoff {
     }
     // "Full jitter": a server that ends loses all its clients at once, and they must not all reconnect
     // at once.
-    const delay = Math.random() * window();
+    const delay = isLateNews ? 0 : Math.random() * window();
     this.#attempts += 1;
     this.#timer = setTimeout(() => this.hurry(), delay);
     return { attempt: this.#attempts, delay };
@@ -514,6 +520,7 @@ export class Backoff {
     if (type === "visibilitychange" && document.visibilityState === "hidden") return;
     // Failures without a network say nothing about the server: the next attempt counts as the first.
     if (type === "online") this.#attempts = Math.min(this.#attempts, 1);
+    this.#wokenAt = performance.now();
     this.hurry();
     this.#woken();
   };
