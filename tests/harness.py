@@ -27,6 +27,7 @@ __all__ = [
     "SERVERS",
     "RawClient",
     "Server",
+    "examples",
     "free_port",
     "memory",
     "runasgi_to_its_end",
@@ -55,6 +56,11 @@ _OPTIONS = {
 _WITHOUT_DAPHNE = ("uvicorn", "hypercorn", "granian")
 """Servers for which the application "daphne" is not installed: it loads Twisted, and half of what a
 server needs to start is for that."""
+
+
+def examples(count: int) -> int:
+    """How many examples Hypothesis tries: so many in CI, and a third here, where they take time."""
+    return count if os.environ.get("CI") else count // 3
 
 
 started: list[Server] = []

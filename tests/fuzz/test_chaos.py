@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.fuzz.chaos import Unasked, fuzz_echo, fuzz_everything
 from tests.fuzz.connection import REQUEST, Connection, Records, check_echo, echo
 from tests.fuzz.requests import fuzz_requests
-from tests.harness import RawClient
+from tests.harness import RawClient, examples
 
 
 class DrawnChoices:
@@ -73,21 +73,21 @@ def records():
     assert not [record.getMessage() for record in records.records]
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.data())
 def test_whatever_a_client_sends_is_told_as_it_is(data):
     with new_loop() as loop:
         fuzz_echo(loop, DrawnChoices(data))
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.data())
 def test_whatever_both_sides_do_ends_lawfully(data):
     with new_loop() as loop:
         fuzz_everything(loop, DrawnChoices(data))
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.data())
 def test_whatever_requests_a_client_sends_are_answered_in_their_order(data):
     with new_loop() as loop:
@@ -143,7 +143,7 @@ class Conversation(RuleBasedStateMachine):
 
 
 TestConversation = Conversation.TestCase
-TestConversation.settings = settings(max_examples=60, stateful_step_count=12)
+TestConversation.settings = settings(max_examples=examples(60), stateful_step_count=12)
 
 
 # What was found

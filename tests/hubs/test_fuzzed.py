@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.harness import examples
 from tests.hubs.clients import (
     ORIGIN,
     Parser,
@@ -40,7 +41,7 @@ from ws_support.exceptions import ConnectionClosed
 from ws_support.testing import Peer
 
 fuzzed = settings(
-    max_examples=30,
+    max_examples=examples(30),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

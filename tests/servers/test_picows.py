@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 
 from tests.fuzz.model import expect
-from tests.harness import BOUND, free_port, memory, running, serving, until
+from tests.harness import BOUND, examples, free_port, memory, running, serving, until
 
 pytestmark = pytest.mark.long
 
@@ -249,7 +249,7 @@ def wire(first: int, mask: bytes, payload: bytes) -> bytes:
     return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(frames, max_size=12), st.binary(max_size=6), st.integers(1, 200))
 def test_whatever_a_client_sends_it_gets_what_the_protocol_says(server, sent, rest, piece):
     data = b"".join(wire(*frame) for frame in sent) + rest
