@@ -37,6 +37,7 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_I
 
 SHARING = ("tests/hubs/", "tests/middleware/", "tests/servers/", "tests/test_")
 SERVER_NAMES = {*ASGI_SERVERS, *SERVERS}
+DEFAULTS = {"daphne", "uvicorn-picows"}
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -47,14 +48,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     share a server, the ones of each server. What is marked with `long` begins first. Those that are
     marked with `alone` share nothing, and mostly wait: they are spread among the others, which keep
     the processor busy meanwhile.
+
+    To start a server for each test takes time. Those that do so on each server are slow on all but
+    two: the default of `runserver`, and that of `runasgi`.
     """
+    alone_on = {(item.function, server_of(item)) for item in items if is_alone(item)}
     for item in items:
-        if item.get_closest_marker("alone") is None:
+        is_on_default = any((item.function, each) in alone_on for each in DEFAULTS)
+        if is_alone(item) and is_on_default and server_of(item) in SERVER_NAMES - DEFAULTS:
+            item.add_marker(pytest.mark.slow)
+        if not is_alone(item):
             item.add_marker(pytest.mark.xdist_group(group_of(item)))
     yield
     alone, together = [], []
     for item in items:
-        (alone if item.get_closest_marker("alone") else together).append(item)
+        (alone if is_alone(item) else together).append(item)
     together.sort(key=lambda item: item.get_closest_marker("long") is None)
     places = [
         ((at + 1) / len(each), item) for each in (alone, together) for at, item in enumerate(each)
@@ -63,12 +71,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     items[:] = [item for _, item in places]
 
 
+def is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
+
+
+def server_of(item: pytest.Item) -> str | None:
+    """The name of the server that a test is for, if it is for one."""
+    params = getattr(item, "callspec", None)
+    values = params.params.values() if params else ()
+    return next((each for each in values if isinstance(each, str) and each in SERVER_NAMES), None)
+
+
 def group_of(item: pytest.Item) -> str:
     file = item.nodeid.partition("::")[0]
-    params = getattr(item, "callspec", None)
-    values = params.params.values() if params and file.startswith(SHARING) else ()
-    names = [each for each in values if isinstance(each, str) and each in SERVER_NAMES]
-    return f"{file}:{names[0]}" if names else file
+    name = server_of(item) if file.startswith(SHARING) else None
+    return f"{file}:{name}" if name else file
 
 
 @pytest.hookimpl(wrapper=True)
@@ -110,13 +127,18 @@ def _options_of_tests(django_test_environment: None) -> None:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Start a server with settings of the test's own; stopped when the test ends."""
+def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start a server with settings of the test's own; stopped when the test ends.
+
+    In a slow test its coverage is not measured, which takes time: most slow tests run the lines of
+    others, with more to do.
+    """
+    is_measured = request.node.get_closest_marker("slow") is None or is_alone(request.node)
     with ExitStack() as stack:
 
         def start(**options: Any) -> Server:
             log_file = tmp_path / f"server-{len(list(tmp_path.glob('server-*')))}.log"
-            return stack.enter_context(serving(log_file, **options))
+            return stack.enter_context(serving(log_file, **{"measured": is_measured, **options}))
 
         yield start
 
