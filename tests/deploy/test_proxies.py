@@ -311,7 +311,7 @@ def test_the_page_with_the_hub_works_over_each_transport(
     new_page,  # noqa: F811
     expected_errors,  # noqa: F811
 ):
-    expected_errors.append(LATE)
+    expected_errors += LATE
     for name in PROXIES:
         proxy = start(new_proxy(name), ASGI_APPLICATION="example_project.asgi.application")
         page = HubPage(new_page(ignore_https_errors=True), proxy)
