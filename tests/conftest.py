@@ -130,8 +130,8 @@ def _options_of_tests(django_test_environment: None) -> None:
 def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start a server with settings of the test's own; stopped when the test ends.
 
-    In a slow test its coverage is not measured, which takes time: most slow tests run the lines of
-    others, with more to do.
+    In a slow test its coverage is not measured, unless that is asked for: it takes time, and most
+    slow tests run the lines of others, with more to do.
     """
     is_measured = request.node.get_closest_marker("slow") is None or is_alone(request.node)
     with ExitStack() as stack:

@@ -35,7 +35,7 @@ class Node:
             need_npm_package(name)
         self._command = [program, *options]
 
-    def passed(self, script: str, *, timeout: float = 100, **environment: object) -> int:
+    def passed(self, script: str, *, timeout: float = 200, **environment: object) -> int:
         """Run the tests in a script, and return how many have passed, which are all."""
         run = subprocess.run(
             # In one process, which ends at the timeout: `--test` has another one for each file.

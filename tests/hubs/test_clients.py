@@ -12,6 +12,8 @@ from tests.harness import ASGI_SERVERS, BOUND, Server, wait_until
 from tests.hubs.node import KINDS, WS_SUPPORT, Clients, Node
 from tests.tracebacks import exceptions_in
 
+pytestmark = pytest.mark.timeout(250)
+
 PROVOKED = re.compile(r"LookupError: the secret")
 """The exceptions that the grid asks for."""
 

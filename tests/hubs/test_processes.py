@@ -13,7 +13,7 @@ from tests.harness import Server, free_port, running
 from tests.hubs.node import KINDS, WS_SUPPORT, Clients, Node
 from tests.redis import Redis
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(250)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(450)]
 
 NEW_CONNECTIONS: dict[str, Any] = {"HUB_KEEP_ALIVE": "no", "timeout": 220}
 """Each request gets a connection of its own, and so any process. That takes longer."""

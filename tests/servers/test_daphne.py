@@ -622,7 +622,8 @@ def test_a_client_that_does_not_answer_the_ping_is_dropped_after_the_timeout(ser
 
 @pytest.mark.slow
 def test_a_slow_pong_does_not_end_a_connection_when_the_next_ping_is_due(serve):
-    server = serve(WS_SUPPORT={"KEEP_ALIVE_INTERVAL": 1, "KEEP_ALIVE_TIMEOUT": 2})
+    settings = {"KEEP_ALIVE_INTERVAL": 1, "KEEP_ALIVE_TIMEOUT": 2}
+    server = serve(measured=True, WS_SUPPORT=settings)
     with server.raw() as client:
         client.handshake()
         for _ in range(4):

@@ -136,7 +136,7 @@ def test_a_flood_of_pings_costs_less_than_10_mb(serve, name):
 @pytest.mark.parametrize("name", ["daphne", "uvicorn"])
 def test_the_last_ping_is_answered_when_a_client_reads_again(serve, name):
     """The two servers where that is our doing."""
-    server = serve(asgi_server=name, WS_SUPPORT={"KEEP_ALIVE_INTERVAL": None})
+    server = serve(asgi_server=name, measured=True, WS_SUPPORT={"KEEP_ALIVE_INTERVAL": None})
     with server.raw() as client:
         client.handshake()
         for _ in range(120):  # 12 MB, which is more than the kernel takes

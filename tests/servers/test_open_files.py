@@ -17,7 +17,7 @@ SAID = "No more files can be opened"
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ASGI_SERVERS)
 def test_a_server_without_files_says_so_in_one_line(serve, name):
-    server = serve(asgi_server=name, WS_SUPPORT={"SHUTDOWN_TIMEOUT": 1})
+    server = serve(asgi_server=name, measured=True, WS_SUPPORT={"SHUTDOWN_TIMEOUT": 1})
     with server.connect() as socket:  # Some files are opened only then.
         socket.send("before")
         assert socket.recv(BOUND) == "before"
