@@ -108,6 +108,7 @@ def test_a_network_that_is_cut_without_a_word_is_noticed_and_one_that_heals_used
         client.send("back")
         client.wait_for("message")
         assert client.messages == ["back"]
+        page.close()  # Before the proxy goes, which it would try to reach again.
 
 
 @pytest.mark.parametrize("name", SERVERS)
