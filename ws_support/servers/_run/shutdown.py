@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -71,23 +70,18 @@ def wake_at_signals(loop: asyncio.AbstractEventLoop) -> None:
     A signal may come just before the wait begins, or to another thread. Without this, Python's
     handler then runs when something else ends the wait, which may be never. uvloop and the loop of
     Windows have this built in. asyncio's other loops have it for `add_signal_handler()` alone,
-    which forgets signals while a socket is full that every thread writes into.
+    which forgets a signal while the socket is full through which threads wake the loop.
     """
     its_own = signal.set_wakeup_fd(-1)
-    if its_own != -1:
+    if its_own != -1 or os.name == "nt":  # No loop of Windows can wait for a pipe.
         signal.set_wakeup_fd(its_own)
         return
-    wake, waker = socket.socketpair()
+    wake, waker = os.pipe()  # Open until the process ends.
     for each in (wake, waker):
-        each.setblocking(False)
-    # A full socket wakes the loop as well.
-    signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-    _wakers.append(waker)
-    loop.add_reader(wake, wake.recv, 4096)
-
-
-_wakers: Final[list[socket.socket]] = []
-"""Sockets that are open until the process ends."""
+        os.set_blocking(each, False)
+    # A full pipe wakes the loop as well.
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    loop.add_reader(wake, os.read, wake, 4096)
 
 
 class Stop:
