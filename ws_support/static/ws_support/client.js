@@ -36,7 +36,7 @@ const TIMEOUT = 3008;
 export const CLOSE_TIMEOUT = 10_000; // milliseconds
 const MAX_UNANSWERED = 16;
 const MIN_TICK = 10; // milliseconds
-const WAKING = 1_000; // milliseconds
+const WAKING = 1_000; // milliseconds in which a page that wakes learns of a loss during its sleep
 const MAX_DELAY = 2 ** 31 - 1; // milliseconds, the limit of setTimeout
 
 const EVENTS = ["open", "message", "close", "error", "reconnecting", "reconnected", "latency"];
