@@ -49,13 +49,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     marked with `alone` share nothing, and mostly wait: they are spread among the others, which keep
     the processor busy meanwhile.
 
-    To start a server for each test takes time. Those that do so on each server are slow on all but
-    two: the default of `runserver`, and that of `runasgi`.
+    To start a server for each test takes time. Outside of CI, those that do so on each server are
+    slow on all but two: the default of `runserver`, and that of `runasgi`.
     """
     alone_on = {(item.function, server_of(item)) for item in items if is_alone(item)}
     for item in items:
         is_on_default = any((item.function, each) in alone_on for each in DEFAULTS)
-        if is_alone(item) and is_on_default and server_of(item) in SERVER_NAMES - DEFAULTS:
+        is_another = is_alone(item) and server_of(item) in SERVER_NAMES - DEFAULTS
+        if is_another and is_on_default and not os.environ.get("CI"):
             item.add_marker(pytest.mark.slow)
         if not is_alone(item):
             item.add_marker(pytest.mark.xdist_group(group_of(item)))
@@ -130,8 +131,8 @@ def _options_of_tests(django_test_environment: None) -> None:
 def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start a server with settings of the test's own; stopped when the test ends.
 
-    In a slow test its coverage is not measured, unless that is asked for: it takes time, and most
-    slow tests run the lines of others, with more to do.
+    In a slow test its coverage is not measured, unless the test asks for that or is marked with
+    `alone`: it takes time, and most slow tests run the lines of others, with more to do.
     """
     is_measured = request.node.get_closest_marker("slow") is None or is_alone(request.node)
     with ExitStack() as stack:

@@ -59,7 +59,7 @@ server needs to start is for that."""
 
 
 def examples(count: int) -> int:
-    """How many examples Hypothesis tries: so many in CI, and a third here, where they take time."""
+    """How many examples Hypothesis tries: `count` in CI, elsewhere a third, which saves time."""
     return count if os.environ.get("CI") else count // 3
 
 
