@@ -165,11 +165,11 @@ async def test_a_password_that_is_changed_is_an_outage_until_it_is_changed_back(
     redis, hasty, backend, caplog
 ):
     with Client(port=redis.port) as operator:
-        operator.config_set("requirepass", "one")
-        hosts = [f"redis://:one@127.0.0.1:{redis.port}"]
+        operator.config_set("requirepass", "rosebud")
+        hosts = [f"redis://:rosebud@127.0.0.1:{redis.port}"]
         with override_settings(CHANNEL_LAYERS=redis.layers(backend, hosts=hosts)):
             async with connected(Both.as_asgi()) as peer:
-                operator.config_set("requirepass", "rosebud")
+                operator.config_set("requirepass", "another")
                 for kind in ("normal", "pubsub"):
                     operator.client_kill_filter(_type=kind, skipme=True)
                 with pytest.raises(BroadcastError, match="invalid username-password pair"):
@@ -177,7 +177,10 @@ async def test_a_password_that_is_changed_is_an_outage_until_it_is_changed_back(
                 await peer.says("another")
                 assert await peer.texts(1) == ["joined"]
                 await eventually(lambda: lines(caplog) == ["away"])
-                operator.config_set("requirepass", "one")
+                before = refused(operator)
+                await sooner_or_later(lambda: refused(operator) >= before + 5)
+                assert lines(caplog) == ["away"]
+                operator.config_set("requirepass", "rosebud")
                 await sooner_or_later(lambda: lines(caplog) == ["away", "back"])
                 await broadcast("topic", "after")
                 await get_channel_layer().group_send("another", {"type": "note", "text": "heard"})
@@ -185,6 +188,13 @@ async def test_a_password_that_is_changed_is_an_outage_until_it_is_changed_back(
             await get_channel_layer().flush()
     assert lines(caplog) == ["away", "back"]
     assert "rosebud" not in caplog.text
+
+
+def refused(operator: Client) -> int:
+    """How many passwords Redis has refused: redis-py says them with HELLO or AUTH."""
+    commands = operator.info("commandstats")
+    names = commands.keys() & {"cmdstat_auth", "cmdstat_hello"}
+    return sum(commands[name]["failed_calls"] for name in names)
 
 
 async def until_raised(function, *arguments):

@@ -65,7 +65,9 @@ async function proxy(count) {
 }
 
 async function until(condition) {
+  const deadline = performance.now() + 30_000;
   while (!condition()) {
+    assert.ok(performance.now() < deadline, "nothing has come through");
     await new Promise((resolve) => setImmediate(resolve));
   }
 }

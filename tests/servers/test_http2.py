@@ -26,7 +26,7 @@ from h2.errors import ErrorCodes
 
 from tests.browser.conftest import browser  # noqa: F401
 from tests.harness import BOUND, RawClient, memory, serving, until
-from tests.servers.test_compression import RSV1, deflated, peak
+from tests.servers.test_compression import deflated, peak, send_compressed
 
 TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
 
@@ -780,12 +780,6 @@ class Deflated:
 
     def decompress(self, data: bytes) -> bytes:
         return self._decompressor.decompress(data + b"\0\0\xff\xff")
-
-
-def send_compressed(stream: Stream, opcode: int, data: bytes) -> None:
-    frame = bytearray(stream.frame_of(opcode, data))
-    frame[0] |= RSV1
-    stream.sendall(bytes(frame))
 
 
 @pytest.mark.browser
