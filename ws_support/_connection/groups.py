@@ -25,6 +25,9 @@ _LOOK_EVERY: Final = 3.0
 _RENEW_EVERY: Final = 300.0
 """The most seconds between two renewals."""
 
+_ROUND: Final = 0.1
+"""Seconds that a message to ourselves may take, before it is sent again."""
+
 _CALM: Final = 15.0
 """Seconds without an error after which a layer is back: longer than the longest `Backoff`."""
 
@@ -64,7 +67,7 @@ class Groups:
         # For each channel its groups; the value is True if the layer knows of the membership.
         self._joined: dict[str, dict[str, bool]] = {}
         self._left: dict[tuple[str, str], None] = {}
-        self._outage = Outages.of(layer).detector()
+        self._outage = Outages.of(layer).detector(self._take_part)
         self._failed_at = float("-inf")
         self._tender: asyncio.Task[None] | None = None
         self._strangers = Strangers()
@@ -75,6 +78,7 @@ class Groups:
         # Only channels_redis.pubsub has this method. Its connections subscribe to names.
         self._is_pubsub = hasattr(type(layer), "_get_layer")
         self._is_unsettled = False
+        self._probe = f"ws_support-probe.{uuid.uuid4().hex}"
         self._lanes = PerLoop(partial(asyncio.Semaphore, _LANES))
 
     # Methods for consumers.
@@ -227,6 +231,15 @@ class Groups:
         self._outage.lose(error)
         self._is_unsettled = self._is_pubsub
 
+    def _take_part(self, error: Exception) -> None:
+        """Take part in an outage that another user of the layer has noticed.
+
+        Our own calls may succeed in it: see `_send_round()`.
+        """
+        if self._is_pubsub and self._live:
+            self._lose(error)
+            self._start()
+
     # The task that repairs and renews memberships.
 
     def _start(self) -> None:
@@ -283,8 +296,32 @@ class Groups:
             self._left.pop((group, channel), None)
         if self._is_pubsub:
             for shard in self._layer._shards:
+                if self._outage.is_away:
+                    await self._send_round(shard)
                 await within(self._settle(shard))
             self._is_unsettled = False
+
+    async def _send_round(self, shard: Any) -> None:
+        """Wait until a message comes back over `shard`, or raise `BrokerError`.
+
+        That a call succeeds says little: redis-py 8 sends a subscription also over a connection
+        whose password Redis is about to refuse, and channels_redis 4.3 connects once a second.
+        """
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self._layer.channels[self._probe] = queue
+        try:
+            await within(shard.subscribe(self._probe))
+            await within(self._publish_until_heard(shard, queue))
+        finally:
+            # `_settle()` unsubscribes from a name without a queue.
+            del self._layer.channels[self._probe]
+
+    async def _publish_until_heard(self, shard: Any, queue: asyncio.Queue[bytes]) -> None:
+        while True:
+            await shard.publish(self._probe, b"")
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(queue.get(), _ROUND)
+                return
 
     async def _settle(self, shard: Any) -> None:
         """Make the subscriptions of `shard` match the channels that are in use here.

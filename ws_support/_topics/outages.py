@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 from time import monotonic
 from traceback import extract_tb
 from typing import Any, Final
@@ -95,9 +96,12 @@ class Outages:
         # Event loops of several threads may use the layer.
         self._lock = threading.Lock()
 
-    def detector(self) -> OutageDetector:
-        """Return a detector for one user of the layer."""
-        detector = OutageDetector(self)
+    def detector(self, on_outage: Callable[[Exception], None] | None = None) -> OutageDetector:
+        """Return a detector for one user of the layer.
+
+        `on_outage` is called with the error when another detector is the first to lose the layer.
+        """
+        detector = OutageDetector(self, on_outage)
         with self._lock:
             self._detectors.add(detector)
         return detector
@@ -110,6 +114,7 @@ class Outages:
             is_away = self._are_away()
             now = monotonic()
             lasted = now - self._began_at
+            others = [each for each in self._detectors if each is not detector]
             if is_away and not was_away:
                 self._began_at = now
         if error is not None and not was_away:
@@ -118,6 +123,9 @@ class Outages:
                 " sent to groups meanwhile is lost.",
                 _text(error),
             )
+            for each in others:
+                if each.on_outage is not None:
+                    each.on_outage(error)
         elif was_away and not is_away:
             logger.warning(
                 "The channel layer is back after %.0f s. All topics and groups of this process are"
@@ -132,8 +140,9 @@ class Outages:
 class OutageDetector:
     """What one user of a channel layer, such as a broker, knows about outages of the layer."""
 
-    def __init__(self, outages: Outages) -> None:
+    def __init__(self, outages: Outages, on_outage: Callable[[Exception], None] | None) -> None:
         self._outages = outages
+        self.on_outage = on_outage
         self.is_away = False
         """True from `lose()` to `find()` or `forget()`."""
 
