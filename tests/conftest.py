@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 import subprocess
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from operator import itemgetter
@@ -35,9 +37,21 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 
+# Each process collects thousands of tests, which stay: to look through them again and again takes a
+# third of that time, and of what the tests spend on collecting garbage later.
+gc.disable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
 SHARING = ("tests/hubs/", "tests/middleware/", "tests/servers/", "tests/test_")
 SERVER_NAMES = {*ASGI_SERVERS, *SERVERS}
-DEFAULTS = {"daphne", "uvicorn-picows"}
+# Of a grid, the first of each that is in it.
+DEFAULTS = [("daphne", "runserver"), ("uvicorn-picows", "uvicorn")]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -49,14 +63,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     marked with `alone` share nothing, and mostly wait: they are spread among the others, which keep
     the processor busy meanwhile.
 
-    To start a server for each test takes time. Outside of CI, those that do so on each server are
-    slow on all but two: the default of `runserver`, and that of `runasgi`.
+    Outside of CI, tests that run on each server are slow on all but two: the default of
+    `runserver`, and that of `runasgi`. To change another server, name it: `-m "" -k hypercorn`.
     """
-    alone_on = {(item.function, server_of(item)) for item in items if is_alone(item)}
+    tested_on = defaultdict(set)
     for item in items:
-        is_on_default = any((item.function, each) in alone_on for each in DEFAULTS)
-        is_another = is_alone(item) and server_of(item) in SERVER_NAMES - DEFAULTS
-        if is_another and is_on_default and not os.environ.get("CI"):
+        tested_on[item.function].add(server_of(item))
+    for item in items:
+        names = tested_on[item.function] - {None}
+        kept = {next(filter(names.__contains__, defaults), None) for defaults in DEFAULTS} - {None}
+        if kept and server_of(item) not in kept and not os.environ.get("CI"):
             item.add_marker(pytest.mark.slow)
         if not is_alone(item):
             item.add_marker(pytest.mark.xdist_group(group_of(item)))
