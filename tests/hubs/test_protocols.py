@@ -185,6 +185,7 @@ def test_broken_json_ends_the_connection(text):
         "96 04 80 c0 a154 90 90", "93 02 80 a130", "94 02 80 01 c0", "94 03 80 a130 04",
         "94 03 80 a130 03", "95 03 80 a130 01 01", "92 05 80", "91 07", "93 07 01 c2",
         "93 07 c0 01", "91 08", "92 09 a131", "91" * 10_000,
+        "95 01 80 c0 a1ff 90", "95 01 80 c0 a154" + "91" * 10_000,
     ],
 )  # fmt: skip
 def test_broken_messagepack_ends_the_connection(body):

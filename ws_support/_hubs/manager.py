@@ -55,9 +55,9 @@ class Audience:
         message = _read(published)
         if message is None:
             return False
-        is_filling = False
+        is_filling, excluded = False, message.excluded
         for connection in tuple(self.connections):
-            if connection.id not in message.excluded:
+            if not excluded or connection.id not in excluded:
                 is_filling |= connection.deliver(message)
         return is_filling
 

@@ -17,11 +17,12 @@ class Published:
     Raises `InvalidValue` if the arguments cannot be sent.
     """
 
-    __slots__ = ("_data", "_frames", "excluded")
+    __slots__ = ("_data", "excluded", "frames")
 
     def __init__(self, data: dict[str, bytes], excluded: Collection[str] = ()) -> None:
         self._data = data
-        self._frames: dict[str, bytes] = {}
+        self.frames = _Frames(data)
+        """The WebSocket frame for the message in each protocol."""
         self.excluded = frozenset(excluded)
 
     @classmethod
@@ -34,15 +35,19 @@ class Published:
         """Return the message as bytes of a protocol."""
         return self._data[protocol.name]
 
-    def frame(self, protocol: HubProtocol) -> bytes:
-        """Return the WebSocket frame for the message."""
-        frame = self._frames.get(protocol.name)
-        if frame is None:
-            data = self._data[protocol.name]
-            frame = binary_frame(data) if protocol.is_binary else text_frame(data)
-            self._frames[protocol.name] = frame
-        return frame
-
     @property
     def by_protocol(self) -> dict[str, bytes]:
         return self._data
+
+
+class _Frames(dict[HubProtocol, bytes]):
+    """Builds a frame when it is asked for, once: later it is one look, for each connection."""
+
+    def __init__(self, data: dict[str, bytes]) -> None:
+        super().__init__()
+        self._data = data
+
+    def __missing__(self, protocol: HubProtocol) -> bytes:
+        data = self._data[protocol.name]
+        frame = self[protocol] = binary_frame(data) if protocol.is_binary else text_frame(data)
+        return frame

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from ws_support._hubs import messages
 from ws_support._hubs.messages import Message, Undecoded
@@ -36,25 +36,27 @@ class LengthSplitter(Splitter):
     def __init__(self, most: int) -> None:
         super().__init__(most)
         self._begun = bytearray()
-        self._needed = 1
+        self._needed = 0
         """The bytes that have to be there for a look at them to be worthwhile."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        self._begun += data
-        if len(self._begun) < self._needed:
-            return
-        whole, at = bytes(self._begun), 0
-        self._begun.clear()
-        while True:
-            size, start = self._read_length(whole, at)
+        if self._begun:
+            self._begun += data
+            if len(self._begun) < self._needed:
+                return
+            data = bytes(self._begun)
+            self._begun.clear()
+        at = 0
+        while at < len(data):
+            size, start = self._read_length(data, at)
             if start + size - at > self._most:
                 raise MessageTooLarge(self._most)
-            if not size or start + size > len(whole):
-                break
-            at, frame = start + size, whole[start : start + size]
-            yield frame
-        self._begun += whole[at:]
-        self._needed = start + size - at if size else len(self._begun) + 1
+            if not size or start + size > len(data):
+                self._begun += data[at:]
+                self._needed = start + size - at if size else len(self._begun) + 1
+                return
+            at = start + size
+            yield data[start:at]
 
     def is_empty(self) -> bool:
         return not self._begun
@@ -62,11 +64,12 @@ class LengthSplitter(Splitter):
     def take(self) -> bytes:
         begun = bytes(self._begun)
         self._begun.clear()
-        self._needed = 1
         return begun
 
     def _read_length(self, data: bytes, at: int) -> tuple[int, int]:
         """Return the length at `at` and where it ends; 0 if it is not whole yet."""
+        if 0 < data[at] < 0x80:
+            return data[at], at + 1
         size = 0
         for index, byte in enumerate(data[at : at + 5]):
             size |= (byte & 0x7F) << 7 * index
@@ -79,6 +82,18 @@ class LengthSplitter(Splitter):
         return 0, at
 
 
+class _Invocation(Struct, array_like=True):
+    """All that an invocation holds, read in one go."""
+
+    kind: Literal[1]
+    headers: dict[str, str]
+    id: str | None
+    target: str
+    arguments: Raw
+    stream_ids: tuple[str, ...] = ()
+
+
+_invocations: Final = msgspec.msgpack.Decoder(_Invocation)
 _arrays: Final = msgspec.msgpack.Decoder(list[Raw])
 _numbers: Final = msgspec.msgpack.Decoder(int)
 _texts: Final = msgspec.msgpack.Decoder(str)
@@ -102,6 +117,15 @@ class MessagePackProtocol(HubProtocol):
         return LengthSplitter(most)
 
     def parse(self, frame: bytes) -> Message | None:
+        if frame[1:2] == b"\x01":  # As nearly all are.
+            try:
+                call: _Invocation = _invocations.decode(frame)
+            except Exception:  # noqa: S110  # What is wrong is said below.
+                pass
+            else:
+                return messages.Invocation(
+                    call.target, _arguments(call.arguments), call.id or None, call.stream_ids
+                )
         parts: list[Raw] = expect(_arrays, frame)
         if not parts:
             raise ProtocolError("A message has to be an array that begins with its type.")
@@ -181,16 +205,16 @@ def _completion(parts: list[Raw]) -> messages.Completion:
 
 def _to_send(message: Message) -> list[Any]:
     match message:
+        case messages.Completion(id, result, error, has_result):
+            if error is not None:
+                return [3, {}, id, _ERROR, error]
+            return [3, {}, id, _RESULT, result] if has_result else [3, {}, id, _VOID]
         case messages.Invocation(target, arguments, id, stream_ids):
             return [1, {}, id, target, arguments, stream_ids]
         case messages.StreamInvocation(target, arguments, id, stream_ids):
             return [4, {}, id, target, arguments, stream_ids]
         case messages.StreamItem(id, item):
             return [2, {}, id, item]
-        case messages.Completion(id, result, error, has_result):
-            if error is not None:
-                return [3, {}, id, _ERROR, error]
-            return [3, {}, id, _RESULT, result] if has_result else [3, {}, id, _VOID]
         case messages.CancelInvocation(id):
             return [5, {}, id]
         case messages.Close(error, allow_reconnect):
@@ -204,6 +228,8 @@ def _to_send(message: Message) -> list[Any]:
 
 def _length(size: int) -> bytes:
     """Return the length that stands in front of a message of `size` bytes."""
+    if size <= 0x7F:
+        return bytes((size,))
     written = bytearray()
     while size > 0x7F:
         written.append(size & 0x7F | 0x80)

@@ -162,7 +162,7 @@ class WebSocketTransport:
         return (
             self._write_frame is not None
             and self._pump is None
-            and self._write_frame(published.frame(protocol))
+            and self._write_frame(published.frames[protocol])
         )
 
     def _write(self, data: bytes) -> None:
