@@ -354,9 +354,9 @@ async def test_synchronous_code_counts_its_messages_from_call_to_call(monkeypatc
 
 @layer(RecordingLayer)
 async def test_a_topic_that_was_silent_for_the_longest_is_forgotten_and_starts_again(monkeypatch):
-    monkeypatch.setattr("ws_support._topics.brokers.channel_layer.publisher._NUMBERED", 2)
+    monkeypatch.setattr("ws_support._topics.brokers.numbers._NUMBERED", 2)
     # Not those of a loop that is closed, which have other topics.
-    monkeypatch.setattr("ws_support._topics.brokers.channel_layer.publisher._Numbers._all", [])
+    monkeypatch.setattr("ws_support._topics.brokers.numbers.Numbers._all", [])
     sent = []
     monkeypatch.setattr(RecordingLayer, "sent", sent)
     for topic in ("one", "two", "one", "three", "one", "two"):
@@ -370,7 +370,7 @@ async def test_a_topic_that_was_silent_for_the_longest_is_forgotten_and_starts_a
 
 
 async def test_who_starts_again_with_a_topic_misses_nothing(lossy, monkeypatch):
-    monkeypatch.setattr("ws_support._topics.brokers.channel_layer.publisher._NUMBERED", 1)
+    monkeypatch.setattr("ws_support._topics.brokers.numbers._NUMBERED", 1)
     async with connected(Subscriber.as_asgi()) as peer:
         for number in range(3):
             await broadcast("topic", str(number))
@@ -546,7 +546,7 @@ async def test_what_is_broadcast_before_the_accept_waits_for_it():
 async def test_the_last_one_who_leaves_as_the_layer_goes_away_leaves_nothing_behind(
     steps, monkeypatch
 ):
-    monkeypatch.setattr("ws_support._topics.brokers.channel_layer.calls._CANCEL_EVERY", 0.05)
+    monkeypatch.setattr("ws_support._asyncio._CANCEL_EVERY", 0.05)
     before = asyncio.all_tasks()
     layer = GoingLayer()
     listener = Listener(layer, None, Outages())

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from random import uniform
+from time import monotonic
 from types import coroutine
 from typing import Any, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 Value = TypeVar("Value")
+
+
+_CANCEL_EVERY: Final = 1.0
+"""Seconds between two cancellations of a task that has to end."""
+
+_CANCEL_FOR: Final = 5.0
+"""Seconds after which a task that was cancelled is left alone."""
 
 
 class PerLoop(Generic[Value]):
@@ -49,6 +58,11 @@ class Backoff:
         return uniform(0.5, 1) * pause  # noqa: S311  # Not for secrets.
 
 
+def after_fork(function: Callable[[], None]) -> None:
+    """Call `function` in each process that is forked from this one. Windows forks none."""
+    getattr(os, "register_at_fork", lambda **_: None)(after_in_child=function)
+
+
 def cancelled_by_others(task: asyncio.Task[Any]) -> bool:
     """Undo our own cancellation of `task`. Return True if other code has cancelled it as well."""
     # Python 3.10 does not count cancellations: there is nothing to undo, and no way to tell.
@@ -60,6 +74,18 @@ def is_being_cancelled() -> bool:
     """Return True if the running task was cancelled. On Python 3.10, nothing says so: False."""
     cancelling: Callable[[], int] = getattr(asyncio.current_task(), "cancelling", lambda: 0)
     return cancelling() > 0
+
+
+async def cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel `task`, and wait until it has ended, for at most 5 s: it may not heed it.
+
+    The task is cancelled more than once: `asyncio.wait_for()` of Python 3.11 and older loses a
+    cancellation that comes together with the result of what it waits for.
+    """
+    end = monotonic() + _CANCEL_FOR
+    while not task.done() and monotonic() < end:
+        task.cancel()
+        await asyncio.wait([task], timeout=_CANCEL_EVERY)
 
 
 async def to_the_end(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -12,9 +12,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from ws_support._asyncio import Backoff, PerLoop
-from ws_support._topics.brokers.base import BrokerError, BrokerUnavailable
-from ws_support._topics.brokers.channel_layer.calls import TIMEOUT, cancelled, within
+from ws_support._asyncio import Backoff, PerLoop, cancelled
+from ws_support._topics.brokers.base import TIMEOUT, BrokerError, BrokerUnavailable
+from ws_support._topics.brokers.channel_layer.calls import within
 from ws_support._topics.outages import Outages, Strangers, is_away, is_idle, is_malformed
 
 logger = logging.getLogger("ws_support.channel_layer")

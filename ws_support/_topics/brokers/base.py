@@ -10,6 +10,10 @@ MOMENT: Final = 0.001
 these, and only once: then its queue is full."""
 
 
+TIMEOUT: Final = 5.0
+"""Seconds that a broker between processes has for one step: it may connect and never answer."""
+
+
 class BrokerError(Exception):
     """The broker has failed. The text of the error begins in lower case and has no full stop."""
 
@@ -51,7 +55,7 @@ class Broker(ABC):
     """
 
     is_between_processes: ClassVar[bool]
-    title: ClassVar[str]
+    title: str
     """What an error calls the broker, with the setting that configures it."""
 
     @abstractmethod

@@ -8,8 +8,7 @@ from channels import DEFAULT_CHANNEL_LAYER
 from channels.layers import BaseChannelLayer, channel_layers, get_channel_layer
 
 from ws_support._asyncio import to_the_end
-from ws_support._topics.brokers.base import Broker, Receiver
-from ws_support._topics.brokers.channel_layer.calls import TIMEOUT
+from ws_support._topics.brokers.base import TIMEOUT, Broker, Receiver
 from ws_support._topics.brokers.channel_layer.listener import Listener
 from ws_support._topics.brokers.channel_layer.publisher import Publisher
 from ws_support._topics.outages import Outages

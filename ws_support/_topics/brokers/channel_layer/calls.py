@@ -6,19 +6,12 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable
-from time import monotonic
 from typing import Any, Final, TypeVar
 
-from ws_support._topics.brokers.base import BrokerError, BrokerUnavailable
+from ws_support._topics.brokers.base import TIMEOUT, BrokerError, BrokerUnavailable
 from ws_support._topics.outages import is_away
 
 Result = TypeVar("Result")
-
-TIMEOUT: Final = 5.0
-"""Seconds that one call of the channel layer may take: Redis may accept it and never answer."""
-
-_CANCEL_EVERY: Final = 1.0
-"""Seconds between two cancellations of a task that has to end."""
 
 PUBLISHED: Final = "ws_support.published"
 TAKEN: Final = "ws_support.taken"
@@ -55,18 +48,6 @@ async def within(awaitable: Awaitable[Result]) -> Result:
     except Exception as error:
         kind = BrokerUnavailable if is_away(error) else BrokerError
         raise kind(f"{type(error).__name__}: {error}".rstrip(".")) from error
-
-
-async def cancelled(task: asyncio.Task[None]) -> None:
-    """Cancel `task`, and wait until it has ended, for at most `TIMEOUT`: Redis may not answer.
-
-    The task is cancelled more than once: `asyncio.wait_for()` of Python 3.11 and older loses a
-    cancellation that comes together with the result of what it waits for.
-    """
-    end = monotonic() + TIMEOUT
-    while not task.done() and monotonic() < end:
-        task.cancel()
-        await asyncio.wait([task], timeout=_CANCEL_EVERY)
 
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")

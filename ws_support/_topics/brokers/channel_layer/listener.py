@@ -10,12 +10,12 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
+from ws_support._asyncio import cancelled
 from ws_support._topics.brokers.base import MOMENT, BrokerError, Receiver
 from ws_support._topics.brokers.channel_layer.calls import (
     PROBE,
     PUBLISHED,
     TAKEN,
-    cancelled,
     group_of,
     send_to_group,
     within,

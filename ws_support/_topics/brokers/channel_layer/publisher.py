@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import uuid
-from collections import OrderedDict
 from itertools import count
 from time import monotonic
-from typing import Any, ClassVar, Final
-from weakref import ref
+from typing import Any, Final
 
+from ws_support._asyncio import cancelled
 from ws_support._topics.brokers.base import BrokerUnavailable
 from ws_support._topics.brokers.channel_layer.calls import (
     PUBLISHED,
-    cancelled,
     group_of,
     send_to_group,
     within,
 )
+from ws_support._topics.brokers.numbers import Numbers
 
 _LANES: Final = 8
 """The most messages that go to the layer at the same time: each takes a connection to Redis."""
-
-_NUMBERED: Final = 10_000
-"""The most topics whose last numbers are remembered. A forgotten topic starts again with 1."""
 
 
 class Publisher:
@@ -38,7 +33,7 @@ class Publisher:
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
-        self._numbers = _Numbers.of_this_loop()
+        self._numbers = Numbers.of_this_loop()
         self._lanes = [asyncio.Lock() for _ in range(_LANES)]
         self._outage: BrokerUnavailable | None = None
         self._outage_at = 0.0
@@ -53,14 +48,14 @@ class Publisher:
         async with self._lanes[hash(topic) % _LANES]:
             if self._outage is not None and self._outage_at >= began_at:
                 raise BrokerUnavailable(*self._outage.args)
-            number = self._numbers.last.get(topic, 0) + 1
+            number = self._numbers.next(topic)
             envelope = {
                 **message,
                 **more,
                 "type": PUBLISHED,
                 "topic": topic,
                 "id": f"{_PROCESS}.{os.getpid()}.{next(_ids)}",
-                "publisher": f"{self._numbers.publisher}.{os.getpid()}",
+                "publisher": f"{self._numbers.publisher.hex}.{os.getpid()}",
                 "number": number,
             }
             try:
@@ -88,43 +83,6 @@ class Publisher:
         finally:
             await cancelled(listener)
         return takers
-
-
-class _Numbers:
-    """The number of the last message under each topic; used by one event loop at a time.
-
-    When a loop is closed, the next one continues its numbers. `async_to_sync(broadcast)` makes a
-    thread and a loop for each call: with new numbers, each message would have the number 1.
-    """
-
-    _all: ClassVar[list[_Numbers]] = []
-    _lock: ClassVar[threading.Lock] = threading.Lock()
-
-    def __init__(self) -> None:
-        self.publisher = uuid.uuid4().hex
-        self.last: OrderedDict[str, int] = OrderedDict()
-        self._loop: ref[asyncio.AbstractEventLoop] | None = None
-
-    @classmethod
-    def of_this_loop(cls) -> _Numbers:
-        """Return numbers that no other open event loop uses."""
-        with cls._lock:
-            numbers = next((each for each in cls._all if not each._are_in_use()), None)
-            if numbers is None:
-                numbers = cls()
-                cls._all.append(numbers)
-            numbers._loop = ref(asyncio.get_running_loop())
-        return numbers
-
-    def _are_in_use(self) -> bool:
-        loop = None if self._loop is None else self._loop()
-        return loop is not None and not loop.is_closed()
-
-    def taken(self, topic: str, number: int) -> None:
-        self.last[topic] = number
-        self.last.move_to_end(topic)
-        if len(self.last) > _NUMBERED:
-            self.last.popitem(last=False)
 
 
 _ids: Final = count()
