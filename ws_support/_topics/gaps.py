@@ -14,9 +14,10 @@ class Gaps:
     def __init__(self) -> None:
         self._last: dict[str, dict[str, int]] = {}
 
-    def lost_before(self, topic: str, publisher: str, number: int) -> int:
+    def lost_before(self, topic: str, publisher: str, number: int, base: int | None = None) -> int:
         """Return how many messages of `publisher` are missing before the message `number`.
 
+        Those up to `base` have been published for certain; without it, all before `number` have.
         Nothing is missing before the first message of a publisher that is new here, nor before a
         message with the number 1: its publisher has started again.
         """
@@ -31,7 +32,7 @@ class Gaps:
         # max(): when the layer has taken a message but reported a failure, the next message of the
         # publisher has the same number.
         publishers[publisher] = max(last, number)
-        return max(number - last - 1, 0)
+        return max((number - 1 if base is None else base) - last, 0)
 
     def forget(self, topic: str) -> None:
         """Forget the numbers of `topic`, whose messages do not come here any more."""

@@ -83,15 +83,18 @@ class Outages:
     """
 
     @classmethod
-    def of(cls, layer: Any) -> Outages:
-        """Return the outages of `layer`, an object of the process."""
+    def of(cls, layer: Any, name: str = "The channel layer") -> Outages:
+        """Return the outages of `layer`, an object of the process. The log calls it `name`."""
         outages: Outages | None = vars(layer).get("_ws_support_outages")
         if outages is None:
-            outages = layer._ws_support_outages = cls()
+            outages = layer._ws_support_outages = cls(name)
         return outages
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "The channel layer") -> None:
+        self._name = name
         self._began_at = 0.0
+        # True if an outage began, and who has noticed it has ended since.
+        self._is_left = False
         self._detectors: WeakSet[OutageDetector] = WeakSet()
         # Event loops of several threads may use the layer.
         self._lock = threading.Lock()
@@ -109,8 +112,9 @@ class Outages:
     def note(self, detector: OutageDetector, error: Exception | None) -> None:
         """Note what a detector has noticed: that the layer is away, or, with `None`, is back."""
         with self._lock:
-            was_away = self._are_away()
+            was_away = self._is_left or self._are_away()
             detector.is_away = error is not None
+            self._is_left = False
             is_away = self._are_away()
             now = monotonic()
             lasted = now - self._began_at
@@ -119,8 +123,9 @@ class Outages:
                 self._began_at = now
         if error is not None and not was_away:
             logger.error(
-                "The channel layer is away: %s. Connections stay open, and what is broadcast or"
-                " sent to groups meanwhile is lost.",
+                "%s is away: %s. Connections stay open, and what is broadcast or sent to groups"
+                " meanwhile is lost.",
+                self._name,
                 _text(error),
             )
             for each in others:
@@ -128,10 +133,22 @@ class Outages:
                     each.on_outage(error)
         elif was_away and not is_away:
             logger.warning(
-                "The channel layer is back after %.0f s. All topics and groups of this process are"
-                " restored.",
+                "%s is back after %.0f s. All topics and groups of this process are restored.",
+                self._name,
                 lasted,
             )
+
+    def leave(self, detector: OutageDetector) -> None:
+        """Forget a detector. An outage that it alone knows of goes on."""
+        with self._lock:
+            self._is_left = self._is_left or self._are_away()
+            detector.is_away = False
+            self._detectors.discard(detector)
+
+    @property
+    def is_left(self) -> bool:
+        """True if there is an outage that no detector knows of."""
+        return self._is_left
 
     def _are_away(self) -> bool:
         return any(each.is_away for each in self._detectors)
@@ -153,12 +170,16 @@ class OutageDetector:
 
     def find(self) -> None:
         """Note that the layer works, and that everything is restored."""
-        if self.is_away:
+        if self.is_away or self._outages.is_left:
             self._outages.note(self, None)
 
     def forget(self) -> None:
         """Forget an outage, since the user of the layer ends. Others notice when it is back."""
         self.is_away = False
+
+    def leave(self) -> None:
+        """Forget an outage, which the next user of the layer finds: it has the same Redis."""
+        self._outages.leave(self)
 
 
 def _text(error: Exception) -> str:
