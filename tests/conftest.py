@@ -18,7 +18,7 @@ from hypothesis import settings
 
 from tests.certificates import Certificates, make_certificates
 from tests.harness import ASGI_SERVERS, ROOT, SERVERS, Server, serving
-from tests.redis import CORE, PUBSUB, Redis
+from tests.redis import WAYS, Redis
 from tests.warm import end_all
 
 pytest_plugins = ["ws_support.testing.plugin", "tests.tracebacks", "pytester"]
@@ -243,13 +243,18 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
     redis.stop()
 
 
-@pytest.fixture(params=[CORE, PUBSUB], ids=["core", "pubsub"])
-def layers(request: pytest.FixtureRequest, redis: Redis) -> dict[str, Any]:
-    return redis.layers(request.param)
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
+    """What carries broadcasts through Redis."""
+    return WAYS[request.param]
 
 
 @pytest.fixture
-def two_servers(layers: dict[str, Any], serve: Callable[..., Server]) -> list[Server]:
-    """Two processes with the same channel layer, and queues that a busy machine does not fill."""
-    options = {"CHANNEL_LAYERS": layers, "WS_SUPPORT": {"BROADCAST_QUEUE": 1000}}
-    return [serve(asgi_server=name, **options) for name in ("uvicorn", "granian")]
+def connected_settings(way: str, redis: Redis) -> dict[str, Any]:
+    """With which processes hear each other, and queues are not full on a busy machine."""
+    return redis.settings(way, options={"BROADCAST_QUEUE": 1000})
+
+
+@pytest.fixture
+def two_servers(connected_settings: dict[str, Any], serve: Callable[..., Server]) -> list[Server]:
+    return [serve(asgi_server=name, **connected_settings) for name in ("uvicorn", "granian")]

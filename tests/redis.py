@@ -12,6 +12,9 @@ from tests.harness import BOUND, free_port, to_its_end, until
 
 CORE = "channels_redis.core.RedisChannelLayer"
 PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
+BROKER = "redis"
+WAYS = {"core": CORE, "pubsub": PUBSUB, "broker": BROKER}
+"""What carries broadcasts: a channel layer, or our own broker beside one."""
 
 
 class Redis:
@@ -28,10 +31,19 @@ class Redis:
         config = {"hosts": [f"redis://127.0.0.1:{self.port}"], **config}
         return {"default": {"BACKEND": backend, "CONFIG": config}}
 
-    def start(self) -> None:
+    def settings(self, way: str = CORE, *, options: Any = (), **config: Any) -> dict[str, Any]:
+        """What carries broadcasts, as Django's settings, with `options` for `WS_SUPPORT`."""
+        broker = {} if way == BROKER else {"BROKER": "channel_layer"}
+        return {
+            "CHANNEL_LAYERS": self.layers(CORE if way == BROKER else way, **config),
+            "WS_SUPPORT": {**broker, **dict(options)},
+        }
+
+    def start(self, *options: str) -> None:
+        address = ("--port", str(self.port), "--bind", "127.0.0.1")
         with (self._directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""],
+                [self._program, *(options or ("--save", "")), *address],
                 cwd=self._directory,
                 stdout=log,
             )
@@ -76,7 +88,7 @@ class Redis:
 
 
 def broadcast_from_the_shell(
-    layers: dict[str, Any], *arguments: str
+    settings: dict[str, Any], *arguments: str
 ) -> subprocess.CompletedProcess[str]:
     """`manage.py broadcast`, to its end."""
-    return to_its_end("broadcast", *arguments, settings={"CHANNEL_LAYERS": layers})
+    return to_its_end("broadcast", *arguments, settings=settings)

@@ -11,12 +11,13 @@ import pytest
 from channels.layers import InMemoryChannelLayer
 from django.test import override_settings
 
-from tests.redis import CORE, PUBSUB
+from tests.redis import BROKER, CORE, PUBSUB
 from tests.test_connection import eventually
 from ws_support._topics.brokers import broker_class
 from ws_support._topics.brokers.base import BrokerError
 from ws_support._topics.brokers.channel_layer import ChannelLayerBroker
 from ws_support._topics.brokers.local import LocalBroker
+from ws_support._topics.brokers.redis import RedisBroker
 
 BOUND = 10
 ON_REDIS = {"core": CORE, "pubsub": PUBSUB}
@@ -32,16 +33,25 @@ class SharedLayer(InMemoryChannelLayer):
         self.channels, self.groups = self.shared
 
 
-def layers_of(request, kind):
+def settings_of(request, kind):
+    if kind == "url":
+        redis = request.getfixturevalue("redis")
+        return {"WS_SUPPORT": {"BROKER": f"redis://127.0.0.1:{redis.port}/1"}}
+    if kind == "redis":
+        return request.getfixturevalue("redis").settings(BROKER)
     if kind in ON_REDIS:
-        return request.getfixturevalue("redis").layers(ON_REDIS[kind])
-    return {"default": {"BACKEND": f"{__name__}.SharedLayer"}} if kind == "layer" else {}
+        return request.getfixturevalue("redis").settings(ON_REDIS[kind])
+    layers = {"default": {"BACKEND": f"{__name__}.SharedLayer"}} if kind == "layer" else {}
+    return {"CHANNEL_LAYERS": layers}
 
 
-@pytest.fixture(params=["local", "layer", *ON_REDIS])
+BETWEEN_PROCESSES = [*ON_REDIS, "redis", "url"]
+
+
+@pytest.fixture(params=["local", "layer", *BETWEEN_PROCESSES])
 def kind(request, monkeypatch):
     monkeypatch.setattr(SharedLayer, "shared", ({}, {}))
-    with override_settings(CHANNEL_LAYERS=layers_of(request, request.param)):
+    with override_settings(**settings_of(request, request.param)):
         yield request.param
 
 
@@ -72,8 +82,8 @@ def text(text):
 
 
 def test_the_broker_follows_from_the_settings(kind):
-    expected = LocalBroker if kind == "local" else ChannelLayerBroker
-    assert broker_class() is expected
+    others = {"local": LocalBroker, "redis": RedisBroker, "url": RedisBroker}
+    assert broker_class() is others.get(kind, ChannelLayerBroker)
     assert broker_class().is_between_processes == (kind != "local")
 
 
@@ -154,7 +164,7 @@ async def test_the_last_unsubscription_leaves_no_task_behind_also_when_it_is_can
     await eventually(lambda: not ours())
 
 
-@pytest.mark.parametrize("kind", ["local", *ON_REDIS], indirect=True)
+@pytest.mark.parametrize("kind", ["local", *BETWEEN_PROCESSES], indirect=True)
 async def test_a_message_comes_to_the_event_loop_of_another_thread(kind):
     one = Receiver()
     await one.broker.subscribe("topic")
@@ -302,7 +312,7 @@ async def test_who_subscribes_in_the_last_moment_of_an_outage_is_subscribed_afte
         await one.broker.unsubscribe(topic)
 
 
-@pytest.mark.parametrize("kind", list(ON_REDIS), indirect=True)
+@pytest.mark.parametrize("kind", BETWEEN_PROCESSES, indirect=True)
 async def test_an_outage_is_an_error_for_who_publishes_and_none_for_who_subscribes(kind, redis):
     one = Receiver()
     await one.broker.subscribe("before")

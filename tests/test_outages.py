@@ -15,7 +15,6 @@ from redis import Redis as Client
 from redis import exceptions
 
 from tests.peers import connected
-from tests.redis import CORE, PUBSUB
 from tests.test_connection import BOUND, eventually
 from ws_support._connection.groups import Groups
 from ws_support._topics.brokers.base import BrokerError
@@ -136,11 +135,10 @@ class Both(Hears):
         await self.send("joined")
 
 
-@pytest.mark.parametrize("backend", [CORE, PUBSUB], ids=["core", "pubsub"])
 async def test_an_outage_is_one_line_for_broadcasts_and_consumers_and_so_is_its_end(
-    redis, hasty, backend, caplog
+    redis, hasty, way, caplog
 ):
-    with override_settings(CHANNEL_LAYERS=redis.layers(backend)):
+    with override_settings(**redis.settings(way)):
         async with connected(Both.as_asgi()) as one, connected(Both.as_asgi()) as two:
             redis.stop()
             with pytest.raises(BroadcastError):
@@ -160,14 +158,13 @@ async def test_an_outage_is_one_line_for_broadcasts_and_consumers_and_so_is_its_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", [CORE, PUBSUB], ids=["core", "pubsub"])
 async def test_a_password_that_is_changed_is_an_outage_until_it_is_changed_back(
-    redis, hasty, backend, caplog
+    redis, hasty, way, caplog
 ):
     with Client(port=redis.port) as operator:
         operator.config_set("requirepass", "rosebud")
         hosts = [f"redis://:rosebud@127.0.0.1:{redis.port}"]
-        with override_settings(CHANNEL_LAYERS=redis.layers(backend, hosts=hosts)):
+        with override_settings(**redis.settings(way, hosts=hosts)):
             async with connected(Both.as_asgi()) as peer:
                 operator.config_set("requirepass", "another")
                 for kind in ("normal", "pubsub"):
@@ -209,11 +206,10 @@ async def until_raised(function, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", [CORE, PUBSUB], ids=["core", "pubsub"])
-async def test_a_redis_that_is_far_away_is_no_outage(redis, backend, caplog):
+async def test_a_redis_that_is_far_away_is_no_outage(redis, way, caplog):
     async with delaying(redis.port, 0.1) as port:
         hosts = [f"redis://127.0.0.1:{port}"]
-        with override_settings(CHANNEL_LAYERS=redis.layers(backend, hosts=hosts)):
+        with override_settings(**redis.settings(way, hosts=hosts)):
             async with connected(Both.as_asgi()) as peer:
                 await asyncio.gather(*(broadcast("topic", f"{number}") for number in range(5)))
                 assert await peer.texts(5) == ["0", "1", "2", "3", "4"]

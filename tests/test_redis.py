@@ -17,7 +17,7 @@ from tests.conftest import need_program
 from tests.harness import ASGI_SERVERS, BOUND, serving, until
 from tests.peers import connected
 from tests.project.live import Prices
-from tests.redis import CORE, PUBSUB, Redis
+from tests.redis import BROKER, WAYS, Redis
 from tests.test_broadcast import asked, subscribed, tell
 from ws_support._topics.brokers.channel_layer.calls import group_of
 from ws_support.broadcast import broadcast
@@ -25,16 +25,16 @@ from ws_support.broadcast import broadcast
 pytestmark = pytest.mark.long
 
 
-@pytest.fixture(scope="module", params=[CORE, PUBSUB], ids=["core", "pubsub"])
+@pytest.fixture(scope="module", params=WAYS)
 def shared(request, tmp_path_factory):
     """Two servers with the same Redis, for tests that leave all of them as they are."""
     directory = tmp_path_factory.mktemp("redis")
     redis = Redis(need_program("redis-server"), directory)
     redis.start()
-    layers = redis.layers(request.param)
+    settings = redis.settings(WAYS[request.param])
     with (
-        serving(directory / "one.log", asgi_server="uvicorn", CHANNEL_LAYERS=layers) as one,
-        serving(directory / "two.log", asgi_server="granian", CHANNEL_LAYERS=layers) as two,
+        serving(directory / "one.log", asgi_server="uvicorn", **settings) as one,
+        serving(directory / "two.log", asgi_server="granian", **settings) as two,
     ):
         yield one, two
     redis.stop()
@@ -67,7 +67,7 @@ def test_every_process_gets_a_message_once(shared):
 
 
 async def test_what_redis_hands_out_twice_is_sent_once(redis, serve):
-    server = serve(asgi_server="uvicorn", CHANNEL_LAYERS=redis.layers())
+    server = serve(asgi_server="uvicorn", **redis.settings())
     layer = RedisChannelLayer(hosts=[f"redis://127.0.0.1:{redis.port}"])
     message = {"type": "ws_support.published", "topic": "all", "text": "twice", "id": "1"}
     with ExitStack() as stack:
@@ -106,8 +106,7 @@ def test_when_a_process_is_killed_the_subscribers_of_others_miss_nothing(two_ser
 
 
 def test_memberships_are_renewed_before_they_expire(redis, serve):
-    layers = redis.layers(group_expiry=3)
-    server = serve(asgi_server="uvicorn", CHANNEL_LAYERS=layers)
+    server = serve(asgi_server="uvicorn", **redis.settings(group_expiry=3))
     with ExitStack() as stack:
         reader = subscribed(stack, server, "all")
         until_later = time.monotonic() + 8
@@ -119,8 +118,8 @@ def test_memberships_are_renewed_before_they_expire(redis, serve):
             time.sleep(0.1)
 
 
-def test_nothing_is_left_in_redis_when_the_last_has_gone(redis, serve, layers):
-    server = serve(asgi_server="uvicorn", CHANNEL_LAYERS=layers)
+def test_nothing_is_left_in_redis_when_the_last_has_gone(redis, serve, connected_settings):
+    server = serve(asgi_server="uvicorn", **connected_settings)
     with ExitStack() as stack:
         publisher = stack.enter_context(server.connect("/topics/publisher"))
         publisher.recv(BOUND)
@@ -137,7 +136,7 @@ def test_nothing_is_left_in_redis_when_the_last_has_gone(redis, serve, layers):
 
 @pytest.mark.parametrize("name", ASGI_SERVERS)
 def test_a_server_with_subscribers_stops_in_good_order(redis, serve, name):
-    server = serve(asgi_server=name, CHANNEL_LAYERS=redis.layers())
+    server = serve(asgi_server=name, **redis.settings())
     with ExitStack() as stack:
         reader = subscribed(stack, server, "all")
         stack.enter_context(server.connect("/live/subscribed/all"))
@@ -149,15 +148,17 @@ def test_a_server_with_subscribers_stops_in_good_order(redis, serve, name):
 
 
 def test_the_server_says_where_broadcasts_go(redis, serve):
-    server = serve(asgi_server="uvicorn", CHANNEL_LAYERS=redis.layers())
+    server = serve(asgi_server="uvicorn", **redis.settings())
     assert "broadcasts  through RedisChannelLayer to every process" in server.log()
+    server = serve(asgi_server="uvicorn", **redis.settings(BROKER))
+    assert "broadcasts  through Redis to every process" in server.log()
     server = serve(asgi_server="uvicorn", arguments=("--workers", "2"))
     assert "broadcasts  within each of the 2 processes by itself" in server.log()
 
 
-async def test_what_is_broadcast_together_arrives_in_order_and_does_not_ask_too_much(redis, layers):
+async def test_what_is_broadcast_together_arrives_in_order_and_does_not_ask_too_much(redis, way):
     count = 500
-    with override_settings(CHANNEL_LAYERS=layers, WS_SUPPORT={"BROADCAST_QUEUE": count}):
+    with override_settings(**redis.settings(way, options={"BROADCAST_QUEUE": count})):
         async with connected(Prices.as_asgi()) as peer:
             await asyncio.gather(*(broadcast("prices", str(number)) for number in range(count)))
             assert await peer.texts(count) == [str(number) for number in range(count)]
@@ -167,12 +168,9 @@ async def test_what_is_broadcast_together_arrives_in_order_and_does_not_ask_too_
     "seconds", [0, pytest.param(6, marks=pytest.mark.slow)], ids=["briefly", "for-long"]
 )
 def test_a_process_that_stands_still_gets_what_was_broadcast_meanwhile(
-    redis, serve, layers, seconds
+    serve, connected_settings, seconds
 ):
-    queue = {"BROADCAST_QUEUE": 1000}
-    still, other = (
-        serve(asgi_server="uvicorn", CHANNEL_LAYERS=layers, WS_SUPPORT=queue) for _ in range(2)
-    )
+    still, other = (serve(asgi_server="uvicorn", **connected_settings) for _ in range(2))
     with ExitStack() as stack:
         reader = subscribed(stack, still, "all")
         publisher = subscribed(stack, other, "publisher")
@@ -185,7 +183,7 @@ def test_a_process_that_stands_still_gets_what_was_broadcast_meanwhile(
 
 
 def test_who_has_missed_messages_that_redis_has_lost_is_closed_with_1013(redis, serve):
-    still, other = (serve(asgi_server="uvicorn", CHANNEL_LAYERS=redis.layers()) for _ in range(2))
+    still, other = (serve(asgi_server="uvicorn", **redis.settings()) for _ in range(2))
     with ExitStack() as stack:
         reader = subscribed(stack, still, "all")
         publisher = subscribed(stack, other, "publisher")
@@ -224,7 +222,7 @@ async def test_a_message_that_is_not_ours_is_named_and_is_no_outage(
     redis, caplog, monkeypatch, message
 ):
     monkeypatch.setattr("ws_support._topics.outages.Strangers._logged_at", None)
-    with override_settings(CHANNEL_LAYERS=redis.layers()):
+    with override_settings(**redis.settings()):
         async with connected(Prices.as_asgi()) as peer:
             layer = get_channel_layer()
             for _ in range(3):
@@ -240,7 +238,7 @@ async def test_a_message_that_is_not_ours_is_named_and_is_no_outage(
 
 async def test_bytes_in_redis_that_nobody_can_read_are_no_outage(redis, caplog, monkeypatch):
     monkeypatch.setattr("ws_support._topics.outages.Strangers._logged_at", None)
-    with override_settings(CHANNEL_LAYERS=redis.layers()):
+    with override_settings(**redis.settings()):
         async with connected(Prices.as_asgi()) as peer:
             await broadcast("prices", "1.07")
             assert await peer.texts(1) == ["1.07"]
@@ -256,7 +254,7 @@ async def test_bytes_in_redis_that_nobody_can_read_are_no_outage(redis, caplog, 
 
 
 async def test_an_answer_that_nobody_waits_for_is_no_outage(redis, caplog):
-    with override_settings(CHANNEL_LAYERS=redis.layers()):
+    with override_settings(**redis.settings()):
         async with connected(Prices.as_asgi()) as peer:
             layer = get_channel_layer()
             message = {"type": "ws_support.published", "topic": "prices", "id": "1", "text": "x"}

@@ -68,6 +68,18 @@ def optional_text(value: object) -> Iterator[Problem]:
         yield from text(value)
 
 
+def broker(value: object) -> Iterator[Problem]:
+    """Validate a broker. The URL of a Redis may have a password, so no message has it."""
+    if value is None or value in ("redis", "channel_layer"):
+        return
+    hint = 'Write "redis://127.0.0.1:6379/0", "redis", "channel_layer", or None.'
+    if not isinstance(value, str):
+        yield Problem("E003", f"is {short(value)}, which is not a string.", hint)
+    elif not re.match(r"(rediss?|unix)://[^\s]+\Z", value):
+        message = 'is neither "redis" nor "channel_layer" nor the URL of a Redis.'
+        yield Problem("E003", message, hint)
+
+
 def boolean(value: object) -> Iterator[Problem]:
     """Validate `True` or `False`."""
     if not isinstance(value, bool):

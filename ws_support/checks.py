@@ -20,7 +20,7 @@ from ws_support._project import (
     load_application,
     websocket_parts,
 )
-from ws_support._topics.brokers import is_between_processes
+from ws_support._topics.brokers import broker_class, is_between_processes
 
 __all__ = ["check_application", "check_deployment", "check_project", "check_settings"]
 
@@ -67,6 +67,8 @@ def check_project(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
                 id="ws_support.E012",
             )
         )
+    else:
+        found += _broker_problems()
     if conf.asgi_application() is None:
         found.append(
             Warning(
@@ -76,6 +78,15 @@ def check_project(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
             )
         )
     return found
+
+
+def _broker_problems() -> Iterator[CheckMessage]:
+    if any(conf.settings_problems()):
+        return
+    try:
+        broker_class()
+    except ImproperlyConfigured as error:
+        yield Error(str(error), id="ws_support.E013")
 
 
 def check_application(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:

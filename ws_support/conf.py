@@ -24,6 +24,7 @@ from ws_support._validators import (
     Problem,
     Validator,
     boolean,
+    broker,
     number,
     optional_text,
     origins,
@@ -111,6 +112,12 @@ class Options:
         64,
         number("a whole number of messages above 0", integer=True),
         "Messages that wait for a subscriber; one more closes its connection with 1013.",
+    )
+    broker: str | None = _setting(
+        None,
+        broker,
+        'What carries broadcasts between processes: `"redis"` with the hosts of the channel layer,'
+        ' `"channel_layer"`, or the URL of a Redis; `None`: `"redis"` if the layer has one.',
     )
     max_subscriptions: int = _setting(
         1000,

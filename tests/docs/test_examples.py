@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.deploy.conftest import clean_environment
 from tests.harness import BOUND, ROOT
-from tests.redis import broadcast_from_the_shell
+from tests.redis import BROKER, broadcast_from_the_shell
 from ws_support.testing import Peer
 
 _SETTINGS = "from tests.project.settings import *\nROOT_URLCONF = 'mysite.urls'\n"
@@ -248,9 +248,9 @@ def test_the_settings_for_redis_reach_other_processes(project, redis):
             routes="path('topics/<path:topic>', live.Subscriber.as_asgi())",
         ),
     )
-    assert "broadcasts  through RedisChannelLayer to every process that uses it" in server.log()
+    assert "broadcasts  through Redis to every process that uses it" in server.log()
     with server.connect("/topics/prices") as socket:
         assert socket.recv(BOUND).startswith("ready")
-        done = broadcast_from_the_shell(redis.layers(), "prices", '{"EUR": 1.08}', "--json")
+        done = broadcast_from_the_shell(redis.settings(BROKER), "prices", '{"EUR": 1.08}', "--json")
         assert done.stdout == "1 process took it.\n"
         assert socket.recv(BOUND) == '{"EUR": 1.08}'

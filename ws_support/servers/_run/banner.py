@@ -9,7 +9,8 @@ from channels.layers import get_channel_layer
 
 from ws_support import conf
 from ws_support._project import has_unguarded_routes
-from ws_support._topics.brokers import is_between_processes
+from ws_support._topics.brokers import broker_class, is_between_processes
+from ws_support._topics.brokers.channel_layer import ChannelLayerBroker
 from ws_support.conf import Options
 
 
@@ -48,7 +49,9 @@ def ping_interval(options: Options) -> str:
 def broadcasts(workers: int) -> str:
     """Return a phrase that says which processes `broadcast()` reaches."""
     if is_between_processes():
-        return f"through {type(get_channel_layer()).__qualname__} to every process that uses it"
+        is_by_layer = broker_class() is ChannelLayerBroker
+        name = type(get_channel_layer()).__qualname__ if is_by_layer else "Redis"
+        return f"through {name} to every process that uses it"
     where = "this process" if workers == 1 else f"each of the {workers} processes by itself"
     return f"within {where}: CHANNEL_LAYERS has no layer between processes"
 

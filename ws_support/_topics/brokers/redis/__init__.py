@@ -1,0 +1,88 @@
+"""The broker on Redis itself: publish and subscribe, over two connections for each process."""
+
+from __future__ import annotations
+
+from binascii import crc32
+from collections.abc import Coroutine
+from typing import Any
+
+from ws_support._asyncio import to_the_end
+from ws_support._topics.brokers.base import Broker, Receiver
+from ws_support._topics.brokers.redis.address import Address, addresses
+from ws_support._topics.brokers.redis.background import in_background
+from ws_support._topics.brokers.redis.envelope import Envelope
+from ws_support._topics.brokers.redis.listener import Listener
+from ws_support._topics.brokers.redis.publisher import Publisher
+
+__all__ = ["RedisBroker", "addresses"]
+
+
+class RedisBroker(Broker):
+    """Publishes each message with one PUBLISH, also to the subscribers of this process.
+
+    All subscribers then see the same order. With several Redis, each has its share of the topics.
+    """
+
+    is_between_processes = True
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._addresses = addresses()
+        named_by = 'WS_SUPPORT["BROKER"]'
+        if self._addresses[0].layer is not None:
+            named_by = 'CHANNEL_LAYERS["default"]'
+        self.title = f"Redis ({named_by})"
+        self._listeners: dict[Address, Listener] = {}
+        self._publishers: dict[Address, Publisher] = {}
+        self._topics: set[str] = set()
+
+    def _address(self, topic: str) -> Address:
+        return self._addresses[crc32(topic.encode()) % len(self._addresses)]
+
+    async def subscribe(self, topic: str) -> None:
+        self._topics.add(topic)
+        address = self._address(topic)
+        listener = self._listeners.get(address)
+        if listener is None:
+            publisher = self._publishers[address] = Publisher(address)
+            outages = address.outages()
+            listener = Listener(address, self._receiver, publisher, outages)
+            self._listeners[address] = listener
+        await listener.join(topic)
+
+    async def unsubscribe(self, topic: str) -> None:
+        if topic not in self._topics:
+            return
+        # At once: somebody else may subscribe while this waits.
+        self._topics.remove(topic)
+        address = self._address(topic)
+        listener = self._listeners[address]
+        leaving = listener.leave(topic)
+        if listener.is_needed:
+            await leaving
+        else:
+            del self._listeners[address]
+            await to_the_end(_close(leaving, listener, self._publishers.pop(address)))
+
+    async def publish(self, topic: str, message: Any) -> None:
+        await self._publish(topic, message)
+
+    async def count_takers(self, topic: str, message: Any, wait: float) -> int:
+        # Redis says at once to how many it has handed a message.
+        return await self._publish(topic, message)
+
+    async def _publish(self, topic: str, message: Any) -> int:
+        address = self._address(topic)
+        envelope = Envelope(topic, message)
+        publisher = self._publishers.get(address)
+        if publisher is None:
+            return await in_background(address, envelope)
+        return await publisher.publish(envelope)
+
+
+async def _close(
+    leaving: Coroutine[Any, Any, None], listener: Listener, publisher: Publisher
+) -> None:
+    await leaving
+    await listener.close()
+    await publisher.close()
