@@ -4,30 +4,52 @@
     await broadcast_json("prices", {"EUR": 1.08})
 
 Any async code can call these functions: a view, a consumer, a task or a management command.
-Synchronous code uses `async_to_sync(broadcast)(...)`. Subscribers are consumers with
-`subscriptions`, or after `subscribe()`, and `WebSocket` objects.
+Synchronous code has functions of its own, one of which waits until a transaction is committed:
 
-A message goes through the channel layer `default` to all processes that use the same layer. With
-the in-memory layer, or without a layer, it goes to this process only. Delivery is at most once: a
-message is lost for a client that is not connected, and during an outage of the layer.
+    broadcast_sync("prices", "EUR 1.08")
+    broadcast_on_commit("prices", "EUR 1.08")
+
+Subscribers are consumers with `subscriptions`, or after `subscribe()`, and `WebSocket` objects.
+
+A message goes through Redis or the channel layer `default` to all processes that use the same one.
+With the in-memory layer, or without a layer, it goes to this process only. Delivery is at most
+once: a message is lost for a client that is not connected, and during an outage.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from functools import partial
 from json import JSONEncoder
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from django.core.serializers.json import DjangoJSONEncoder
+from django.db import connections, transaction
 
 from ws_support._topics.brokers.base import Broker, BrokerError
 from ws_support._topics.messages import checked_topic, json_of, message_of
 from ws_support._topics.registry import Statistics, TopicRegistry, statistics
+from ws_support.conf import is_debug
 
-__all__ = ["BroadcastError", "Statistics", "broadcast", "broadcast_json", "statistics"]
+__all__ = [
+    "BroadcastError",
+    "Statistics",
+    "broadcast",
+    "broadcast_json",
+    "broadcast_json_on_commit",
+    "broadcast_json_sync",
+    "broadcast_on_commit",
+    "broadcast_sync",
+    "statistics",
+]
+
+logger = logging.getLogger("ws_support.broadcast")
 
 
 class BroadcastError(Exception):
-    """The channel layer could not be reached, or did not take a message.
+    """Redis or the channel layer could not be reached, or did not take a message.
 
     Some subscribers, or all, do not get the message.
     """
@@ -36,11 +58,11 @@ class BroadcastError(Exception):
 async def broadcast(topic: str, message: str | bytes) -> None:
     """Send `message` to all subscribers of `topic`.
 
-    Returns when the channel layer has taken the message, or, without a layer between processes,
+    Returns when Redis or the channel layer has taken the message, or, without any of these,
     when the subscribers of this process have it. Does not wait for any client. Messages that one
     task broadcasts under the same topic, one after the other, arrive in that order.
 
-    Raises `BroadcastError` when the layer does not take the message within 5 s, and `TypeError` or
+    Raises `BroadcastError` when the message is not taken within 5 s, and `TypeError` or
     `ValueError` for an invalid topic or message.
     """
     topic, content = checked_topic(topic), message_of(message)
@@ -60,6 +82,90 @@ async def broadcast_json(
     and `ValueError` for NaN and infinity, which no browser can read.
     """
     await broadcast(topic, json_of(value, encoder))
+
+
+def broadcast_sync(topic: str, message: str | bytes) -> None:
+    """Send `message` to all subscribers of `topic`, from synchronous code: a view, a signal, a task
+    of Celery or a thread.
+
+    Returns and raises what `broadcast()` does, and `RuntimeError` in an event loop, where it would
+    stop everything else. In a transaction, use `broadcast_on_commit()`: subscribers may hear of
+    what they cannot read yet, or of what is rolled back. With `DEBUG`, this is warned of once.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise RuntimeError(
+            "broadcast_sync() was called in an event loop. Write `await broadcast(...)` there."
+        )
+    _warn_of_a_transaction(topic)
+    async_to_sync(broadcast)(topic, message)
+
+
+def broadcast_json_sync(
+    topic: str, value: Any, *, encoder: type[JSONEncoder] = DjangoJSONEncoder
+) -> None:
+    """Send `value` as JSON text to all subscribers of `topic`, from synchronous code.
+
+    Raises the errors of `broadcast_json()` and of `broadcast_sync()`.
+    """
+    broadcast_sync(topic, json_of(value, encoder))
+
+
+def broadcast_on_commit(topic: str, message: str | bytes, *, using: str | None = None) -> None:
+    """Send `message` to all subscribers of `topic` when the transaction is committed.
+
+    Without a transaction, this is done at once, and after a rollback never. `using` is the alias of
+    the database, as in `django.db.transaction.on_commit()`.
+
+    Raises `TypeError` or `ValueError` at once for an invalid topic or message. What is committed
+    stays so: when the message is not taken, one line in the log (ERROR) says so, and nothing is
+    raised.
+    """
+    checked_topic(topic)
+    message_of(message)
+    transaction.on_commit(partial(_broadcast_committed, topic, message), using=using)
+
+
+def broadcast_json_on_commit(
+    topic: str,
+    value: Any,
+    *,
+    encoder: type[JSONEncoder] = DjangoJSONEncoder,
+    using: str | None = None,
+) -> None:
+    """Send `value`, as it is now, as JSON text when the transaction is committed.
+
+    Raises the errors of `broadcast_on_commit()` and of `broadcast_json()`.
+    """
+    broadcast_on_commit(topic, json_of(value, encoder), using=using)
+
+
+def _broadcast_committed(topic: str, message: str | bytes) -> None:
+    try:
+        async_to_sync(broadcast)(topic, message)
+    except BroadcastError as error:
+        logger.error("Committed, but not broadcast. %s", error)
+
+
+class _Transactions:
+    """Warns, once in a process, of a message from within a transaction."""
+
+    is_warned_of = False
+
+
+def _warn_of_a_transaction(topic: str) -> None:
+    if _Transactions.is_warned_of or not is_debug():
+        return
+    if any(each.in_atomic_block for each in connections.all(initialized_only=True)):
+        _Transactions.is_warned_of = True
+        logger.warning(
+            "broadcast_sync() was called in a transaction, under %.100a: subscribers may hear of"
+            " what they cannot read yet, or of what is rolled back. Write broadcast_on_commit().",
+            topic,
+        )
 
 
 async def count_takers(topic: str, message: str | bytes, wait: float) -> int:

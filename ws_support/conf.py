@@ -222,6 +222,11 @@ class MiddlewareOptions:
         return replace(options, **self._replaced)
 
 
+def is_debug() -> bool:
+    """Return the setting `DEBUG`."""
+    return bool(settings.DEBUG)
+
+
 def asgi_application() -> str | None:
     """Return the setting `ASGI_APPLICATION`, the dotted path of an application, or `None`."""
     return getattr(settings, "ASGI_APPLICATION", None) or None

@@ -19,10 +19,13 @@ from tests.redis import BROKER, broadcast_from_the_shell
 from ws_support.testing import Peer
 
 _SETTINGS = "from tests.project.settings import *\nROOT_URLCONF = 'mysite.urls'\n"
+_DATABASE = (
+    "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}}\n"
+)
 _ACCOUNTS = (
     "INSTALLED_APPS = [*INSTALLED_APPS, 'django.contrib.contenttypes',"
     " 'django.contrib.auth', 'django.contrib.sessions', 'mysite']\n"
-    "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}}\n"
+    f"{_DATABASE}"
 )
 _ASGI = """
 import os
@@ -204,14 +207,17 @@ def test_a_handler_talks_to_its_client(project):
 def broadcasting(project):
     return project(
         "broadcast.md",
+        settings=_DATABASE,
         asgi=_ASGI.format(
             imports="from mysite.prices import Prices\nfrom mysite.rooms import Room",
             routes=("path('prices', Prices.as_asgi()), path('rooms/<str:room>', Room.as_asgi())"),
         ),
         urls=(
             "from django.urls import path\n"
+            "from mysite.orders import pay\n"
             "from mysite.views import from_synchronous_code, new_price\n"
-            "urlpatterns = [path('new', new_price), path('sync', from_synchronous_code)]\n"
+            "urlpatterns = [path('new', new_price), path('sync', from_synchronous_code),\n"
+            "    path('pay', pay)]\n"
         ),
     )
 
@@ -223,6 +229,13 @@ def test_views_broadcast_to_everybody(broadcasting):
         assert {socket.recv(BOUND) for socket in sockets} == {'{"EUR": 1.08}'}
         urlopen(f"{broadcasting.origin}/sync", timeout=BOUND).close()
         assert {socket.recv(BOUND) for socket in sockets} == {"closed for today"}
+
+
+def test_what_is_committed_is_broadcast_and_what_is_rolled_back_is_not(broadcasting):
+    with broadcasting.connect("/prices") as socket:
+        for query in ("order=1&fails=1", "order=2"):
+            urlopen(f"{broadcasting.origin}/pay?{query}", timeout=BOUND).close()
+        assert socket.recv(BOUND) == '{"paid": "2"}'
 
 
 def test_a_room_is_a_topic(broadcasting):
