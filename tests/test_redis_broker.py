@@ -443,6 +443,20 @@ def test_what_is_not_installed_is_named(monkeypatch):
 # Comings and goings
 
 
+async def test_topics_that_are_left_in_an_outage_hold_up_nothing_after_it(redis, caplog):
+    async with listening("topic") as one:
+        await one.broker.subscribe("left")
+        redis.stop()
+        await eventually(lambda: "Redis is away" in caplog.text)
+        await one.broker.unsubscribe("left")
+        await one.broker.subscribe("come and gone")
+        await one.broker.unsubscribe("come and gone")
+        redis.start()
+        await eventually(lambda: "Redis is back" in caplog.text)
+        [listener] = one.broker._listeners.values()
+        assert listener._waiting == {}
+
+
 async def test_who_subscribes_while_the_last_one_leaves_hears_all():
     async with listening("another") as one:
         await one.broker.subscribe("topic")

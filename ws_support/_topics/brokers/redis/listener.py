@@ -172,7 +172,7 @@ class Listener:
     async def _tell(self, connection: Connection) -> None:
         """Tell Redis what is subscribed to, and then each change."""
         self._asked, self._unanswered = set(), Counter()
-        self._changed = set(self._wanted)
+        self._changed = {*self._wanted, *self._waiting}
         await self._tell_changes(connection)
         # The last one: when Redis has answered it, all those before it hold.
         await connection.send_command(b"SUBSCRIBE", self._probe)
