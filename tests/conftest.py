@@ -64,7 +64,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     the processor busy meanwhile.
 
     Outside of CI, tests that run on each server are slow on all but two: the default of
-    `runserver`, and that of `runasgi`. To change another server, name it: `-m "" -k hypercorn`.
+    `runserver`, and that of `runasgi`. To change another server, name it: `-m "" -k hypercorn`. So
+    are those that run over both layers of channels_redis, on the one that fewer people use.
     """
     tested_on = defaultdict(set)
     for item in items:
@@ -72,7 +73,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     for item in items:
         names = tested_on[item.function] - {None}
         kept = {next(filter(names.__contains__, defaults), None) for defaults in DEFAULTS} - {None}
-        if kept and server_of(item) not in kept and not os.environ.get("CI"):
+        is_other_server = kept and server_of(item) not in kept
+        is_other_layer = "way" in item.fixturenames and item.callspec.params.get("way") == "pubsub"
+        if (is_other_server or is_other_layer) and not os.environ.get("CI"):
             item.add_marker(pytest.mark.slow)
         if not is_alone(item):
             item.add_marker(pytest.mark.xdist_group(group_of(item)))

@@ -45,8 +45,8 @@ without a wait."""
 
 
 _CAUSE: Final = (
-    "Redis has given up the connection of this process, which was too slow for what comes"
-    " (client-output-buffer-limit pubsub), or another publisher has the same number."
+    "Redis has ended the connection of this process meanwhile. It does so when the process is too"
+    " slow for what comes (client-output-buffer-limit pubsub)."
 )
 
 
