@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from binascii import crc32
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from ws_support._asyncio import to_the_end
 from ws_support._topics.brokers.base import Broker, Receiver
@@ -13,8 +13,11 @@ from ws_support._topics.brokers.redis.background import in_background
 from ws_support._topics.brokers.redis.envelope import Envelope
 from ws_support._topics.brokers.redis.listener import Listener
 from ws_support._topics.brokers.redis.publisher import Publisher
+from ws_support._topics.brokers.redis.scripts import Script
 
 __all__ = ["RedisBroker", "addresses"]
+
+Result = TypeVar("Result")
 
 
 class RedisBroker(Broker):
@@ -72,12 +75,27 @@ class RedisBroker(Broker):
         return await self._publish(topic, message)
 
     async def _publish(self, topic: str, message: Any) -> int:
-        address = self._address(topic)
         envelope = Envelope(topic, message)
+        return await self._use(self._address(topic), lambda each: each.publish(envelope))
+
+    async def call(
+        self, topic: str, script: Script, keys: Sequence[str], arguments: Sequence[bytes]
+    ) -> Any:
+        """Call a script on the Redis of `topic`, and return what it answers.
+
+        `keys` are kinds of data, each of which has a key for the topic. Raises `BrokerError`.
+        """
+        address = self._address(topic)
+        names = [address.key(each, topic) for each in keys]
+        return await self._use(address, lambda each: each.call(script, names, arguments))
+
+    async def _use(
+        self, address: Address, use: Callable[[Publisher], Coroutine[Any, Any, Result]]
+    ) -> Result:
         publisher = self._publishers.get(address)
         if publisher is None:
-            return await in_background(address, envelope)
-        return await publisher.publish(envelope)
+            return await in_background(address, use)
+        return await use(publisher)
 
 
 async def _close(

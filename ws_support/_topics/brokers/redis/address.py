@@ -38,6 +38,10 @@ class Address:
         """Return the channel for a topic. All databases of a Redis share their channels."""
         return f"{self.prefix}:{self.database}:{{{topic}}}".encode()
 
+    def key(self, kind: str, topic: str) -> bytes:
+        """Return the key for one kind of data of a topic. All of a topic have the same hash tag."""
+        return f"{self.prefix}:{kind}:{{{topic}}}".encode()
+
     @property
     def probe(self) -> bytes:
         """The beginning of a channel that is no topic's."""

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import ClassVar, Final
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar, Final, TypeVar
 
 from ws_support._asyncio import after_fork
 from ws_support._topics.brokers.redis.address import Address
-from ws_support._topics.brokers.redis.envelope import Envelope
 from ws_support._topics.brokers.redis.publisher import Publisher
+
+Result = TypeVar("Result")
 
 _IDLE: Final = 10.0
 """Seconds without a message after which the thread ends, and closes its connections."""
 
 
-async def in_background(address: Address, envelope: Envelope) -> int:
-    """Publish a message over the connection that this process keeps for that.
-
-    Returns and raises what `Publisher.publish()` does.
-    """
+async def in_background(
+    address: Address, use: Callable[[Publisher], Coroutine[Any, Any, Result]]
+) -> Result:
+    """Use the publisher that this process keeps for that. Returns and raises what `use` does."""
     thread = _Thread.taken()
-    publishing = thread.publish(address, envelope)
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(publishing, thread.loop))
+    using = thread.use(address, use)
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(using, thread.loop))
 
 
 class _Thread:
@@ -38,11 +39,11 @@ class _Thread:
 
     @classmethod
     def taken(cls) -> _Thread:
-        """Return the thread of this process. It stays until `publish()` has run."""
+        """Return the thread of this process. It stays until `use()` has run."""
         with cls._lock:
             if cls._current is None:
                 cls._current = cls()
-            cls._current._publishing += 1
+            cls._current._using += 1
             return cls._current
 
     @classmethod
@@ -52,21 +53,23 @@ class _Thread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._publishing = 0
+        self._using = 0
         self._publishers: dict[Address, Publisher] = {}
         # The end of the process does not wait for it.
         thread = threading.Thread(target=self._run, name="ws_support-publisher", daemon=True)
         thread.start()
 
-    async def publish(self, address: Address, envelope: Envelope) -> int:
+    async def use(
+        self, address: Address, use: Callable[[Publisher], Coroutine[Any, Any, Result]]
+    ) -> Result:
         publisher = self._publishers.get(address)
         if publisher is None:
             publisher = self._publishers[address] = Publisher(address)
         try:
-            return await publisher.publish(envelope)
+            return await use(publisher)
         finally:
             with self._lock:
-                self._publishing -= 1
+                self._using -= 1
             self._used_at = self.loop.time()
 
     def _run(self) -> None:
@@ -84,7 +87,7 @@ class _Thread:
 
     def _is_over(self) -> bool:
         with self._lock:
-            if self._publishing or self.loop.time() - self._used_at < _IDLE:
+            if self._using or self.loop.time() - self._used_at < _IDLE:
                 return False
             _Thread._current = None
             return True

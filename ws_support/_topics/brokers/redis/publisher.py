@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from redis.asyncio.connection import Connection
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
 from ws_support._topics.brokers.base import TIMEOUT, BrokerError, BrokerUnavailable
 from ws_support._topics.brokers.numbers import Numbers
 from ws_support._topics.brokers.redis.address import Address, close
 from ws_support._topics.brokers.redis.envelope import Envelope
+from ws_support._topics.brokers.redis.scripts import Call, Script
 from ws_support._topics.outages import is_away
 
 Result = TypeVar("Result")
@@ -36,7 +37,7 @@ _CHECK: Final = (b"DEL", b"ws_support:check")
 
 
 class _Command(NamedTuple):
-    words: Envelope | tuple[bytes, ...]
+    words: Envelope | Call | tuple[bytes, ...]
     answer: asyncio.Future[Any]
     since: float
 
@@ -64,12 +65,22 @@ class Publisher:
 
         Raises `BrokerError` when Redis does not take it within 5 s.
         """
+        takers: int = await self._ask(envelope)
+        return takers
+
+    async def call(self, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Any:
+        """Call a script, and return what Redis answers.
+
+        Raises `BrokerError` when Redis does not answer within 5 s, or with an error.
+        """
+        return await self._ask(Call(script, tuple(keys), tuple(arguments)))
+
+    async def _ask(self, words: Envelope | Call) -> Any:
         if len(self._waiting) >= _MOST:
             raise BrokerError(f"{_MOST} messages wait for it already")
-        command = self._command(envelope)
+        command = self._command(words)
         self._waiting.append(command)
-        takers: int = await self._answer(command)
-        return takers
+        return await self._answer(command)
 
     async def probe(self, channel: bytes) -> None:
         """Publish nothing to a channel, ahead of the messages that wait. Raises as `publish()`."""
@@ -83,7 +94,7 @@ class Publisher:
             await asyncio.wait([self._task])
         await close(self._pool)
 
-    def _command(self, words: Envelope | tuple[bytes, ...]) -> _Command:
+    def _command(self, words: Envelope | Call | tuple[bytes, ...]) -> _Command:
         loop = asyncio.get_running_loop()
         return _Command(words, loop.create_future(), loop.time())
 
@@ -126,6 +137,7 @@ class Publisher:
             answers = [await _answer(connection) for _ in batch]
             if is_check_due:
                 await self._check(connection)
+            await _call_unknown(connection, batch, answers)
         except BaseException:
             # An answer that comes later would be taken for that of another command.
             await connection.disconnect(nowait=True)
@@ -160,15 +172,17 @@ class Publisher:
             command = self._waiting.popleft()
             if command.since >= oldest:
                 batch.append(command)
-                size += command.words.size if isinstance(command.words, Envelope) else 0
+                size += getattr(command.words, "size", 0)
             else:
                 late = BrokerUnavailable(f"it was not sent within {TIMEOUT:g} s")
                 _hand_out([command], [late])
         return batch
 
     def _words(
-        self, words: Envelope | tuple[bytes, ...], numbers: dict[str, int]
+        self, words: Envelope | Call | tuple[bytes, ...], numbers: dict[str, int]
     ) -> tuple[bytes, ...]:
+        if isinstance(words, Call):
+            return words.words
         if not isinstance(words, Envelope):
             return words
         topic = words.topic
@@ -176,6 +190,31 @@ class Publisher:
         number = numbers[topic] = numbers.get(topic, base) + 1
         data = words.write(self._numbers.publisher.bytes[:12], number, base)
         return (b"PUBLISH", self._address.channel(topic), data)
+
+
+async def _call_unknown(
+    connection: Connection, batch: list[_Command], answers: list[Any]
+) -> None:
+    """Call the scripts that Redis did not know once more, in place: it has forgotten them when it
+    was restarted, or another one has taken its place."""
+    unknown = [
+        (at, each.words)
+        for at, (each, answer) in enumerate(zip(batch, answers, strict=True))
+        if isinstance(each.words, Call) and _is_unknown(answer)
+    ]
+    if not unknown:
+        return
+    loading = list({call.script: call.loading for _, call in unknown}.values())
+    commands = [*loading, *(call.words for _, call in unknown)]
+    await connection.send_packed_command(connection.pack_commands(commands))
+    for _ in loading:
+        await _answer(connection)  # If it fails, so does the call.
+    for at, _ in unknown:
+        answers[at] = await _answer(connection)
+
+
+def _is_unknown(answer: Any) -> bool:
+    return isinstance(answer, BrokerError) and isinstance(answer.__cause__, NoScriptError)
 
 
 async def _answer(connection: Connection) -> Any:

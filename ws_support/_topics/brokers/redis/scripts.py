@@ -1,0 +1,38 @@
+"""Scripts: what Redis does in one step, in Lua."""
+
+from __future__ import annotations
+
+from hashlib import sha1
+from typing import NamedTuple
+
+
+class Script:
+    """A script in Lua, which Redis keeps under its SHA-1 digest."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text.encode()
+        self.digest = sha1(self.text, usedforsecurity=False).hexdigest().encode()
+
+
+class Call(NamedTuple):
+    """A call of a script."""
+
+    script: Script
+    keys: tuple[bytes, ...]
+    arguments: tuple[bytes, ...]
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are of arguments."""
+        return sum(map(len, self.arguments))
+
+    @property
+    def words(self) -> tuple[bytes, ...]:
+        """The command."""
+        count = b"%d" % len(self.keys)
+        return (b"EVALSHA", self.script.digest, count, *self.keys, *self.arguments)
+
+    @property
+    def loading(self) -> tuple[bytes, ...]:
+        """The command that gives the script to Redis."""
+        return (b"SCRIPT", b"LOAD", self.script.text)
