@@ -61,12 +61,21 @@ class Receiver:
     def __init__(self):
         self.taken = []
         self.missed = []
+        self.kept = []
+        self.catches_up = 0
         self.is_filling = False
         self.broker = broker_class()(self)
 
     def deliver(self, topic, message):
         self.taken.append((topic, message.get("text", message.get("bytes"))))
         return self.is_filling
+
+    def deliver_kept(self, topic, message, position, previous):
+        self.kept.append((position, previous))
+        return self.deliver(topic, message)
+
+    def catch_up(self):
+        self.catches_up += 1
 
     def miss(self, topic, count, cause):
         self.missed.append((topic, count, cause))

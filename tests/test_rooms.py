@@ -119,7 +119,12 @@ EXPORTS = {
         "AsyncWebsocketConsumer",
         "EchoConsumer",
     },
-    "ws_support.exceptions": {"ClientGone", "ConnectionClosed", "InvalidMessage"},
+    "ws_support.exceptions": {
+        "BroadcastError",
+        "ClientGone",
+        "ConnectionClosed",
+        "InvalidMessage",
+    },
     "ws_support.middleware.errors": {"handle_client_error", "handle_error"},
     "ws_support.middleware.heartbeat": {"Heartbeat"},
     "ws_support.middleware.limits": {"MessageSizeLimit"},

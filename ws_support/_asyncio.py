@@ -88,6 +88,15 @@ async def cancelled(task: asyncio.Task[None]) -> None:
         await asyncio.wait([task], timeout=_CANCEL_EVERY)
 
 
+async def comes(future: asyncio.Future[Any], seconds: float) -> bool:
+    """Return True if `future` is done within `seconds`.
+
+    `asyncio.wait_for()` of Python 3.11 loses a cancellation that comes together with the result.
+    """
+    done, _ = await asyncio.wait([future], timeout=seconds)
+    return bool(done)
+
+
 async def to_the_end(coroutine: Coroutine[Any, Any, None]) -> None:
     """Run `coroutine` to its end, also when the task that waits for it is cancelled."""
     task = asyncio.create_task(coroutine)

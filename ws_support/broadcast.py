@@ -28,10 +28,20 @@ from asgiref.sync import async_to_sync
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connections, transaction
 
-from ws_support._topics.brokers.base import Broker, BrokerError
-from ws_support._topics.messages import checked_topic, json_of, message_of
+from ws_support._topics.brokers.base import BrokerError, Keeping
+from ws_support._topics.errors import not_taken
+from ws_support._topics.messages import (
+    EXCLUDE,
+    JSONText,
+    checked_topic,
+    exclusion_of,
+    json_of,
+    message_of,
+)
 from ws_support._topics.registry import Statistics, TopicRegistry, statistics
+from ws_support._topics.rules import rules_of
 from ws_support.conf import is_debug
+from ws_support.exceptions import BroadcastError
 
 __all__ = [
     "BroadcastError",
@@ -48,43 +58,52 @@ __all__ = [
 logger = logging.getLogger("ws_support.broadcast")
 
 
-class BroadcastError(Exception):
-    """Redis or the channel layer could not be reached, or did not take a message.
-
-    Some subscribers, or all, do not get the message.
-    """
-
-
-async def broadcast(topic: str, message: str | bytes) -> None:
+async def broadcast(topic: str, message: str | bytes, *, exclude: Any = None) -> str | None:
     """Send `message` to all subscribers of `topic`.
 
     Returns when Redis or the channel layer has taken the message, or, without any of these,
     when the subscribers of this process have it. Does not wait for any client. Messages that one
     task broadcasts under the same topic, one after the other, arrive in that order.
 
+    `exclude` is who does not get it, in any process: a consumer or a `WebSocket`, the id of a
+    connection, or a user with all connections.
+
+    Returns the position of the message in the history of the topic, a short string, or None for a
+    topic without history.
+
     Raises `BroadcastError` when the message is not taken within 5 s, and `TypeError` or
     `ValueError` for an invalid topic or message.
     """
-    topic, content = checked_topic(topic), message_of(message)
-    broker = TopicRegistry.of_this_loop().broker
-    try:
-        await broker.publish(topic, content)
-    except BrokerError as error:
-        raise _broadcast_error(topic, broker, error) from error
+    return await _send(checked_topic(topic), message_of(message), exclude)
 
 
 async def broadcast_json(
-    topic: str, value: Any, *, encoder: type[JSONEncoder] = DjangoJSONEncoder
-) -> None:
+    topic: str, value: Any, *, encoder: type[JSONEncoder] = DjangoJSONEncoder, exclude: Any = None
+) -> str | None:
     """Send `value` as JSON text to all subscribers of `topic`. The value is encoded only once.
 
     Raises the same errors as `broadcast()`, `TypeError` for a value that `encoder` does not know,
     and `ValueError` for NaN and infinity, which no browser can read.
     """
-    await broadcast(topic, json_of(value, encoder))
+    return await broadcast(topic, JSONText(json_of(value, encoder)), exclude=exclude)
 
 
-def broadcast_sync(topic: str, message: str | bytes) -> None:
+async def _send(topic: str, content: dict[str, Any], exclude: Any) -> str | None:
+    if exclude is not None:
+        content[EXCLUDE] = exclusion_of(exclude)
+    broker = TopicRegistry.of_this_loop().broker
+    rules = rules_of(topic)
+    try:
+        if rules is not None and rules.history and broker.has_history:
+            keeping = Keeping(rules.history, rules.history_seconds)
+            return await broker.append(topic, content, keeping)
+        await broker.publish(topic, content)
+    except BrokerError as error:
+        raise not_taken(topic, broker, error) from error
+    return None
+
+
+def broadcast_sync(topic: str, message: str | bytes, *, exclude: Any = None) -> str | None:
     """Send `message` to all subscribers of `topic`, from synchronous code: a view, a signal, a task
     of Celery or a thread.
 
@@ -101,20 +120,22 @@ def broadcast_sync(topic: str, message: str | bytes) -> None:
             "broadcast_sync() was called in an event loop. Write `await broadcast(...)` there."
         )
     _warn_of_a_transaction(topic)
-    async_to_sync(broadcast)(topic, message)
+    return async_to_sync(broadcast)(topic, message, exclude=exclude)
 
 
 def broadcast_json_sync(
-    topic: str, value: Any, *, encoder: type[JSONEncoder] = DjangoJSONEncoder
-) -> None:
+    topic: str, value: Any, *, encoder: type[JSONEncoder] = DjangoJSONEncoder, exclude: Any = None
+) -> str | None:
     """Send `value` as JSON text to all subscribers of `topic`, from synchronous code.
 
     Raises the errors of `broadcast_json()` and of `broadcast_sync()`.
     """
-    broadcast_sync(topic, json_of(value, encoder))
+    return broadcast_sync(topic, JSONText(json_of(value, encoder)), exclude=exclude)
 
 
-def broadcast_on_commit(topic: str, message: str | bytes, *, using: str | None = None) -> None:
+def broadcast_on_commit(
+    topic: str, message: str | bytes, *, using: str | None = None, exclude: Any = None
+) -> None:
     """Send `message` to all subscribers of `topic` when the transaction is committed.
 
     Without a transaction, this is done at once, and after a rollback never. `using` is the alias of
@@ -126,7 +147,10 @@ def broadcast_on_commit(topic: str, message: str | bytes, *, using: str | None =
     """
     checked_topic(topic)
     message_of(message)
-    transaction.on_commit(partial(_broadcast_committed, topic, message), using=using)
+    if exclude is not None:
+        exclusion_of(exclude)
+    sending = partial(_broadcast_committed, topic, message, exclude)
+    transaction.on_commit(sending, using=using)
 
 
 def broadcast_json_on_commit(
@@ -135,17 +159,18 @@ def broadcast_json_on_commit(
     *,
     encoder: type[JSONEncoder] = DjangoJSONEncoder,
     using: str | None = None,
+    exclude: Any = None,
 ) -> None:
     """Send `value`, as it is now, as JSON text when the transaction is committed.
 
     Raises the errors of `broadcast_on_commit()` and of `broadcast_json()`.
     """
-    broadcast_on_commit(topic, json_of(value, encoder), using=using)
+    broadcast_on_commit(topic, JSONText(json_of(value, encoder)), using=using, exclude=exclude)
 
 
-def _broadcast_committed(topic: str, message: str | bytes) -> None:
+def _broadcast_committed(topic: str, message: str | bytes, exclude: Any) -> None:
     try:
-        async_to_sync(broadcast)(topic, message)
+        async_to_sync(broadcast)(topic, message, exclude=exclude)
     except BroadcastError as error:
         logger.error("Committed, but not broadcast. %s", error)
 
@@ -178,10 +203,4 @@ async def count_takers(topic: str, message: str | bytes, wait: float) -> int:
     try:
         return await broker.count_takers(topic, content, wait)
     except BrokerError as error:
-        raise _broadcast_error(topic, broker, error) from error
-
-
-def _broadcast_error(topic: str, broker: Broker, error: BrokerError) -> BroadcastError:
-    return BroadcastError(
-        f"The broadcast under {topic!r:.100} was not taken by {broker.title}: {error}."
-    )
+        raise not_taken(topic, broker, error) from error

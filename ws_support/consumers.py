@@ -27,7 +27,9 @@ from channels.layers import BaseChannelLayer, get_channel_layer
 from ws_support._connection.connection import Connection, NoHandler
 from ws_support._connection.database import OldConnections
 from ws_support._connection.groups import Groups
+from ws_support._connection.subscribing import subscribed
 from ws_support._topics.messages import checked_topic, json_of
+from ws_support._topics.registry import Recovery
 from ws_support.close_codes import CloseCode
 from ws_support.exceptions import ClientGone, InvalidMessage, invalid_json
 
@@ -201,17 +203,35 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
             coroutine.close()
         return self.__begun("start_background").start_background(coroutine, name)
 
-    async def subscribe(self, topic: str) -> None:
+    async def subscribe(
+        self, topic: str, since: str | None = None, *, positions: bool = False
+    ) -> Recovery:
         """Subscribe the client to `topic`: messages that are broadcast there go to the client.
 
         They are sent unchanged, and do not pass `receive()`. The subscription holds from the return
         on until `unsubscribe()` or the end of the connection, before `disconnect()` is called.
 
-        Returns also during an outage of the channel layer: the subscription holds once the layer is
-        back. Raises `TypeError` if `topic` is not a string, and `RuntimeError` if the connection
-        has not begun or has ended.
+        With a position, as `broadcast()` returns it, what has followed it is sent first, without a
+        hole and without a double; this waits while the client is behind. When the topic no longer
+        has all of it, nothing of it is sent, and the result is `recovered=False`.
+
+        With `positions`, each message is sent as JSON text: an object with `topic`, `position` and
+        the message under `json`, `text` or `bytes` (Base64). The client names the last position
+        when it comes back.
+
+        Returns also during an outage of the broker: the subscription holds once the broker is back.
+        But with a position, it raises `BroadcastError`, and nothing is subscribed to. Raises
+        `TypeError` if `topic` is not a string, `ValueError` for a position that is none, and
+        `RuntimeError` if the connection has not begun or has ended, and, with a position, before
+        `accept()`.
         """
-        await self.__begun("subscribe").subscribe(checked_topic(topic))
+        connection = self.__begun("subscribe")
+        return await subscribed(connection, topic, since, positions=positions)
+
+    @property
+    def connection_id(self) -> str:
+        """The id of the connection, for `broadcast(exclude=...)`."""
+        return self.__begun("connection_id").id
 
     async def unsubscribe(self, topic: str) -> None:
         """Unsubscribe the client from `topic`. Without a subscription, do nothing."""

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from ws_support.close_codes import CloseCode
 
-__all__ = ["ClientGone", "ConnectionClosed", "InvalidMessage"]
+__all__ = ["BroadcastError", "ClientGone", "ConnectionClosed", "InvalidMessage"]
+
+
+class BroadcastError(Exception):
+    """Redis or the channel layer could not be reached, or did not do what was asked of it.
+
+    Some subscribers, or all, do not get the message; or a history could not be read.
+    """
 
 
 class ClientGone(OSError):

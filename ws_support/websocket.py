@@ -17,7 +17,9 @@ from ws_support._asgi import check_accept, check_close
 from ws_support._connection.connection import Connection
 from ws_support._connection.database import OldConnections
 from ws_support._connection.state import LOST, Close, Side
+from ws_support._connection.subscribing import subscribed
 from ws_support._topics.messages import checked_topic, json_of, message_of
+from ws_support._topics.registry import Recovery
 from ws_support.close_codes import CloseCode
 from ws_support.exceptions import (
     ClientGone,
@@ -336,14 +338,24 @@ class WebSocket:
 
     # Topics.
 
-    async def subscribe(self, topic: str) -> None:
+    async def subscribe(
+        self, topic: str, since: str | None = None, *, positions: bool = False
+    ) -> Recovery:
         """Subscribe the client to `topic`: messages that are broadcast there go to the client.
 
         The subscription holds from the return on until `unsubscribe()` or the end. Messages wait
         for `accept()`.
+
+        `since`, `positions`, the result and the errors are those of
+        `AsyncWebsocketConsumer.subscribe()`: with a position, what has followed it is sent first.
         """
         self._check_open()
-        await self._connection.subscribe(checked_topic(topic))
+        return await subscribed(self._connection, topic, since, positions=positions)
+
+    @property
+    def connection_id(self) -> str:
+        """The id of the connection, for `broadcast(exclude=...)`."""
+        return self._connection.id
 
     async def unsubscribe(self, topic: str) -> None:
         """Unsubscribe the client from `topic`. Without a subscription, do nothing."""

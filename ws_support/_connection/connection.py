@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from contextvars import Context, copy_context
@@ -20,8 +21,9 @@ from ws_support._connection.queue import MessageQueue
 from ws_support._connection.state import Close, Side, State
 from ws_support._connection.watchdog import Watchdog
 from ws_support._logging import mark_as_logged
-from ws_support._topics.registry import TopicRegistry
-from ws_support._topics.subscriber import Subscriber
+from ws_support._topics.positions import Position
+from ws_support._topics.registry import Recovery, TopicRegistry
+from ws_support._topics.subscriber import Subscriber, Wrapping
 from ws_support.close_codes import CloseCode
 from ws_support.conf import get_options
 from ws_support.exceptions import ClientGone, InvalidMessage, is_client_gone
@@ -63,6 +65,7 @@ class Connection:
         "_background",
         "_context",
         "_end",
+        "_id",
         "_is_interrupted",
         "_left",
         "_lifecycle",
@@ -77,6 +80,7 @@ class Connection:
         "_subscriber",
         "_turn",
         "_watchdog",
+        "_wrapping",
         "cancel_on_disconnect",
         "task",
     )
@@ -98,6 +102,8 @@ class Connection:
         self._queue: MessageQueue | None = None
         self._background: set[asyncio.Task[Any]] | None = None
         self._subscriber: Subscriber | None = None
+        self._wrapping: Wrapping | None = None
+        self._id: str | None = None
 
         self._state = State.CONNECTING
         # The end that waits in the queue, behind messages that are still handled.
@@ -165,22 +171,55 @@ class Connection:
 
     # Topics.
 
-    async def subscribe(self, topic: str) -> None:
+    async def subscribe(
+        self, topic: str, since: Position | None = None, *, positions: bool = False
+    ) -> Recovery:
         """Subscribe to `topic`: from the return on, what is published there goes to the client.
 
-        Before the handshake is accepted, these messages wait.
+        Before the handshake is accepted, these messages wait. What has followed the position
+        `since` is sent first. With `positions`, messages are wrapped in JSON with their positions.
         """
         if self.is_over:
             raise RuntimeError("subscribe() was called after the connection had ended.")
-        if self._subscriber is None:
-            self._subscriber = Subscriber(self, get_options().broadcast_queue)
+        if since is not None and self._state is State.CONNECTING:
+            raise RuntimeError(
+                "subscribe() with a position was called before accept(): what has followed it is"
+                " sent at once."
+            )
+        subscriber = self._subscriber
+        if subscriber is None:
+            subscriber = self._subscriber = Subscriber(self, get_options().broadcast_queue)
             if self._state is not State.CONNECTING:
-                self._subscriber.begin()
-        await TopicRegistry.of_this_loop().subscribe(topic, self._subscriber)
+                subscriber.begin()
+        registry = TopicRegistry.of_this_loop()
+        if positions:
+            if self._wrapping is None:
+                self._wrapping = Wrapping(subscriber)
+            await registry.unsubscribe(topic, subscriber)
+            return await registry.subscribe(topic, self._wrapping, since)
+        if self._wrapping is not None:
+            await registry.unsubscribe(topic, self._wrapping)
+        return await registry.subscribe(topic, subscriber, since)
 
     async def unsubscribe(self, topic: str) -> None:
-        if self._subscriber is not None:
-            await TopicRegistry.of_this_loop().unsubscribe(topic, self._subscriber)
+        for each in (self._subscriber, self._wrapping):
+            if each is not None:
+                await TopicRegistry.of_this_loop().unsubscribe(topic, each)
+
+    @property
+    def id(self) -> str:
+        """The id of the connection, which is made when somebody asks for it."""
+        if self._id is None:
+            self._id = secrets.token_urlsafe(12)
+        return self._id
+
+    def is_known_as(self, name: str) -> bool:
+        """Return True if `name`, of `exclusion_of()`, stands for the connection or its user."""
+        kind, _, value = name.partition(":")
+        if kind == "c":
+            return value == self._id
+        user = self._scope.get("user")
+        return user is not None and str(user.pk) == value
 
     @property
     def is_open(self) -> bool:
@@ -599,8 +638,9 @@ class Connection:
 
     async def _let_go(self) -> None:
         try:
-            if self._subscriber is not None:
-                await TopicRegistry.of_this_loop().leave_all(self._subscriber)
+            for subscriber in (self._subscriber, self._wrapping):
+                if subscriber is not None:
+                    await TopicRegistry.of_this_loop().leave_all(subscriber)
         finally:
             await self._stop(*(self._background or ()))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Collection
 from typing import Any, Final
 
@@ -13,6 +14,16 @@ MAX_LENGTH: Final = 10_000
 
 MAX_SUBSCRIBED: Final = 2**18
 """The most characters that all topics of one connection may have together."""
+
+
+class JSONText(str):
+    """Text that is JSON. As a `str` it goes to clients; hubs send the value that it stands for."""
+
+    __slots__ = ()
+
+
+EXCLUDE: Final = "exclude"
+"""The key of a `websocket.send` for who does not get it. It is taken out before it is sent."""
 
 
 def checked_topic(topic: object) -> str:
@@ -80,6 +91,36 @@ def json_of(value: object, encoder: type[json.JSONEncoder] = DjangoJSONEncoder) 
 _ENCODER: Final = DjangoJSONEncoder(allow_nan=False)
 """One encoder for all messages, as in the json module: to create an encoder takes as long as to
 encode a short message."""
+
+
+def wrapped(topic: str, position: str | None, message: dict[str, Any]) -> str:
+    """Return a `websocket.send` as JSON text, with its topic and position.
+
+    It is under `json` (as the value itself), `text` or `bytes` (Base64).
+    """
+    head = _ENCODER.encode({"topic": topic, "position": position})[:-1]
+    text = message.get("text")
+    if text is None:
+        return f'{head}, "bytes": "{b64encode(message["bytes"]).decode()}"}}'
+    if isinstance(text, JSONText):
+        return f'{head}, "json": {text}}}'
+    return f'{head}, "text": {_ENCODER.encode(text)}}}'
+
+
+def exclusion_of(who: object) -> str:
+    """Return how a message names `who` does not get it: a connection, its id, or a user.
+
+    Raises `TypeError` for anything else.
+    """
+    identifier = getattr(who, "connection_id", who)
+    if isinstance(identifier, str):
+        return f"c:{identifier}"
+    if getattr(who, "is_authenticated", False) and getattr(who, "pk", None) is not None:
+        return f"u:{who.pk}"  # type: ignore[attr-defined]
+    raise TypeError(
+        "exclude is a consumer, a WebSocket, the id of a connection, or a user who is"
+        f" authenticated: got {who!r:.100}."
+    )
 
 
 def check_text(text: str, what: str) -> None:

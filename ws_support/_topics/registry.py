@@ -6,18 +6,23 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ws_support._asyncio import PerLoop, to_the_end
 from ws_support._topics.brokers import broker_class
+from ws_support._topics.feed import Feed
 from ws_support._topics.messages import check_subscriptions
-from ws_support._topics.subscriber import Published, Subscriber
+from ws_support._topics.positions import Position
+from ws_support._topics.rules import rules_of
+from ws_support._topics.subscriber import AnySubscriber, Published, Subscriber, hand_out
 from ws_support.conf import get_options
 
 logger = logging.getLogger("ws_support.broadcast")
 
 _TURN: Final = 64
 """Topics that one connection subscribes to in a row, before others have their turn."""
+
+_NO_HISTORY: Final = "The history does not reach back to what came last, or it was lost."
 
 _LOG_EVERY: Final = 10.0
 """Seconds between two log lines about lost messages: many topics lose some at the same time."""
@@ -41,6 +46,15 @@ class Statistics:
     """Messages that were lost on the way: the channel layer took them, and did not keep them."""
 
 
+class Recovery(NamedTuple):
+    """How a subscription to a topic has begun."""
+
+    recovered: bool
+    """True if everything that has followed the position was sent. Without a position: False."""
+    position: Position | None
+    """The position from which on messages come; None for a topic without history."""
+
+
 class TopicRegistry:
     """The topics of one event loop: the receiver of what its broker delivers."""
 
@@ -48,7 +62,8 @@ class TopicRegistry:
     _logged_at: float | None = None
 
     def __init__(self) -> None:
-        self._topics: dict[str, dict[Subscriber, None]] = {}
+        self._topics: dict[str, dict[AnySubscriber, None]] = {}
+        self._feeds: dict[str, Feed] = {}
         self.broker = broker_class()(self)
 
     @classmethod
@@ -56,18 +71,64 @@ class TopicRegistry:
         """Return the registry of the running event loop."""
         return _registries.get()
 
-    async def subscribe(self, topic: str, subscriber: Subscriber) -> None:
+    async def subscribe(
+        self, topic: str, subscriber: AnySubscriber, since: Position | None = None
+    ) -> Recovery:
         """Add a subscriber to `topic`, who gets each message that is published after the return.
 
+        With a position, what has followed it is sent first, if the history of the topic still has
+        all of it.
+
         During an outage of the broker, this returns as well, and the subscription holds once the
-        broker is back. Raises `ValueError` when the connection may not subscribe to more.
+        broker is back; but with a position, `BrokerError` is raised, and nothing is subscribed to.
+        Raises `ValueError` when the connection may not subscribe to more.
         """
+        await self._check(topic, subscriber)
+        rules = rules_of(topic)
+        if rules is None or not rules.history or not self.broker.has_history:
+            await self._add(topic, subscriber)
+            return Recovery(recovered=False, position=None)
+        if since is None:
+            feed = self._feed(topic)
+            await self._add(topic, subscriber)
+            await feed.until_known()
+            return Recovery(recovered=False, position=feed.position)
+        return await self._subscribe_since(topic, subscriber, since)
+
+    async def _subscribe_since(
+        self, topic: str, subscriber: AnySubscriber, since: Position
+    ) -> Recovery:
+        is_new = topic not in subscriber.topics
+        feed = self._feed(topic)
+        feed.hold(subscriber)
+        try:
+            await self._add(topic, subscriber)
+            await feed.until_known()
+            return Recovery(*await feed.recover(subscriber, since))
+        except BaseException:
+            if is_new:
+                await to_the_end(self.unsubscribe(topic, subscriber))
+            raise
+        finally:
+            feed.release(subscriber)
+
+    def _feed(self, topic: str) -> Feed:
+        feed = self._feeds.get(topic)
+        if feed is None:
+            subscribers = self._topics.setdefault(topic, {})
+            feed = self._feeds[topic] = Feed(topic, self.broker, subscribers, self._gap)
+        return feed
+
+    async def _check(self, topic: str, subscriber: AnySubscriber) -> None:
         topics = subscriber.topics
         if topics and len(topics) % _TURN == 0:
             # Without a broker between processes, nothing else here waits.
             await asyncio.sleep(0)
         limit = get_options().max_subscriptions
         check_subscriptions(topics, subscriber.topics_length, topic, limit)
+
+    async def _add(self, topic: str, subscriber: AnySubscriber) -> None:
+        topics = subscriber.topics
         subscribers = self._topics.setdefault(topic, {})
         subscribers[subscriber] = None
         if topic not in topics:
@@ -75,7 +136,7 @@ class TopicRegistry:
             subscriber.topics_length += len(topic)
         await self.broker.subscribe(topic)
 
-    async def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
+    async def unsubscribe(self, topic: str, subscriber: AnySubscriber) -> None:
         """Remove a subscriber from `topic` at once.
 
         When it was the last one, the broker is told before this returns.
@@ -90,13 +151,16 @@ class TopicRegistry:
         if subscribers:
             return
         del self._topics[topic]
+        feed = self._feeds.pop(topic, None)
+        if feed is not None:
+            feed.end()
         await self.broker.unsubscribe(topic)
 
-    async def leave_all(self, subscriber: Subscriber) -> None:
+    async def leave_all(self, subscriber: AnySubscriber) -> None:
         """Remove a subscriber from all its topics."""
         await to_the_end(self._leave_all(subscriber))
 
-    async def _leave_all(self, subscriber: Subscriber) -> None:
+    async def _leave_all(self, subscriber: AnySubscriber) -> None:
         for topic in tuple(subscriber.topics):
             await self.unsubscribe(topic, subscriber)
 
@@ -107,12 +171,24 @@ class TopicRegistry:
         the queues of clients that are not slow, before the event loop, or a server that sends from
         its own threads, gets to run.
         """
-        is_filling = False
-        published = Published(topic, message)
-        for subscriber in tuple(self._topics.get(topic, ())):
-            if subscriber.push(published):
-                is_filling = True
-        return is_filling
+        return hand_out(Published(topic, message), self._topics.get(topic, ()))
+
+    def deliver_kept(
+        self, topic: str, message: Any, position: Position, previous: Position
+    ) -> bool:
+        """Send a message that has a place in the history of its topic. Return what `deliver()` does.
+
+        What is missing before it is read from the history, and sent first.
+        """
+        feed = self._feeds.get(topic)
+        if feed is None:  # The rules of this process know of no history.
+            return self.deliver(topic, message)
+        return feed.deliver(message, position, previous)
+
+    def catch_up(self) -> None:
+        """Read from the histories what has not come here: there was an outage."""
+        for feed in tuple(self._feeds.values()):
+            feed.catch_up()
 
     def miss(self, topic: str, count: int, cause: str) -> None:
         """Close the connections of all subscribers of `topic`, which have missed `count` messages.
@@ -121,11 +197,28 @@ class TopicRegistry:
         """
         TopicRegistry.lost += count
         closed = sum([each.miss() for each in tuple(self._topics.get(topic, ()))])
+        self._log_loss(f"{count}", topic, cause, closed)
+
+    def _gap(self, topic: str, position: Position) -> None:
+        """Tell the subscribers of `topic` that the history goes on at `position`, with a gap.
+
+        Those that cannot be told are closed.
+        """
+        closed = 0
+        for subscriber in tuple(self._topics.get(topic, ())):
+            tell = getattr(subscriber, "gap", None)
+            if tell is None:
+                closed += subscriber.miss()
+            else:
+                tell(topic, position)
+        self._log_loss("some", topic, _NO_HISTORY, closed)
+
+    def _log_loss(self, count: str, topic: str, cause: str, closed: int) -> None:
         now = monotonic()
         if TopicRegistry._logged_at is None or now - TopicRegistry._logged_at >= _LOG_EVERY:
             TopicRegistry._logged_at = now
             logger.error(
-                "Messages are lost: %d under the topic %.100a (%d in this process until now). %s"
+                "Messages are lost: %s under the topic %.100a (%d in this process until now). %s"
                 " Closed with 1013, to ask again: %d connections.",
                 count,
                 topic,

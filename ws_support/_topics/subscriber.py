@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Container, Coroutine
 from inspect import iscoroutine
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from ws_support._asyncio import awaited, rest_of
 from ws_support._protocol.frames import message_frame
+from ws_support._topics.messages import EXCLUDE, wrapped
+from ws_support._topics.positions import Position
 from ws_support.close_codes import CloseCode
 
 logger = logging.getLogger("ws_support.broadcast")
@@ -31,6 +33,9 @@ class Connection(Protocol):
     def direct(self) -> Any:
         """The extension `DIRECT` of the server, or `None` if `send_data()` is not its `send()`."""
 
+    def is_known_as(self, name: str) -> bool:
+        """Return True if `name`, of `exclusion_of()`, stands for it or for its user."""
+
     def send_data(self, message: Any) -> Awaitable[None]:
         """Send a `websocket.send`."""
 
@@ -49,18 +54,69 @@ class Connection(Protocol):
 class Published:
     """A `websocket.send` for many subscribers, and its frame, which is built only once."""
 
-    __slots__ = ("_frame", "message", "topic")
+    __slots__ = (
+        "_frame",
+        "_wrapped",
+        "excluded",
+        "for_hubs",
+        "message",
+        "position",
+        "previous",
+        "topic",
+    )
 
-    def __init__(self, topic: str, message: Any) -> None:
+    def __init__(
+        self,
+        topic: str,
+        message: Any,
+        position: Position | None = None,
+        previous: Position | None = None,
+    ) -> None:
         self.topic = topic
         self.message = message
+        self.position = position
+        """The position in the history of the topic, if it has one."""
+        self.previous = previous
+        """The position before it."""
+        self.excluded: str | None = None
+        """Who does not get it, as `exclusion_of()` names it."""
+        if EXCLUDE in message:
+            self.message = {key: value for key, value in message.items() if key != EXCLUDE}
+            self.excluded = message[EXCLUDE]
+        self.for_hubs: Any = None
+        """The same as an invocation of clients of hubs, once one of those gets it."""
         self._frame: bytes | None = None
+        self._wrapped: Published | None = None
 
     @property
     def frame(self) -> bytes:
         if self._frame is None:
             self._frame = message_frame(self.message)
         return self._frame
+
+    @property
+    def wrapped(self) -> Published:
+        """The message in a JSON text, with its topic and position."""
+        if self._wrapped is None:
+            text = wrapped(self.topic, self.position, self.message)
+            message = {"type": "websocket.send", "text": text}
+            self._wrapped = Published(self.topic, message, self.position)
+            self._wrapped.excluded = self.excluded
+        return self._wrapped
+
+
+def hand_out(published: Published, subscribers: Collection[Any], but: Container[Any] = ()) -> bool:
+    """Give a message to all subscribers but some. Return True if the next should wait."""
+    chosen = tuple(subscribers)
+    if but:
+        chosen = tuple(each for each in chosen if each not in but)
+    if published.excluded:
+        chosen = tuple(each for each in chosen if not each.is_known_as(published.excluded))
+    is_filling = False
+    for subscriber in chosen:
+        if subscriber.push(published):
+            is_filling = True
+    return is_filling
 
 
 class Subscriber:
@@ -132,6 +188,23 @@ class Subscriber:
             self._send_later(published.message, deque())
         return False
 
+    async def replay(self, published: Published) -> None:
+        """Send a message of a history, and wait while the client is behind."""
+        if published.excluded and self.is_known_as(published.excluded):
+            return
+        try:
+            await self._connection.send_data(published.message)
+        except OSError:
+            pass  # The client has gone. The server is about to tell its connection.
+        except Exception:
+            # Servers raise different errors when the connection was closed during the wait.
+            if self._connection.is_open:
+                raise
+
+    def is_known_as(self, name: str) -> bool:
+        """Return True if this is who `name`, of `exclusion_of()`, stands for."""
+        return self._connection.is_known_as(name)
+
     def miss(self) -> bool:
         """Close the connection, since messages for it were lost before they came here.
 
@@ -196,3 +269,29 @@ class Subscriber:
             if self._connection.is_open:
                 raise
         self._queue = None
+
+
+class Wrapping:
+    """The subscriptions of a connection whose messages are sent with their positions."""
+
+    __slots__ = ("_subscriber", "topics", "topics_length")
+
+    def __init__(self, subscriber: Subscriber) -> None:
+        self._subscriber = subscriber
+        self.topics: set[str] = set()
+        self.topics_length = 0
+
+    def push(self, published: Published) -> bool:
+        return self._subscriber.push(published.wrapped)
+
+    async def replay(self, published: Published) -> None:
+        await self._subscriber.replay(published.wrapped)
+
+    def is_known_as(self, name: str) -> bool:
+        return self._subscriber.is_known_as(name)
+
+    def miss(self) -> bool:
+        return self._subscriber.miss()
+
+
+AnySubscriber: TypeAlias = Subscriber | Wrapping

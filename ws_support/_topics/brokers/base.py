@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
+
+from ws_support._topics.positions import Position
 
 MOMENT: Final = 0.001
 """Seconds between two messages while queues fill up. A stalled client delays the others by 32 of
@@ -22,6 +24,36 @@ class BrokerUnavailable(BrokerError):
     """The broker cannot be used at present: there is an outage."""
 
 
+class Keeping(NamedTuple):
+    """What the history of a topic keeps."""
+
+    count: int
+    """The most messages; at least 1."""
+    seconds: float
+    """How long it is kept after the last message."""
+
+
+class Entry(NamedTuple):
+    """A message in the history of a topic."""
+
+    position: Position
+    message: Any
+
+
+class Log(NamedTuple):
+    """A part of the history of a topic: what follows a position."""
+
+    entries: list[Entry]
+    """The oldest first."""
+    position: Position
+    """The position of the last entry; without entries, that of the last message of the topic."""
+    is_complete: bool
+    """False if messages are missing between the position that was asked for and the entries: they
+    are no longer kept, or the history is another one. There are no entries then."""
+    has_more: bool
+    """True if more entries follow these."""
+
+
 class Receiver(Protocol):
     """The receiver of the messages that come to one event loop."""
 
@@ -32,8 +64,19 @@ class Receiver(Protocol):
         not subscribed to (any more) is dropped.
         """
 
+    def deliver_kept(
+        self, topic: str, message: Any, position: Position, previous: Position
+    ) -> bool:
+        """Take a message that has a place in the history of `topic`, behind `previous`.
+
+        Returns what `deliver()` does.
+        """
+
     def miss(self, topic: str, count: int, cause: str) -> None:
         """Note that `count` messages under `topic` were lost; `cause` is a sentence for the log."""
+
+    def catch_up(self) -> None:
+        """Note the end of an outage: what is in the histories may not have come here."""
 
 
 class Broker(ABC):
@@ -49,12 +92,17 @@ class Broker(ABC):
       and what is lost in an outage is not reported with `miss()`.
     - Outages: `publish()` raises within 5 s. `subscribe()` and `unsubscribe()` do not raise, and
       what they have asked for holds once the outage is over.
-    - Bounds: a broker keeps no message that it cannot deliver.
+    - History: a message that was appended has a place in the history of its topic, and is
+      delivered with its position and that before it. So the receiver sees which one is missing,
+      and reads it from the history.
+    - Bounds: a broker keeps no message that it cannot deliver, except in a history.
 
     A broker that no topic is subscribed to runs no task, so it needs no `close()`.
     """
 
     is_between_processes: ClassVar[bool]
+    has_history: ClassVar[bool]
+    """True if topics may have a history: `append()` and `read()` can be used."""
     title: str
     """What an error calls the broker, with the setting that configures it."""
 
@@ -86,3 +134,18 @@ class Broker(ABC):
 
         Raises `BrokerError` when the broker does not take the message.
         """
+
+    async def append(self, topic: str, message: Any, keeping: Keeping) -> Position:
+        """Publish a message, put it into the history of `topic`, and return its position.
+
+        Raises `BrokerError` when the broker does not take the message.
+        """
+        raise BrokerError("it keeps no history")
+
+    async def read(self, topic: str, since: Position | None, limit: int) -> Log:
+        """Return up to `limit` messages from the history of `topic`: those that follow `since`.
+
+        Without `since`, return the last ones. With it, less is returned, but at least one, when
+        messages are large. Raises `BrokerError` when the broker does not answer.
+        """
+        raise BrokerError("it keeps no history")

@@ -10,7 +10,9 @@ from typing import Any, Final
 from django.core.signals import request_started
 
 from ws_support._asyncio import PerLoop
-from ws_support._topics.brokers.base import MOMENT, Broker, Receiver
+from ws_support._topics.brokers.base import MOMENT, Broker, Keeping, Log, Receiver
+from ws_support._topics.brokers.memory import histories
+from ws_support._topics.positions import Position
 
 logger = logging.getLogger("ws_support.broadcast")
 
@@ -19,6 +21,7 @@ class LocalBroker(Broker):
     """Delivers messages at once; to another event loop, in its next turn."""
 
     is_between_processes = False
+    has_history = True
     title = "this process"
 
     def __init__(self, receiver: Receiver) -> None:
@@ -49,6 +52,31 @@ class LocalBroker(Broker):
                         loop.call_soon_threadsafe(receiver.deliver, topic, message)
         # Code that publishes in an endless loop must let other tasks run.
         await asyncio.sleep(MOMENT if is_filling else 0)
+
+    async def append(self, topic: str, message: Any, keeping: Keeping) -> Position:
+        if not _Listeners.are_here:
+            _Listeners.warn(topic)
+        here = asyncio.get_running_loop()
+        is_filling = False
+        kept = histories()
+        # Under the lock, so that messages of several threads are handed out in their order.
+        with kept.lock:
+            position, previous = kept.append(topic, message, keeping)
+            given = (topic, message, position, previous)
+            for loop, topics in _receivers.items():
+                for receiver in tuple(topics.get(topic, {}).values()):
+                    if loop is here:
+                        is_filling |= receiver.deliver_kept(*given)
+                    else:
+                        with suppress(RuntimeError):  # That loop has been closed.
+                            loop.call_soon_threadsafe(receiver.deliver_kept, *given)
+        await asyncio.sleep(MOMENT if is_filling else 0)
+        return position
+
+    async def read(self, topic: str, since: Position | None, limit: int) -> Log:
+        kept = histories()
+        with kept.lock:
+            return kept.read(topic, since, limit)
 
     async def count_takers(self, topic: str, message: Any, wait: float) -> int:
         takers = sum(len(topics.get(topic, ())) for _, topics in _receivers.items())

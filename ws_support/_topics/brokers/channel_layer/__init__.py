@@ -25,6 +25,7 @@ class ChannelLayerBroker(Broker):
     """
 
     is_between_processes = True
+    has_history = False
     title = 'the channel layer (CHANNEL_LAYERS["default"])'
 
     def __init__(self, receiver: Receiver) -> None:

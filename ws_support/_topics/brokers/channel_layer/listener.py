@@ -21,6 +21,7 @@ from ws_support._topics.brokers.channel_layer.calls import (
     within,
 )
 from ws_support._topics.gaps import Gaps
+from ws_support._topics.messages import EXCLUDE, JSONText
 from ws_support._topics.outages import Outages, Strangers, is_malformed
 
 logger = logging.getLogger("ws_support.broadcast")
@@ -202,8 +203,7 @@ class Listener:
             lost = self._gaps.lost_before(topic, message["publisher"], message["number"])
             if lost:
                 self._receiver.miss(topic, lost, self._cause_of_loss())
-        form = "text" if "text" in message else "bytes"
-        if self._receiver.deliver(topic, {"type": "websocket.send", form: message[form]}):
+        if self._receiver.deliver(topic, _content(message)):
             await asyncio.sleep(MOMENT)
         if "reply_to" in message:
             await self._reply(message["reply_to"])
@@ -295,6 +295,18 @@ class Listener:
         self._outage.lose(error)
 
 
+def _content(message: dict[str, Any]) -> dict[str, Any]:
+    """Return the `websocket.send` in a message of the layer."""
+    content: dict[str, Any] = {"type": "websocket.send"}
+    if "bytes" in message:
+        content["bytes"] = message["bytes"]
+    else:
+        content["text"] = JSONText(message["text"]) if message.get("json") else message["text"]
+    if EXCLUDE in message:
+        content[EXCLUDE] = message[EXCLUDE]
+    return content
+
+
 def _is_ours(message: Any) -> bool:
     """Return True if `message` is a probe, or a broadcast with all its fields."""
     kind = message.get("type") if isinstance(message, dict) else None
@@ -309,6 +321,7 @@ def _is_ours(message: Any) -> bool:
             else isinstance(message.get("bytes"), bytes)
         )
         and isinstance(message.get("reply_to", ""), str)
+        and isinstance(message.get(EXCLUDE, ""), str)
         and isinstance(message.get("publisher", ""), str)
         and isinstance(message.get("number", 0), int)
         and ("number" in message) == ("publisher" in message)

@@ -18,6 +18,7 @@ from ws_support._topics.brokers.channel_layer.calls import (
     within,
 )
 from ws_support._topics.brokers.numbers import Numbers
+from ws_support._topics.messages import JSONText
 
 _LANES: Final = 8
 """The most messages that go to the layer at the same time: each takes a connection to Redis."""
@@ -52,6 +53,7 @@ class Publisher:
             envelope = {
                 **message,
                 **more,
+                "json": isinstance(message.get("text"), JSONText),
                 "type": PUBLISHED,
                 "topic": topic,
                 "id": f"{_PROCESS}.{os.getpid()}.{next(_ids)}",

@@ -7,13 +7,22 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from ws_support._asyncio import to_the_end
-from ws_support._topics.brokers.base import Broker, Receiver
+from ws_support._topics.brokers.base import Broker, Keeping, Log, Receiver
 from ws_support._topics.brokers.redis.address import Address, addresses
 from ws_support._topics.brokers.redis.background import in_background
 from ws_support._topics.brokers.redis.envelope import Envelope
+from ws_support._topics.brokers.redis.history import (
+    APPEND,
+    KEYS,
+    READ,
+    append_arguments,
+    log_of,
+    read_arguments,
+)
 from ws_support._topics.brokers.redis.listener import Listener
 from ws_support._topics.brokers.redis.publisher import Publisher
 from ws_support._topics.brokers.redis.scripts import Script
+from ws_support._topics.positions import Position
 
 __all__ = ["RedisBroker", "addresses"]
 
@@ -27,6 +36,7 @@ class RedisBroker(Broker):
     """
 
     is_between_processes = True
+    has_history = True
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -73,6 +83,15 @@ class RedisBroker(Broker):
     async def count_takers(self, topic: str, message: Any, wait: float) -> int:
         # Redis says at once to how many it has handed a message.
         return await self._publish(topic, message)
+
+    async def append(self, topic: str, message: Any, keeping: Keeping) -> Position:
+        channel = self._address(topic).channel(topic)
+        arguments = append_arguments(message, keeping, channel)
+        position: bytes = await self.call(topic, APPEND, KEYS, arguments)
+        return position.decode()
+
+    async def read(self, topic: str, since: Position | None, limit: int) -> Log:
+        return log_of(await self.call(topic, READ, KEYS, read_arguments(since, limit)))
 
     async def _publish(self, topic: str, message: Any) -> int:
         envelope = Envelope(topic, message)

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from redis.asyncio.connection import Connection
 
-from ws_support._asyncio import cancelled, to_the_end
+from ws_support._asyncio import cancelled, comes, to_the_end
 from ws_support._topics.brokers.base import (
     MOMENT,
     TIMEOUT,
@@ -19,7 +19,7 @@ from ws_support._topics.brokers.base import (
     Receiver,
 )
 from ws_support._topics.brokers.redis.address import Address, close
-from ws_support._topics.brokers.redis.envelope import read
+from ws_support._topics.brokers.redis.envelope import Kept, read
 from ws_support._topics.brokers.redis.publisher import Publisher, unavailable, within
 from ws_support._topics.gaps import Gaps
 from ws_support._topics.outages import Outages, Strangers
@@ -248,6 +248,13 @@ class Listener:
             await self._strangers.skip("bytes that are no broadcast")
             return
         self._strangers.over()
+        if isinstance(received, Kept):
+            is_filling = self._receiver.deliver_kept(
+                topic, received.message, received.position, received.previous
+            )
+            if is_filling:
+                await asyncio.sleep(MOMENT)
+            return
         lost = self._gaps.lost_before(topic, received.publisher, received.number, received.base)
         if lost:
             self._receiver.miss(topic, lost, _CAUSE)
@@ -257,13 +264,16 @@ class Listener:
     # The probe, and outages
 
     async def _tend(self) -> None:
-        if not await _comes(self._ready, TIMEOUT):
+        if not await comes(self._ready, TIMEOUT):
             raise BrokerUnavailable(f"no answer within {TIMEOUT:g} s")
         while True:
             await self._send_round()
-            if self._outage.is_away:
+            was_away = self._outage.is_away
+            if was_away:
                 await self._settle_late_ones()
             self._outage.find()
+            if was_away:
+                self._receiver.catch_up()
             await asyncio.sleep(_PROBE_EVERY)
 
     async def _send_round(self) -> None:
@@ -272,7 +282,7 @@ class Listener:
         quiet = 0
         while quiet < _QUIET_TURNS:
             self._has_taken = False
-            if await _comes(self._came_round, _TURN):
+            if await comes(self._came_round, _TURN):
                 return
             # Many messages may be in front of the probe. And a process that stood still (SIGSTOP)
             # finds its time run out and its messages unread.
@@ -290,12 +300,3 @@ _Future: TypeAlias = "asyncio.Future[None]"
 
 def _future() -> _Future:
     return asyncio.get_running_loop().create_future()
-
-
-async def _comes(future: _Future, seconds: float) -> bool:
-    """Return True if `future` is done within `seconds`.
-
-    `asyncio.wait_for()` of Python 3.11 loses a cancellation that comes together with the result.
-    """
-    done, _ = await asyncio.wait([future], timeout=seconds)
-    return bool(done)

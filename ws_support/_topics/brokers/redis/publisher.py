@@ -192,9 +192,7 @@ class Publisher:
         return (b"PUBLISH", self._address.channel(topic), data)
 
 
-async def _call_unknown(
-    connection: Connection, batch: list[_Command], answers: list[Any]
-) -> None:
+async def _call_unknown(connection: Connection, batch: list[_Command], answers: list[Any]) -> None:
     """Call the scripts that Redis did not know once more, in place: it has forgotten them when it
     was restarted, or another one has taken its place."""
     unknown = [

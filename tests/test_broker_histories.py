@@ -1,0 +1,181 @@
+"""The contract of a broker with histories, held by each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from django.test import override_settings
+
+from tests.redis import BROKER
+from tests.test_brokers import Receiver, text
+from tests.test_connection import eventually
+from ws_support._topics.brokers import memory
+from ws_support._topics.brokers.base import Keeping
+from ws_support._topics.brokers.memory import Histories
+from ws_support._topics.messages import EXCLUDE, JSONText
+
+KEEPING = Keeping(3, 600)
+
+
+@pytest.fixture(params=["local", "redis"])
+def kind(request):
+    redis = request.param == "redis" and request.getfixturevalue("redis")
+    with override_settings(**(redis.settings(BROKER) if redis else {"CHANNEL_LAYERS": {}})):
+        yield request.param
+
+
+@pytest.fixture
+def topic(request):
+    """The histories of this process stay for the next test."""
+    return f"topic of {request.node.name}"
+
+
+async def appended(broker, topic, *messages):
+    return [await broker.append(topic, text(each), KEEPING) for each in messages]
+
+
+def texts(log):
+    return [each.message["text"] for each in log.entries]
+
+
+async def test_a_position_is_known_before_the_first_message(kind, topic):
+    broker = Receiver().broker
+    log = await broker.read(topic, None, 0)
+    again = await broker.read(topic, None, 0)
+    assert log.position == again.position
+    await appended(broker, topic, "first")
+    assert texts(await broker.read(topic, log.position, 10)) == ["first"]
+
+
+async def test_what_follows_a_position_is_read_in_order(kind, topic):
+    broker = Receiver().broker
+    positions = await appended(broker, topic, "a", "b", "c")
+    log = await broker.read(topic, positions[0], 10)
+    assert texts(log) == ["b", "c"]
+    assert [each.position for each in log.entries] == positions[1:]
+    assert (log.position, log.is_complete, log.has_more) == (positions[2], True, False)
+
+
+async def test_nothing_follows_the_last_position(kind, topic):
+    broker = Receiver().broker
+    *_, last = await appended(broker, topic, "a", "b")
+    assert await broker.read(topic, last, 10) == ([], last, True, False)
+
+
+async def test_a_part_says_that_more_follows(kind, topic):
+    broker = Receiver().broker
+    positions = await appended(broker, topic, "a", "b", "c")
+    log = await broker.read(topic, positions[0], 1)
+    assert (texts(log), log.position, log.has_more) == (["b"], positions[1], True)
+    log = await broker.read(topic, log.position, 1)
+    assert (texts(log), log.position, log.has_more) == (["c"], positions[2], False)
+
+
+async def test_without_a_position_the_last_messages_are_read(kind, topic):
+    broker = Receiver().broker
+    positions = await appended(broker, topic, "a", "b", "c")
+    log = await broker.read(topic, None, 2)
+    assert (texts(log), log.position, log.has_more) == (["b", "c"], positions[2], False)
+
+
+async def test_a_history_that_does_not_reach_back_says_so_and_gives_nothing(kind, topic):
+    broker = Receiver().broker
+    positions = await appended(broker, topic, "a", "b", "c", "d", "e")
+    assert texts(await broker.read(topic, positions[1], 10)) == ["c", "d", "e"]
+    log = await broker.read(topic, positions[0], 10)
+    assert log == ([], positions[4], False, False)
+
+
+@pytest.mark.parametrize("since", ["0-1", "2-1", "3-1", "99-1"])
+async def test_a_position_of_another_history_is_noticed(kind, topic, since):
+    broker = Receiver().broker
+    positions = await appended(broker, topic, "a", "b", "c")
+    assert await broker.read(topic, since, 10) == ([], positions[2], False, False)
+
+
+async def test_a_history_expires_and_its_last_position_stays(kind, topic):
+    broker = Receiver().broker
+    short = Keeping(3, 0.05)
+    first = await broker.append(topic, text("a"), short)
+    last = await broker.append(topic, text("b"), short)
+    await asyncio.sleep(0.1)
+    assert await broker.read(topic, None, 10) == ([], last, True, False)
+    assert await broker.read(topic, last, 10) == ([], last, True, False)
+    assert not (await broker.read(topic, first, 10)).is_complete
+    after = await broker.append(topic, text("c"), KEEPING)
+    assert (await broker.read(topic, last, 10)).entries == [(after, text("c"))]
+
+
+async def test_every_kind_of_message_is_kept_as_it_is(kind, topic):
+    broker = Receiver().broker
+    messages = [
+        text("Grüße"),
+        text(JSONText('{"a": 1}')),
+        {"type": "websocket.send", "bytes": b"\x00 h \xff"},
+        {**text(""), EXCLUDE: "u:1"},
+    ]
+    for each in messages:
+        await broker.append(topic, each, Keeping(10, 600))
+    found = [each.message for each in (await broker.read(topic, None, 10)).entries]
+    assert found == messages
+    assert isinstance(found[1]["text"], JSONText)
+
+
+async def test_a_message_is_delivered_with_its_position_and_that_before_it(kind, topic):
+    one = Receiver()
+    await one.broker.subscribe(topic)
+    begin = (await one.broker.read(topic, None, 0)).position
+    positions = await appended(one.broker, topic, "a", "b")
+    await one.takes((topic, "a"), (topic, "b"))
+    assert one.kept == [(positions[0], begin), (positions[1], positions[0])]
+    await one.broker.unsubscribe(topic)
+
+
+async def test_messages_of_many_threads_are_delivered_in_the_order_of_the_history(kind, topic):
+    one = Receiver()
+    await one.broker.subscribe(topic)
+
+    async def publish():
+        broker = Receiver().broker
+        for number in range(25):
+            await broker.append(topic, text(str(number)), Keeping(1000, 600))
+
+    threads = [threading.Thread(target=asyncio.run, args=[publish()]) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        await asyncio.to_thread(each.join)
+    log = await one.broker.read(topic, None, 1000)
+    await one.takes(*((topic, each) for each in texts(log)))
+    assert [position for position, _ in one.kept] == [each.position for each in log.entries]
+    await one.broker.unsubscribe(topic)
+
+
+async def test_the_memory_of_a_history_is_given_back_when_it_has_expired(monkeypatch):
+    monkeypatch.setattr(memory, "_SWEEP_EVERY", (0.01, 0.02))
+    monkeypatch.setattr(memory, "KEEP_POSITION", 0.1)
+    kept = Histories()
+    for seconds in (0.01, 600, 0.05, 0.01):
+        for number in range(10):
+            kept.append(f"{seconds} {number}", text("kept"), Keeping(3, seconds))
+    kept.read("never appended to", None, 1)
+    assert len(kept) == 31
+    await eventually(lambda: len(kept) == 10)
+
+
+def test_a_history_expires_although_the_event_loop_that_has_filled_it_is_closed(monkeypatch):
+    monkeypatch.setattr(memory, "_SWEEP_EVERY", (0.01, 0.02))
+    monkeypatch.setattr(memory, "KEEP_POSITION", 0.01)
+    kept = Histories()
+
+    async def append(topic):
+        kept.append(topic, text("kept"), Keeping(3, 0.01))
+
+    async def wait():
+        await append("second")
+        await eventually(lambda: len(kept) == 0)
+
+    asyncio.run(append("first"))
+    asyncio.run(wait())

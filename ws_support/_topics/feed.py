@@ -1,0 +1,200 @@
+"""The feed of a topic with history: its messages in one event loop, none missing and none twice."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from ws_support._asyncio import Backoff, comes
+from ws_support._topics.brokers.base import MOMENT, Broker, BrokerError, BrokerUnavailable
+from ws_support._topics.positions import Position, offset_of
+from ws_support._topics.subscriber import Published, hand_out
+
+logger = logging.getLogger("ws_support.broadcast")
+
+_CHUNK: Final = 256
+"""Messages that are read from a history at once."""
+
+_TAIL: Final = 256
+"""Messages that are remembered while somebody recovers. Who is slower reads the history again."""
+
+_PENDING: Final = 64
+"""Messages that are remembered while the feed itself catches up. After more, it reads again."""
+
+_MOVES: Final = 5
+"""Seconds for the feed to arrive at what a reader has found in the history."""
+
+
+class Feed:
+    """The messages of one topic, in order, for the subscribers in this event loop.
+
+    Each message names the position before it. When that is not the position of the feed, messages
+    are missing, or came twice: the feed catches up from the history, and hands on what it has found
+    before anything newer. It also does so at its beginning, and after an outage. When the history
+    does not reach back, `tell_gap` is called with the position at which the feed goes on.
+
+    A subscriber with a position of its own is held while it recovers: it reads the history for
+    itself, and then what the feed has handed out meanwhile.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        broker: Broker,
+        subscribers: dict[Any, None],
+        tell_gap: Callable[[str, Position], None],
+    ) -> None:
+        self._topic = topic
+        self._broker = broker
+        self._subscribers = subscribers
+        self._tell_gap = tell_gap
+        self.position: Position | None = None
+        """That of the last message that was handed out; None until it is known."""
+        self._held: dict[Any, int] = {}
+        self._tail: deque[Published] = deque(maxlen=_TAIL)
+        self._pending: deque[Published] = deque(maxlen=_PENDING)
+        self._task: asyncio.Task[None] | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._backoff = Backoff()
+        self._moving: list[asyncio.Future[None]] = []
+
+    def deliver(self, message: Any, position: Position, previous: Position) -> bool:
+        """Take a message. Return True if the next should wait for a moment."""
+        published = Published(self._topic, message, position, previous)
+        if self._task is None and previous == self.position:
+            return self._pass_on(published)
+        self._pending.append(published)
+        self.catch_up()
+        return False
+
+    def _pass_on(self, published: Published) -> bool:
+        self.position = published.position
+        if self._held:
+            self._tail.append(published)
+        self._moved()
+        return hand_out(published, self._subscribers, self._held)
+
+    # Messages that the feed itself has missed
+
+    def catch_up(self) -> None:
+        """Read from the history what has not come."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self._task is None:
+            self._task = asyncio.create_task(self._catch_up(), name="history")
+
+    def end(self) -> None:
+        """Stop: nobody subscribes any more."""
+        for each in (self._task, self._retry):
+            if each is not None:
+                each.cancel()
+
+    async def until_known(self) -> None:
+        """Wait until the position is known, or the broker has failed."""
+        if self.position is None:
+            self.catch_up()
+            await asyncio.wait([self._task])  # type: ignore[list-item]
+
+    async def _catch_up(self) -> None:
+        try:
+            while not await self._read_on():
+                pass
+            self._backoff = Backoff()
+        except BrokerError as error:
+            if not isinstance(error, BrokerUnavailable):
+                logger.error("The history of %.100a could not be read: %s.", self._topic, error)
+            loop = asyncio.get_running_loop()
+            self._retry = loop.call_later(self._backoff.next(), self.catch_up)
+        finally:
+            self._task = None
+
+    async def _read_on(self) -> bool:
+        """Hand on what follows in the history. Return True if that was all."""
+        since = self.position
+        log = await self._broker.read(self._topic, since, 0 if since is None else _CHUNK)
+        if since is None or not log.is_complete:
+            self.position = log.position
+            self._moved()
+            if since is not None:
+                self._tell_gap(self._topic, log.position)
+        for position, message in log.entries:
+            published = Published(self._topic, message, position, self.position)
+            if self._pass_on(published):
+                await asyncio.sleep(MOMENT)
+        return not log.has_more and self._pass_on_pending()
+
+    def _pass_on_pending(self) -> bool:
+        """Hand on what has come meanwhile. Return False if something before it is missing."""
+        pending = deque(self._pending)
+        self._pending.clear()
+        while pending and pending[0].previous != self.position:
+            last = pending.popleft()
+            if not pending:
+                return offset_of(last.position) <= offset_of(self.position)
+        for published in pending:
+            if published.previous != self.position:
+                return False
+            self._pass_on(published)
+        return True
+
+    # Messages that a subscriber has missed
+
+    def hold(self, subscriber: Any) -> None:
+        """Hand nothing to a subscriber until it is released."""
+        self._held[subscriber] = self._held.get(subscriber, 0) + 1
+
+    def release(self, subscriber: Any) -> None:
+        """Hand new messages to a subscriber again."""
+        self._held[subscriber] -= 1
+        if not self._held[subscriber]:
+            del self._held[subscriber]
+        if not self._held:
+            self._tail.clear()
+
+    async def recover(self, subscriber: Any, since: Position) -> tuple[bool, Position]:
+        """Send to a subscriber what follows `since`, up to the position of the feed.
+
+        Return True and that position; then it has to be released before anything else happens. When
+        the history does not reach back, nothing is sent: return False, and the position from which
+        on it gets messages. Raises `BrokerError` when the history cannot be read.
+        """
+        position = since
+        while position != self.position and subscriber in self._subscribers:
+            known = self._known_after(position)
+            if not known:
+                log = await self._broker.read(self._topic, position, _CHUNK)
+                if not log.is_complete:
+                    return False, self.position or log.position
+                known = [Published(self._topic, message, at) for at, message in log.entries]
+            if not known:
+                await self._until_moved()
+            for published in known:
+                await subscriber.replay(published)
+                position = published.position
+        return True, position
+
+    def _known_after(self, position: Position) -> list[Published]:
+        for at, published in enumerate(self._tail):
+            if published.previous == position:
+                return list(self._tail)[at:]
+        return []
+
+    async def _until_moved(self) -> None:
+        """Wait for what is in the history, and has not come here yet."""
+        for _ in range(_MOVES):
+            moving: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._moving.append(moving)
+            if await comes(moving, 1):
+                return
+            self.catch_up()
+        raise BrokerUnavailable("messages do not come from it")
+
+    def _moved(self) -> None:
+        moving, self._moving = self._moving, []
+        for future in moving:
+            if not future.done():
+                future.set_result(None)
