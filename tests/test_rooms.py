@@ -22,9 +22,9 @@ ROOMS = [
         "_queued_text",
     },
     # Shared mechanisms
-    {"_topics", "conf", "_hub_options", "_validators", "exceptions"},
+    {"_topics", "conf", "_hub_options", "_topic_options", "_validators", "exceptions"},
     # Building blocks
-    {"broadcast", "_connection", "_project", "checks", "templatetags"},
+    {"broadcast", "topics", "_connection", "_project", "checks", "templatetags"},
     # What users subclass and call
     {"consumers", "websocket", "middleware", "_hubs"},
     # What asgi.py imports
@@ -111,6 +111,7 @@ EXPORTS = {
         "check_deployment",
         "check_project",
         "check_settings",
+        "check_topics",
     },
     "ws_support.close_codes": {"CloseCode"},
     "ws_support.conf": {"FROM_SETTINGS", "SETTINGS", "Options", "get_options"},
@@ -163,6 +164,7 @@ EXPORTS = {
     "ws_support.testing.server": {"Process", "Server", "Spawn", "spawn_python"},
     "ws_support.testing.waiting": {"BOUND", "wait_until"},
     "ws_support.testing.wire": {"RawClient"},
+    "ws_support.topics": {"Topic", "topic"},
     "ws_support.urls": {"urlpatterns"},
     "ws_support.websocket": {
         "ConnectionClosed",

@@ -19,6 +19,7 @@ from django.core.signals import setting_changed
 
 from ws_support._hub_options import HubOptions, hub_options, hub_options_problems
 from ws_support._protocol.origins import OriginRules
+from ws_support._topic_options import TopicOptions, topic_options, topics_problems
 from ws_support._validators import (
     LISTS,
     Problem,
@@ -132,6 +133,11 @@ class Options:
     hubs: HubOptions = _setting(  # noqa: RUF009  # It is frozen.
         HubOptions(), hub_options_problems, "A dictionary with the options of all hubs."
     )
+    topics: tuple[tuple[str, TopicOptions], ...] = _setting(
+        (),
+        topics_problems,
+        "A dictionary of patterns, each with a dictionary of the rules of its topics.",
+    )
 
     allowed_hosts: tuple[str, ...] = ()
     """The hosts of `ALLOWED_HOSTS`. This is not a key of `WS_SUPPORT`."""
@@ -167,6 +173,8 @@ def _read_settings() -> Options:
     given = {key.lower(): _frozen(value) for key, value in _settings_dict().items()}
     if "hubs" in given:
         given["hubs"] = hub_options(given["hubs"])
+    if "topics" in given:
+        given["topics"] = topic_options(given["topics"])
     return Options(**given, allowed_hosts=_allowed_hosts())
 
 

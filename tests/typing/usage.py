@@ -21,6 +21,7 @@ from ws_support.middleware.origin import OriginValidator
 from ws_support.signals import disconnected
 from ws_support.testing import Peer, Server
 from ws_support.testing.pool import ServerGetter
+from ws_support.topics import Topic, topic
 from ws_support.websocket import ConnectionClosed, WebSocket, websocket_view
 
 
@@ -147,6 +148,31 @@ class TypedChat(Hub[Page]):
         await self.clients.client("id").receive_message(user, move)
 
 
+@topic("room/<int:room_id>")
+class RoomTopic(Topic):
+    history = 200
+    history_seconds = 60.5
+    presence = True
+
+    async def may_subscribe(self, user: Any, room_id: int) -> bool:
+        return room_id == 7
+
+    def may_publish(self, user: Any, message: Any, room_id: int) -> bool:
+        return bool(message)
+
+    async def snapshot(self, user: Any, room_id: int) -> dict[str, int]:
+        return {"room": room_id}
+
+
+@topic("area/<slug:area>/room/<int:room_id>")
+class AreaTopic(RoomTopic):
+    async def may_subscribe(self, user: Any, room_id: int, area: str = "") -> bool:
+        return await super().may_subscribe(user, room_id)
+
+
+name_of_the_room: str = RoomTopic.name(room_id=7)
+
+
 hubs = HubRouter(get_asgi_application(), {"chat": Chat, "typed": TypedChat})
 
 
@@ -159,6 +185,9 @@ def no_coroutine_function(websocket: WebSocket) -> None: ...
 
 @websocket_view  # type: ignore[arg-type]
 async def no_websocket(number: int) -> None: ...
+
+
+no_topic = topic("room/<int:room_id>")(Feed)  # type: ignore[type-var]
 
 
 class WrongArguments(Hub[Page]):
