@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from django.apps import AppConfig
 from django.core import checks
+from django.utils.module_loading import autodiscover_modules
 
 
 class WsSupportConfig(AppConfig):
-    """Registers the system checks, and makes Granian, if it runs, close WebSockets when it stops.
+    """Registers the system checks, imports the module `topics` of each application, and makes
+    Granian, if it runs, close WebSockets when it stops.
 
-    For that, `granian._signals.set_loop_signals` is replaced.
+    For the last one, `granian._signals.set_loop_signals` is replaced.
     """
 
     name = "ws_support"
@@ -20,7 +22,9 @@ class WsSupportConfig(AppConfig):
         from ws_support.servers import granian
 
         checks.register(our_checks.check_settings)
+        checks.register(our_checks.check_topics)
         checks.register(our_checks.check_project)
         checks.register(our_checks.check_application)
         checks.register(our_checks.check_deployment, deploy=True)
         granian.patch_set_loop_signals()
+        autodiscover_modules("topics")

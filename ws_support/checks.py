@@ -21,16 +21,30 @@ from ws_support._project import (
     websocket_parts,
 )
 from ws_support._topics.brokers import broker_class, is_between_processes
+from ws_support._topics.rules import rules_problems
+from ws_support._validators import Problem
 
-__all__ = ["check_application", "check_deployment", "check_project", "check_settings"]
+__all__ = [
+    "check_application",
+    "check_deployment",
+    "check_project",
+    "check_settings",
+    "check_topics",
+]
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """Return an error for each problem of `WS_SUPPORT`."""
-    return [
-        Error(problem.message, hint=problem.hint, id=f"ws_support.{problem.id}")
-        for problem in conf.settings_problems()
-    ]
+    return [_error(problem) for problem in conf.settings_problems()]
+
+
+def check_topics(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+    """Return an error for each problem of the rules of topics, in classes and in the settings."""
+    return [_error(problem) for problem in rules_problems()]
+
+
+def _error(problem: Problem) -> CheckMessage:
+    return Error(problem.message, hint=problem.hint, id=f"ws_support.{problem.id}")
 
 
 def check_project(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
