@@ -251,6 +251,74 @@ def test_a_room_is_a_topic(broadcasting):
         assert other.recv(BOUND) == "alone"
 
 
+_ASK = """
+import asyncio, json, django
+django.setup()
+from django.contrib.auth.models import AnonymousUser, User
+from django.core.management import call_command
+from django.test import RequestFactory
+from mysite.models import Room
+from mysite.views import knock
+from ws_support._topics.rules import rules_of
+from ws_support.consumers import AsyncWebsocketConsumer
+from ws_support.testing import Peer
+
+call_command("check", fail_level="ERROR")
+call_command("migrate", run_syncdb=True, verbosity=0)
+ann, bob = User.objects.create_user("ann"), User.objects.create_user("bob", is_staff=True)
+room = Room.objects.create(title="Kitchen")
+room.members.add(ann)
+empty = Room.objects.create(title="Empty")
+
+class Listening(AsyncWebsocketConsumer):
+    subscriptions = ["room/1"]
+
+async def ask():
+    rooms, everybody = rules_of(f"room/{room.pk}"), (ann, bob, AnonymousUser())
+    async with Peer(Listening.as_asgi(), "/") as peer:
+        await knock(RequestFactory().get("/?name=ann"), room.pk)
+        knocked = await peer.receive()
+    return {
+        "subscribe": [await rooms.may_subscribe(user) for user in everybody],
+        "empty": [await rules_of(f"room/{empty.pk}").may_subscribe(user) for user in everybody],
+        "publish": [await rooms.may_publish(ann, text) for text in ("hello", "x" * 501)],
+        "snapshot": await rooms.snapshot(ann),
+        "news": [await rules_of("news/sport").may_subscribe(user) for user in everybody],
+        "staff": [await rules_of("staff/all").may_subscribe(user) for user in everybody],
+        "knocked": knocked,
+    }
+
+print(json.dumps(asyncio.run(ask())))
+"""
+
+
+def test_the_rules_of_topics_admit_whom_they_say(tmp_path):
+    (tmp_path / "mysite").mkdir()
+    files = {"__init__": "", **examples_of("topics.md")}
+    accounts = _ACCOUNTS.replace(":memory:", str(tmp_path / "db.sqlite3"))
+    files["settings"] = f"{_SETTINGS}{files['settings']}{accounts}"
+    for name, text in files.items():
+        (tmp_path / "mysite" / f"{name}.py").write_text(text)
+    (tmp_path / "mysite" / "urls.py").write_text("urlpatterns = []\n")
+    done = subprocess.run(
+        [sys.executable, "-c", _ASK],
+        env={**clean_environment(), **environment_of(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "subscribe": [True, False, False],
+        "empty": [False, False, False],
+        "publish": [True, False],
+        "snapshot": {"title": "Kitchen"},
+        "news": [True, True, True],
+        "staff": [False, True, False],
+        "knocked": '{"knocks": "ann"}',
+    }
+
+
 def test_the_settings_for_redis_reach_other_processes(project, redis):
     address = f"redis://127.0.0.1:{redis.port}"
     server = project(
