@@ -176,7 +176,7 @@ class TopicRegistry:
     def deliver_kept(
         self, topic: str, message: Any, position: Position, previous: Position
     ) -> bool:
-        """Send a message that has a place in the history of its topic. Return what `deliver()` does.
+        """Send a message that has a place in the history of its topic; return as `deliver()` does.
 
         What is missing before it is read from the history, and sent first.
         """
