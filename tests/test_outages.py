@@ -15,6 +15,7 @@ from redis import Redis as Client
 from redis import exceptions
 
 from tests.peers import connected
+from tests.test_brokers import Receiver
 from tests.test_connection import BOUND, eventually
 from ws_support._connection.groups import Groups
 from ws_support._topics.brokers.base import BrokerError
@@ -185,6 +186,58 @@ async def test_a_password_that_is_changed_is_an_outage_until_it_is_changed_back(
             await get_channel_layer().flush()
     assert lines(caplog) == ["away", "back"]
     assert "rosebud" not in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["pubsub"], indirect=True)
+async def test_the_layer_is_back_when_also_those_who_heard_nothing_of_the_outage_are_back(
+    redis, hasty, way, caplog, monkeypatch
+):
+    monkeypatch.setattr("ws_support._topics.brokers.channel_layer.listener._PROBE_EVERY", 60)
+    with Client(port=redis.port) as operator:
+        operator.config_set("requirepass", "rosebud")
+        hosts = [f"redis://:rosebud@127.0.0.1:{redis.port}"]
+        with override_settings(**redis.settings(way, hosts=hosts)):
+            async with connected(Both.as_asgi()) as peer:
+                await broadcast("topic", "before")
+                assert await peer.texts(1) == ["before"]
+                operator.config_set("requirepass", "another")
+                operator.client_kill_filter(_type="normal", skipme=True)
+                pubsub = sorted(operator.client_list(_type="pubsub"), key=lambda each: each["sub"])
+                # The connection for topics is the last, since it has more channels. Each connects
+                # again after whole seconds: the one for topics later than the other.
+                for each in pubsub:
+                    operator.client_kill_filter(_id=each["id"])
+                    await asyncio.sleep(0.3)
+                await peer.says("another")
+                assert await peer.texts(1) == ["joined"]
+                await eventually(lambda: lines(caplog) == ["away"])
+                operator.config_set("requirepass", "rosebud")
+                await sooner_or_later(lambda: lines(caplog) == ["away", "back"])
+                await broadcast("topic", "after")
+                assert await peer.texts(1) == ["after"]
+            await get_channel_layer().flush()
+    assert lines(caplog) == ["away", "back"]
+
+
+@pytest.mark.parametrize("way", ["pubsub"], indirect=True)
+async def test_a_listener_that_has_ended_takes_no_part_in_an_outage(redis, way, caplog):
+    async def come_and_go():
+        broker = Receiver().broker
+        await broker.subscribe("topic")
+        listener = broker._listener
+        await broker.unsubscribe("topic")
+        return listener
+
+    with override_settings(**redis.settings(way)):
+        # The event loop of one of them has ended, too.
+        ended = [await come_and_go(), await asyncio.to_thread(asyncio.run, come_and_go())]
+        user = Outages.of(get_channel_layer()).detector()
+        user.lose(BrokerError("no answer"))
+        await asyncio.sleep(0)
+        assert not any(each._outage.is_away for each in ended)
+        user.find()
+    assert lines(caplog) == ["away", "back"]
 
 
 def refused(operator: Client) -> int:
