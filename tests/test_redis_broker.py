@@ -490,6 +490,18 @@ async def test_who_leaves_at_once_waits_for_nothing(operator):
     assert not [each for each in asyncio.all_tasks() if each.get_name() == "listener"]
 
 
+async def test_a_message_that_is_on_its_way_when_its_topic_is_left_is_dropped(operator, caplog):
+    async with listening("kept") as one:
+        await one.broker.subscribe("topic")
+        late = Envelope("topic", text("late")).write(b"p" * 12, 1, 0)
+        # The loop has read nothing from then on until the topic is left.
+        assert operator.publish(channel_of("topic"), late) == 1
+        await one.broker.unsubscribe("topic")
+        await published(one, "after", topic="kept")
+        await one.takes(("kept", "after"))
+        assert caplog.text == ""
+
+
 async def test_who_leaves_and_comes_again_has_missed_nothing():
     publisher = Receiver()
     is_over = False
