@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import errno
 import fcntl
 import json
 import os
@@ -666,14 +665,7 @@ def test_workers_end_with_their_main_process(serve, name, workers):
     for _ in until("20 calls of disconnect()", server.log):
         if len(server.events("disconnect() done")) == 20:
             break
-    wait_until_nobody_listens(server)
-
-
-def wait_until_nobody_listens(server):
-    for _ in until("end of the workers", server.log):
-        with sockets.socket() as probe:
-            if probe.connect_ex((server.host, server.port)) == errno.ECONNREFUSED:
-                return
+    server.wait_until_nobody_listens()
 
 
 @pytest.mark.slow
@@ -692,7 +684,7 @@ def test_workers_that_hang_in_c_are_killed_when_their_main_process_has_ended(
         socket.send(json.dumps({"do": "hang", "keeps_the_lock": keeps_the_lock}))
         server.wait_for_event("hanging", "/commands")
         server.process.kill()
-        wait_until_nobody_listens(server)
+        server.wait_until_nobody_listens()
 
 
 @pytest.mark.parametrize(
