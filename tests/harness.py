@@ -112,6 +112,7 @@ class Server(testing.Server):
         """Wait until its workers have ended, too, which outlive a main process that was killed."""
         for _ in until("end of the workers", self.log):
             with socket.socket() as probe:
+                probe.settimeout(1)  # A worker that hangs may have a full queue.
                 if probe.connect_ex((self.host, self.port)) == errno.ECONNREFUSED:
                     return
 
