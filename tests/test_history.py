@@ -520,6 +520,8 @@ async def test_a_redis_that_has_lost_the_history_is_a_gap_of_which_subscribers_h
             "code": 1013,
             "reason": "Messages were lost",
         }
+        await peer.leaves()
+        await peer.wait()
     assert "The history does not reach back to what came last, or it was lost." in caplog.text
 
 
