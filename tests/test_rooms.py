@@ -91,6 +91,7 @@ EXPORTS = {
         "HubRouter",
         "PublishError",
         "SingleClientProxy",
+        "TopicsHub",
         "authorize",
         "hub_context",
         "hub_method_name",
