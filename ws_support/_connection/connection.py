@@ -25,6 +25,7 @@ from ws_support._topics.subscriber import Subscriber
 from ws_support.close_codes import CloseCode
 from ws_support.conf import get_options
 from ws_support.exceptions import ClientGone, InvalidMessage, is_client_gone
+from ws_support.presence import Presence
 
 logger = logging.getLogger("ws_support.connection")
 
@@ -66,6 +67,7 @@ class Connection:
         "_is_interrupted",
         "_left",
         "_lifecycle",
+        "_presences",
         "_queue",
         "_receive",
         "_scope",
@@ -98,6 +100,7 @@ class Connection:
         self._queue: MessageQueue | None = None
         self._background: set[asyncio.Task[Any]] | None = None
         self._subscriber: Subscriber | None = None
+        self._presences: dict[Presence, None] | None = None
 
         self._state = State.CONNECTING
         # The end that waits in the queue, behind messages that are still handled.
@@ -181,6 +184,27 @@ class Connection:
     async def unsubscribe(self, topic: str) -> None:
         if self._subscriber is not None:
             await TopicRegistry.of_this_loop().unsubscribe(topic, self._subscriber)
+
+    # Presence.
+
+    def hold(self, presence: Presence) -> None:
+        """Remember somebody who is present until the end of the connection."""
+        if self.is_over:
+            raise RuntimeError("present() was called after the connection had ended.")
+        if self._presences is None:
+            self._presences = {}
+        limit = get_options().max_subscriptions
+        if len(self._presences) >= limit:
+            raise ValueError(
+                f"One connection may be present {limit} times, and is: {presence.topic!r:.60} would"
+                ' be one more. To allow more, raise WS_SUPPORT["MAX_SUBSCRIPTIONS"].'
+            )
+        self._presences[presence] = None
+
+    def let_go_of(self, presence: Presence) -> None:
+        """Forget somebody who has left."""
+        if self._presences is not None:
+            self._presences.pop(presence, None)
 
     @property
     def is_open(self) -> bool:
@@ -598,6 +622,8 @@ class Connection:
             self._sending.set_result(None)
 
     async def _let_go(self) -> None:
+        for presence in tuple(self._presences or ()):
+            presence.end()
         try:
             if self._subscriber is not None:
                 await TopicRegistry.of_this_loop().leave_all(self._subscriber)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Final, Protocol
 
+from django.core.exceptions import ImproperlyConfigured
+
+from ws_support._topics.presence.storage import PresenceStorage
+
 MOMENT: Final = 0.001
 """Seconds between two messages while queues fill up. A stalled client delays the others by 32 of
 these, and only once: then its queue is full."""
@@ -86,3 +90,13 @@ class Broker(ABC):
 
         Raises `BrokerError` when the broker does not take the message.
         """
+
+    def presence(self, topic: str) -> PresenceStorage:
+        """Return what keeps who is present under `topic`, for this event loop.
+
+        Raises `ImproperlyConfigured` when the broker has no presence.
+        """
+        raise ImproperlyConfigured(
+            f"Presence cannot be kept by {self.title}. It needs Redis: a layer of channels_redis in"
+            ' CHANNEL_LAYERS["default"], or the URL of a Redis in WS_SUPPORT["BROKER"].'
+        )
