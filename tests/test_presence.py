@@ -7,7 +7,7 @@ import json
 import signal
 import threading
 import time
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import pytest
@@ -18,7 +18,7 @@ from django.test import override_settings
 from redis import Redis as Client
 
 from tests.harness import BOUND, until
-from tests.peers import Served, connected
+from tests.peers import connected
 from tests.redis import BROKER
 from tests.test_connection import eventually
 from ws_support._topics.brokers import local_presence
@@ -94,6 +94,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(worker, "RENEW_EVERY", 0.3)
     monkeypatch.setattr(worker, "GRACE", 0.2)
     monkeypatch.setattr(tracker, "LOOK_EVERY", 0.2)
+    monkeypatch.setattr(tracker, "TRUST", 0.5)
     for module in (worker, tracker):
         monkeypatch.setattr(module, "RETRY_EVERY", 0.1)
 
@@ -229,9 +230,9 @@ async def test_somebody_without_a_user_is_a_member_of_their_own(storage):
 
 
 async def test_a_name_and_a_key_may_be_of_any_kind(storage):
-    await present(TOPIC, user=Person("a-b", "x@example.com"), name="Zoë \ud83d\ude00")
+    await present(TOPIC, user=Person("a-b", "x@example.com"), name="Zoë 😀")
     [member] = (await members(TOPIC)).members
-    assert (member.key, member.user_id, member.name) == ("user:a-b", "a-b", "Zoë \ud83d\ude00")
+    assert (member.key, member.user_id, member.name) == ("user:a-b", "a-b", "Zoë 😀")
 
 
 async def test_metadata_can_be_replaced(storage):
@@ -292,7 +293,7 @@ async def test_who_is_cancelled_while_entering_leaves(storage, quick):
         entering.cancel()
         await asyncio.wait([entering])
         await eventually(lambda: "presence" not in task_names())
-        assert follower.people == {}
+        await eventually(lambda: follower.people == {})
 
 
 async def test_a_channel_layer_has_no_presence_and_says_what_to_set():
@@ -511,13 +512,16 @@ async def test_who_has_stood_still_is_told_nothing_wrong(storage, quick, place):
     await place.does(asyncio.sleep(0.1))
 
 
-async def test_asking_removes_the_dead_and_tells_those_who_watch_once(storage, quick, place):
+async def test_who_only_asks_removes_nothing_and_those_who_watch_remove_once(storage, quick, place):
     await asyncio.gather(*(place.present(Person(n), n=n) for n in range(3)))
     await present(TOPIC, user=BOB)
     place.stands_still()
     async with hearing(difference_topic(TOPIC)) as heard:
         await becomes(["bob"])
-        await asyncio.gather(*(members(TOPIC) for _ in range(3)))
+        assert heard.messages == []
+        async with following() as one, following() as other:
+            assert list(one.people) == list(other.people) == ["user:2"]
+            await eventually(lambda: heard.messages)
         [message] = heard.messages
         assert len(read_difference(message).left) == 3
 
@@ -546,9 +550,252 @@ async def test_a_task_that_was_cancelled_is_there_again_with_the_next_who_comes(
 
 
 def test_what_nobody_keeps_in_memory_ends(monkeypatch):
-    monkeypatch.setattr(local_presence, "KEEP", 0)
+    for name in ("KEEP", "_LOOK_EVERY"):
+        monkeypatch.setattr(local_presence, name, 0)
     monkeypatch.setattr(local_presence, "LEASE", 0)
     with override_settings(CHANNEL_LAYERS={}):
         for _ in range(2):
             asyncio.run(present(TOPIC).__aenter__())
             assert (len(LocalPresence._topics), len(LocalPresence._leases)) == (1, 1)
+
+
+# Connections
+
+
+class Tab(AsyncWebsocketConsumer):
+    channel_layer_alias = None
+
+    async def connect(self):
+        await self.present(TOPIC, {"path": self.scope["path"]}, name="Ann")
+        await self.accept()
+
+    async def receive(self, text_data=None, bytes_data=None):
+        presence = await self.present(text_data)
+        await presence.leave()
+        await self.send(text_data="left")
+
+    async def disconnect(self, code):
+        Tab.names = await names()
+        try:
+            await self.present(TOPIC)
+        except RuntimeError as error:
+            Tab.error = str(error)
+
+
+async def test_a_consumer_is_present_until_its_connection_ends(storage, quick):
+    async with connected(Tab.as_asgi(), user=ANN) as tab:
+        [member] = (await members(TOPIC)).members
+        assert member == Member("user:1", 1, "Ann", [{"path": "/ws"}])
+        await tab.says("another")
+        assert await tab.texts(1) == ["left"]
+        await tab.leaves()
+        await tab.wait()
+    assert Tab.names == ["Ann"]  # For another moment.
+    assert Tab.error == "present() was called after the connection had ended."
+    await becomes([])
+
+
+async def test_an_entry_of_a_consumer_needs_a_connection():
+    with pytest.raises(RuntimeError, match="before there is a connection"):
+        Tab().present(TOPIC)
+
+
+async def test_the_entries_of_a_connection_are_limited(storage):
+    raised = []
+
+    @websocket_view
+    async def view(websocket):
+        await websocket.accept()
+        async with websocket.present(TOPIC):
+            pass
+        async with websocket.present(TOPIC), websocket.present(TOPIC):
+            try:
+                await websocket.present("one more")
+            except ValueError as error:
+                raised.append(str(error))
+
+    with override_settings(WS_SUPPORT={"MAX_SUBSCRIPTIONS": 2}):
+        async with connected(view) as peer:
+            await peer.wait()
+    assert raised == [
+        "One connection may be present 2 times, and is: 'one more' would be one more."
+        ' To allow more, raise WS_SUPPORT["MAX_SUBSCRIPTIONS"].'
+    ]
+
+
+async def test_a_websocket_is_present_for_a_block_and_not_after_its_end(storage, quick):
+    raised = []
+
+    @websocket_view
+    async def view(websocket):
+        await websocket.accept()
+        async with websocket.present(TOPIC, {"tab": 1}):
+            async for _ in websocket:
+                await websocket.send(str(await names()))
+        try:
+            websocket.present(TOPIC)
+        except ConnectionClosed as closed:
+            raised.append(closed.code)
+
+    async with connected(view, user=ANN) as peer:
+        await peer.says("who?")
+        assert await peer.texts(1) == ["['ann']"]
+        await peer.leaves()
+        await peer.wait()
+    assert raised == [1001]
+    await becomes([])
+
+
+# Redis that goes away, or loses what it had
+
+
+async def test_an_outage_is_waited_for_and_nobody_leaves_by_it(on_redis, quick, place, caplog):
+    await place.present(BOB)
+    async with following() as follower:
+        await present(TOPIC, user=ANN)
+        await eventually(lambda: len(follower.people) == 2)
+        on_redis.stop()
+        await eventually(lambda: "is away" in caplog.text)
+        for number in (3, 4):
+            await asyncio.wait_for(present(TOPIC, user=Person(number, "new")).__aenter__(), 6)
+        with pytest.raises(PresenceUnavailable, match=r"^Who is present under 'room/7' cannot be"):
+            await members(TOPIC)
+        async with aclosing(changes(TOPIC)) as differences:
+            reading = asyncio.create_task(anext(differences))
+            on_redis.start()
+            await becomes(["bob", "ann", "new", "new"])
+            await eventually(lambda: len(follower.people) == 4)
+            assert (await reading).count >= 1
+    assert all(left == [] for _, left in follower.names)
+
+
+async def test_somebody_who_left_in_an_outage_is_gone_after_it(on_redis, quick, monkeypatch):
+    monkeypatch.setattr(watch, "GHOST", 0.5)
+    async with following() as follower:
+        async with present(TOPIC, user=ANN):
+            await eventually(lambda: len(follower.people) == 1)
+            on_redis.stop()
+        await eventually(lambda: "presence" not in task_names())
+        on_redis.start()
+        await eventually(lambda: not follower.people)
+    assert await names() == []
+
+
+async def test_redis_without_its_data_is_noticed_and_nobody_leaves(operator, quick, place):
+    await place.present(BOB)
+    await present(TOPIC, user=ANN)
+    async with following() as follower:
+        operator.flushall()
+        await becomes(["bob", "ann"])
+        await eventually(lambda: not follower_has_ghosts())
+    assert follower.names == [(["ann", "bob"], [])]
+
+
+def follower_has_ghosts():
+    [found] = [each for each in tracker._trackers.get().values() if each._watches]
+    return any(each._ghosts or each.is_stale for each in found._watches.values())
+
+
+async def test_who_does_not_come_back_is_told_after_a_while(operator, quick, place, monkeypatch):
+    monkeypatch.setattr(watch, "GHOST", 1)
+    await place.present(BOB)
+    await present(TOPIC, user=ANN)
+    async with following() as follower:
+        place.stands_still()
+        operator.flushall()
+        await eventually(lambda: len(follower.people) == 1)
+    assert follower.names == [(["ann", "bob"], []), ([], ["bob"])]
+
+
+async def test_what_a_failover_has_lost_is_put_back_and_the_rest_is_kept(
+    operator, quick, monkeypatch
+):
+    monkeypatch.setattr(worker, "KEEP_EVERY", 0.5)
+    for user in (ANN, BOB):
+        await present(TOPIC, user=user)
+    key = f"asgi:presence:{{{difference_topic(TOPIC)}}}"
+    async with following() as follower:
+        older = {"epoch": "", "version": 1, "workers": {}}
+        entries = operator.hgetall(key)
+        older["epoch"] = json.loads(entries.pop(b""))["epoch"]
+        first = min(entries)
+        older["workers"][first.decode().partition(":")[0]] = 1
+        with operator.pipeline() as together:
+            together.hdel(key, max(entries))
+            together.hset(key, "", json.dumps(older))
+            together.pexpire(key, 10_000)
+            together.execute()
+        TopicRegistry.of_this_loop().miss(difference_topic(TOPIC), 1, "A failover.")
+        await eventually(lambda: operator.hlen(key) == 3)
+        await eventually(lambda: 290_000 < operator.pttl(key) <= 300_000)
+        await eventually(lambda: not follower_has_ghosts())
+    assert follower.names == [(["ann", "bob"], [])]
+
+
+async def test_nothing_is_left_in_redis_once_everybody_has_left(operator, quick, monkeypatch):
+    monkeypatch.setattr(redis_presence, "KEEP", 3)
+    async with present(TOPIC), present("another"):
+        assert len([each for each in operator.scan_iter() if b":lease:" in each]) == 1
+        assert len([each for each in operator.scan_iter() if b":presence:" in each]) == 2
+    await eventually(lambda: not operator.dbsize())
+
+
+async def test_the_many_of_a_dead_worker_are_removed_in_several_changes(
+    operator, quick, place, monkeypatch
+):
+    await asyncio.gather(*(place.present(Person(n)) for n in range(5)))
+    monkeypatch.setattr(redis_presence, "MOST", 2)
+    async with following() as follower, hearing(difference_topic(TOPIC)) as heard:
+        place.stands_still()
+        await eventually(lambda: not follower.people)
+        assert [len(read_difference(each).left) for each in heard.messages] == [2, 2, 1]
+
+
+async def test_many_leases_are_asked_for_in_several_calls(operator, quick, place, monkeypatch):
+    monkeypatch.setattr(redis_presence, "_CHUNK", 1)
+    await present(TOPIC)
+    await place.present(ANN)
+    workers = {each.decode().split(":")[2] for each in operator.keys("*:lease:*")}
+    storage = TopicRegistry.of_this_loop().broker.presence(TOPIC)
+    assert len(workers) == 2
+    assert await storage.living([*workers, "nobody"]) == workers
+
+
+async def test_topics_are_shared_out_among_several_redis(on_redis, tmp_path, quick):
+    other = type(on_redis)(on_redis._program, tmp_path)
+    other.start()
+    try:
+        hosts = [f"redis://127.0.0.1:{each.port}" for each in (on_redis, other)]
+        with override_settings(**on_redis.settings(BROKER, hosts=hosts)):
+            for number in range(10):
+                await present(f"room/{number}", user=ANN)
+                assert await names(f"room/{number}") == ["ann"]
+        for each in (on_redis, other):
+            kinds = {name.split(":")[1] for name in each.names()}
+            assert kinds == {"presence", "lease"}
+    finally:
+        other.stop()
+
+
+@pytest.mark.slow
+def test_people_of_a_worker_that_was_killed_are_gone_within_fifteen_seconds(serve, redis):
+    servers = [serve(asgi_server="uvicorn", **redis.settings(BROKER)) for _ in range(2)]
+    with ExitStack() as stack:
+        tabs = [
+            [stack.enter_context(server.connect("/present/room")) for _ in range(count)]
+            for server, count in zip(servers, (3, 4), strict=True)
+        ]
+        assert count_of(tabs[0][0]) == count_of(tabs[1][0]) == 7
+        servers[1].process.send_signal(signal.SIGKILL)
+        killed_at = time.monotonic()
+        for _ in until("end of those who were killed"):
+            if count_of(tabs[0][0]) == 3:
+                break
+            if time.monotonic() - killed_at > 15:
+                pytest.fail("15 s")
+            time.sleep(0.5)
+
+
+def count_of(socket):
+    socket.send("how many?")
+    return int(socket.recv(BOUND))

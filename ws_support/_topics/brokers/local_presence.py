@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from ws_support._asyncio import after_fork
 from ws_support._topics.outages import Outages
 from ws_support._topics.presence.entries import difference_topic, worker_of, write_difference
 from ws_support._topics.presence.storage import KEEP, LEASE, PresenceStorage, Stored
+
+_LOOK_EVERY: Final = 60.0
+"""Seconds between two looks for topics that nobody keeps."""
 
 
 @dataclass
@@ -34,6 +37,7 @@ class LocalPresence(PresenceStorage):
     _lock: ClassVar[threading.Lock] = threading.Lock()
     _topics: ClassVar[dict[str, _Topic]] = {}
     _leases: ClassVar[dict[str, float]] = {}
+    _look_at: ClassVar[float] = 0.0
 
     def __init__(self, publish: Callable[[str, str], None]) -> None:
         self._publish = publish
@@ -44,6 +48,7 @@ class LocalPresence(PresenceStorage):
         cls._lock = threading.Lock()
         cls._topics.clear()
         cls._leases.clear()
+        cls._look_at = 0.0
 
     async def lease(self, worker: str, successor: str) -> bool:
         now = monotonic()
@@ -56,8 +61,10 @@ class LocalPresence(PresenceStorage):
     def _end_what_is_over(self, now: float) -> None:
         for worker in [each for each, until in self._leases.items() if until <= now]:
             del self._leases[worker]
-        for topic in [each for each, kept in self._topics.items() if kept.until <= now]:
-            del self._topics[topic]
+        if now >= LocalPresence._look_at:
+            LocalPresence._look_at = now + _LOOK_EVERY
+            for topic in [each for each, kept in self._topics.items() if kept.until <= now]:
+                del self._topics[topic]
 
     async def living(self, workers: Collection[str]) -> set[str]:
         now = monotonic()
@@ -74,18 +81,13 @@ class LocalPresence(PresenceStorage):
             self._change(topic, {}, [each for each in entries if worker_of(each) == worker])
 
     def _change(self, topic: str, joined: Mapping[str, str], left: Collection[str]) -> None:
-        kept = self._topics.get(topic)
-        if kept is None:
-            kept = _Topic()
+        kept = self._topics.get(topic) or _Topic()
         new = {each: text for each, text in joined.items() if kept.entries.get(each) != text}
         gone = [each for each in left if kept.entries.pop(each, None) is not None]
         kept.entries.update(new)
-        if kept.entries:
-            kept.until = monotonic() + KEEP
-            self._topics[topic] = kept
-        else:
-            self._topics.pop(topic, None)
         if new or gone:
+            self._topics[topic] = kept
+            kept.until = monotonic() + KEEP
             kept.version += 1
             # Under the lock, so that the differences of several threads come in their order.
             difference = write_difference(kept.epoch, kept.version, new, gone)

@@ -20,7 +20,8 @@ class Stored(NamedTuple):
     """The entries under a topic."""
 
     epoch: str
-    """Empty if nothing is kept under the topic."""
+    """Empty if nothing is kept under the topic. The topic is kept for `KEEP` seconds when everybody
+    has left, so that the epoch says if something was lost."""
     version: int
     entries: dict[str, str]
     """Each as JSON, by its id. Entries of dead workers are among them."""

@@ -20,6 +20,9 @@ from ws_support._topics.subscriber import Subscriber
 LOOK_EVERY: Final = 4.0
 """Seconds between two looks at the leases of other workers."""
 
+TRUST: Final = 5.0
+"""Seconds after an outage in which every worker counts as living: each has to renew its lease."""
+
 
 class Tracker:
     """The worker and the watches of one event loop, for one storage.
@@ -42,8 +45,10 @@ class Tracker:
 
     def __init__(self, storage: PresenceStorage) -> None:
         self._storage = storage
-        self.worker = Worker(storage, on_lapse=self._disturb, sweep=self._remove_dead)
+        self.worker = Worker(storage, on_restored=self._doubt, sweep=self._sweep)
+        self._trusts_until = 0.0
         self._watches: dict[str, Watch] = {}
+        self._look_at = 0.0
         self._task: asyncio.Task[None] | None = None
         # Only while the task runs: it refers to the loop, which could not be forgotten.
         self._wake: asyncio.Event | None = None
@@ -53,23 +58,38 @@ class Tracker:
     async def read(self, topic: str) -> dict[str, Entry]:
         """Return the entries under `topic`, none of a dead worker. Raises `BrokerError`."""
         await self.worker.until_sure()
-        _, entries = await self._read(topic)
-        return entries
+        stored, dead = await self._read(topic)
+        return _living_entries(stored, dead)
 
-    async def _read(self, topic: str) -> tuple[Stored, dict[str, Entry]]:
+    async def _read(self, topic: str) -> tuple[Stored, set[str]]:
+        """Return what is stored, and which of the workers in it are dead."""
         stored = await self._storage.read(topic)
-        workers = {worker_of(each) for each in stored.entries}
-        dead = await self._remove_dead(topic, workers)
-        texts = {each: text for each, text in stored.entries.items() if worker_of(each) not in dead}
-        return stored, read_entries(texts)
+        return stored, await self._dead(map(worker_of, stored.entries))
 
-    async def _remove_dead(self, topic: str, workers: Iterable[str]) -> set[str]:
-        """Remove the entries of those of `workers` that are dead, and return these workers."""
-        others = {each for each in workers if not self.worker.is_called(each)}
-        dead = others - await self._storage.living(others) if others else set()
-        for worker in dead:
+    async def _dead(self, workers: Iterable[str]) -> set[str]:
+        """Return those of `workers` that are dead."""
+        others = self._others(workers)
+        if not others or asyncio.get_running_loop().time() < self._trusts_until:
+            return set()
+        return others - await self._storage.living(others)
+
+    def _others(self, workers: Iterable[str]) -> set[str]:
+        return {each for each in workers if not self.worker.is_called(each)}
+
+    async def _remove(self, topic: str, workers: Iterable[str]) -> None:
+        for worker in workers:
             await self._storage.remove(topic, worker)
-        return dead
+
+    async def _sweep(self, topic: str, workers: Iterable[str]) -> None:
+        await self._remove(topic, await self._dead(workers))
+
+    def _doubt(self) -> None:
+        """Note that an outage has ended, or that this process stood still.
+
+        Others may have to renew their leases first, and what is known may be old.
+        """
+        self._trusts_until = asyncio.get_running_loop().time() + TRUST
+        self._disturb()
 
     # Watching
 
@@ -118,25 +138,16 @@ class Tracker:
         # It does not notice outages itself. The listener does, which hears the differences.
         outage = self._storage.outages.detector(on_outage)
         wake = self._wake = asyncio.Event()
-        look_at = loop.time() + LOOK_EVERY
+        self._look_at = loop.time() + LOOK_EVERY
+        was_away = False
         try:
             while self._watches:
-                pause: float | None = None
-                try:
-                    if self._storage.outages.is_noticed:
-                        # The listener is not back: what was read now could miss something.
-                        pause = RETRY_EVERY
-                    else:
-                        await self._read_stale()
-                        if look_at <= loop.time():
-                            look_at = loop.time() + LOOK_EVERY
-                            await self._look()
-                except BrokerError:
-                    pause = RETRY_EVERY
-                for watch in self._watches.values():
-                    watch.end_ghosts()
-                if pause is None:
-                    pause = self._pause(look_at)
+                # What was read before the listener is back could miss something.
+                is_away = self._storage.outages.is_noticed
+                if was_away and not is_away:
+                    self._doubt()
+                was_away = is_away
+                pause = RETRY_EVERY if is_away else await self._step()
                 await rest(wake, pause)
                 # What comes in the same moment is one round.
                 await asyncio.sleep(MOMENT)
@@ -144,13 +155,23 @@ class Tracker:
             outage.leave()
             self._wake = self._task = None
 
-    def _pause(self, look_at: float) -> float | None:
-        """Return the seconds until something is due; `None` if nothing is."""
+    async def _step(self) -> float | None:
+        """Do what is due, and return the seconds until the next step; `None` if nothing is due."""
         now = asyncio.get_running_loop().time()
+        try:
+            await self._read_stale()
+            if self._look_at <= now:
+                self._look_at = now + LOOK_EVERY
+                await self._look()
+        except BrokerError:
+            return RETRY_EVERY
+        if not self.worker.is_unsure:
+            for watch in self._watches.values():
+                watch.end_ghosts()
         due = [until for each in self._watches.values() if (until := each.ghosts_until)]
-        if self._others():
-            due.append(look_at)
-        return max(min(due) - now, 0) if due else None
+        if self._others(self._workers()):
+            due.append(self._look_at)
+        return max(min(due) - asyncio.get_running_loop().time(), 0) if due else None
 
     async def _read_stale(self) -> None:
         stale = [each for each in self._watches.values() if each.is_stale]
@@ -167,29 +188,29 @@ class Tracker:
             await registry.subscribe(difference_topic(watch.topic), cast(Subscriber, watch))
         watch.begin_reading()
         try:
-            stored, entries = await self._read(watch.topic)
+            stored, dead = await self._read(watch.topic)
         except BaseException:
             watch.fail_reading()
             raise
-        watch.end_reading(stored.epoch, stored.version, entries)
+        watch.end_reading(stored.epoch, stored.version, _living_entries(stored, dead))
+        await self._remove(watch.topic, dead)
 
-    def _others(self) -> set[str]:
-        """Return the workers of other event loops that have entries under watched topics."""
-        workers = set().union(*(each.workers() for each in self._watches.values()))
-        return {each for each in workers if not self.worker.is_called(each)}
+    def _workers(self) -> set[str]:
+        """Return the workers that have entries under watched topics."""
+        return set().union(*(each.workers() for each in self._watches.values()))
 
     async def _look(self) -> None:
         """Remove the entries of workers that have died."""
-        others = self._others()
-        if not others:
-            return
-        dead = others - await self._storage.living(others)
-        if not dead:
-            return
+        dead = await self._dead(self._workers())
         for watch in tuple(self._watches.values()):
-            for worker in dead & watch.workers():
-                await self._storage.remove(watch.topic, worker)
+            if died := dead & watch.workers():
+                await self._remove(watch.topic, died)
                 watch.disturb()  # The storage may have lost the worker before, and say nothing.
+
+
+def _living_entries(stored: Stored, dead: set[str]) -> dict[str, Entry]:
+    texts = {each: text for each, text in stored.entries.items() if worker_of(each) not in dead}
+    return read_entries(texts)
 
 
 _trackers: Final[PerLoop[dict[Any, Tracker]]] = PerLoop(dict)

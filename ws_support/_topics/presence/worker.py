@@ -36,18 +36,18 @@ class Worker:
 
     When the lease was over, since the process stood still or the storage has lost it, others may
     have removed all entries, or be about to: the worker then has a new generation, under which all
-    entries are put back. `on_lapse` is called in that case. `sweep` is called now and then, with
-    the workers that have entries under a topic.
+    entries are put back. `on_restored` is called then, and after an outage. `sweep` is called now
+    and then, with the other workers that have entries under a topic.
     """
 
     def __init__(
         self,
         storage: PresenceStorage,
-        on_lapse: Callable[[], None],
+        on_restored: Callable[[], None],
         sweep: Callable[[str, Iterable[str]], Any],
     ) -> None:
         self._storage = storage
-        self._on_lapse = on_lapse
+        self._on_restored = on_restored
         self._sweep = sweep
         self._table = Table()
         self.base = secrets.token_hex(8)
@@ -212,11 +212,11 @@ class Worker:
             before, self.name = self.name, successor
             if before:
                 doubts = self._doubts = self._doubts + 1
-                self._on_lapse()
                 self._table.rename(before)
         self._leased_at = asked_at
         self._renew_at = asked_at + RENEW_EVERY
         if doubts > self._settled:
+            self._on_restored()
             self._table.change_all()
             await self._tell()
             self._settled = doubts

@@ -1,8 +1,8 @@
 """Presence on Redis: a hash for each topic, and a key for the lease of each worker.
 
 A field of the hash is an entry: its id, and its JSON. The field with the empty name holds the
-epoch, the version, and the number of entries of each worker. A hash without entries is deleted: the
-next one has another epoch.
+epoch, the version, and the number of entries of each worker. The hash stays for a while when
+everybody has left: without it, there is another epoch, as after a loss.
 """
 
 from __future__ import annotations
@@ -48,12 +48,8 @@ local function publish(topic, joined, left, ttl, channel, head)
     .. '","version":' .. string.format('%.0f', topic.version)
     .. ',"joined":{' .. table.concat(joined, ',')
     .. '},"left":[' .. table.concat(left, ',') .. ']}')
-  if next(topic.workers) then
-    redis.call('HSET', KEYS[1], '', cjson.encode(topic))
-    redis.call('PEXPIRE', KEYS[1], ttl)
-  else
-    redis.call('DEL', KEYS[1])
-  end
+  redis.call('HSET', KEYS[1], '', cjson.encode(topic))
+  redis.call('PEXPIRE', KEYS[1], ttl)
 end
 """
 
