@@ -24,7 +24,7 @@ ROOMS = [
     # Shared mechanisms
     {"_topics", "conf", "_hub_options", "_topic_options", "_validators", "exceptions"},
     # Building blocks
-    {"broadcast", "topics", "_connection", "_project", "checks", "templatetags"},
+    {"broadcast", "topics", "presence", "_connection", "_project", "checks", "templatetags"},
     # What users subclass and call
     {"consumers", "websocket", "middleware", "_hubs"},
     # What asgi.py imports
@@ -132,6 +132,16 @@ EXPORTS = {
     "ws_support.middleware.limits": {"MessageSizeLimit"},
     "ws_support.middleware.origin": {"OriginValidator"},
     "ws_support.middleware.proxy_headers": {"ProxyHeaders"},
+    "ws_support.presence": {
+        "Change",
+        "Member",
+        "Members",
+        "Presence",
+        "PresenceUnavailable",
+        "changes",
+        "members",
+        "present",
+    },
     "ws_support.routing": {"websocket_urlpatterns"},
     "ws_support.servers": {"SERVERS", "get_server"},
     "ws_support.servers.base": {"ASGIServer", "ServeConfig"},

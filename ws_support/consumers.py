@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial, wraps
 from inspect import isawaitable
 from json import JSONEncoder
@@ -32,6 +32,7 @@ from ws_support._topics.messages import checked_topic, json_of
 from ws_support._topics.registry import Recovery
 from ws_support.close_codes import CloseCode
 from ws_support.exceptions import ClientGone, InvalidMessage, invalid_json
+from ws_support.presence import Presence
 
 __all__ = ["AsyncJsonWebsocketConsumer", "AsyncWebsocketConsumer", "EchoConsumer"]
 
@@ -236,6 +237,22 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
     async def unsubscribe(self, topic: str) -> None:
         """Unsubscribe the client from `topic`. Without a subscription, do nothing."""
         await self.__begun("unsubscribe").unsubscribe(checked_topic(topic))
+
+    def present(
+        self, topic: str, meta: Mapping[str, Any] | None = None, *, name: str | None = None
+    ) -> Presence:
+        """Return an entry under `topic` for the user of the connection, if there is one.
+
+        `await self.present(topic, meta)` makes the user present until the connection ends, before
+        `disconnect()` is called; `async with`, until the end of the block. The arguments are those
+        of `ws_support.presence.present()`, and `Presence` says what entering raises.
+
+        Raises `RuntimeError` if the connection has not begun, and `TypeError` or `ValueError` for
+        an invalid argument.
+        """
+        holder = self.__begun("present")
+        user = self.scope.get("user")
+        return Presence(topic, user=user, meta=meta, name=name, holder=holder)
 
     def __begun(self, method: str) -> Connection:
         if self.__connection is None:

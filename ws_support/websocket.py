@@ -28,6 +28,7 @@ from ws_support.exceptions import (
     invalid_json,
     is_client_gone,
 )
+from ws_support.presence import Presence
 
 __all__ = ["ConnectionClosed", "WebSocket", "WebSocketView", "websocket_view"]
 
@@ -360,6 +361,22 @@ class WebSocket:
     async def unsubscribe(self, topic: str) -> None:
         """Unsubscribe the client from `topic`. Without a subscription, do nothing."""
         await self._connection.unsubscribe(checked_topic(topic))
+
+    def present(
+        self, topic: str, meta: Mapping[str, Any] | None = None, *, name: str | None = None
+    ) -> Presence:
+        """Return an entry under `topic` for the user of the connection, if there is one.
+
+        `async with websocket.present(topic, meta)` makes the user present until the end of the
+        block, and no longer than the connection lasts. The arguments are those of
+        `ws_support.presence.present()`, and `Presence` says what entering raises.
+
+        Raises `ConnectionClosed` after the end, and `TypeError` or `ValueError` for an invalid
+        argument.
+        """
+        self._check_open()
+        user = self.scope.get("user")
+        return Presence(topic, user=user, meta=meta, name=name, holder=self._connection)
 
     # Checks and the end.
 

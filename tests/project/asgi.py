@@ -405,6 +405,7 @@ application = ProtocolTypeRouter(
                         path("live/left-alone/<str:name>", live.left_alone),
                         path("live/subscribed/<path:topic>", live.subscribed),
                         path("topics/<path:topic>", live.Subscriber.as_asgi()),
+                        path("present/<path:topic>", live.Present.as_asgi()),
                         path("prices", live.Prices.as_asgi()),
                         path("senders/handler", senders.Sender.as_asgi()),
                         path("senders/background", senders.InBackground.as_asgi()),

@@ -9,6 +9,7 @@ import os
 from tests.project.events import log
 from ws_support.broadcast import broadcast, broadcast_json, statistics
 from ws_support.consumers import AsyncWebsocketConsumer
+from ws_support.presence import members
 from ws_support.websocket import ConnectionClosed, WebSocket, websocket_view
 
 
@@ -157,3 +158,17 @@ class Prices(AsyncWebsocketConsumer):
 
 def ending(websocket: WebSocket) -> dict[str, object]:
     return {"code": websocket.close_code, "reason": websocket.close_reason}
+
+
+class Present(AsyncWebsocketConsumer):
+    """Is present, and says how many are."""
+
+    channel_layer_alias = None
+
+    async def connect(self):
+        await self.present(self.scope["url_route"]["kwargs"]["topic"], {"process": os.getpid()})
+        await self.accept()
+
+    async def receive(self, text_data=None, bytes_data=None):
+        found = await members(self.scope["url_route"]["kwargs"]["topic"])
+        await self.send(str(found.count))

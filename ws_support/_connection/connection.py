@@ -27,6 +27,7 @@ from ws_support._topics.subscriber import Subscriber, Wrapping
 from ws_support.close_codes import CloseCode
 from ws_support.conf import get_options
 from ws_support.exceptions import ClientGone, InvalidMessage, is_client_gone
+from ws_support.presence import Presence
 
 logger = logging.getLogger("ws_support.connection")
 
@@ -69,6 +70,7 @@ class Connection:
         "_is_interrupted",
         "_left",
         "_lifecycle",
+        "_presences",
         "_queue",
         "_receive",
         "_scope",
@@ -104,6 +106,7 @@ class Connection:
         self._subscriber: Subscriber | None = None
         self._wrapping: Wrapping | None = None
         self._id: str | None = None
+        self._presences: dict[Presence, None] | None = None
 
         self._state = State.CONNECTING
         # The end that waits in the queue, behind messages that are still handled.
@@ -220,6 +223,27 @@ class Connection:
             return value == self._id
         user = self._scope.get("user")
         return user is not None and str(user.pk) == value
+
+    # Presence.
+
+    def hold(self, presence: Presence) -> None:
+        """Remember somebody who is present until the end of the connection."""
+        if self.is_over:
+            raise RuntimeError("present() was called after the connection had ended.")
+        if self._presences is None:
+            self._presences = {}
+        limit = get_options().max_subscriptions
+        if len(self._presences) >= limit:
+            raise ValueError(
+                f"One connection may be present {limit} times, and is: {presence.topic!r:.60} would"
+                ' be one more. To allow more, raise WS_SUPPORT["MAX_SUBSCRIPTIONS"].'
+            )
+        self._presences[presence] = None
+
+    def let_go_of(self, presence: Presence) -> None:
+        """Forget somebody who has left."""
+        if self._presences is not None:
+            self._presences.pop(presence, None)
 
     @property
     def is_open(self) -> bool:
@@ -637,6 +661,8 @@ class Connection:
             self._sending.set_result(None)
 
     async def _let_go(self) -> None:
+        for presence in tuple(self._presences or ()):
+            presence.end()
         try:
             for subscriber in (self._subscriber, self._wrapping):
                 if subscriber is not None:

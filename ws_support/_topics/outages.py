@@ -146,6 +146,12 @@ class Outages:
             self._detectors.discard(detector)
 
     @property
+    def is_noticed(self) -> bool:
+        """True while a detector knows of an outage."""
+        with self._lock:
+            return self._are_away()
+
+    @property
     def is_left(self) -> bool:
         """True if there is an outage that no detector knows of."""
         return self._is_left

@@ -5,7 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
+from django.core.exceptions import ImproperlyConfigured
+
 from ws_support._topics.positions import Position
+from ws_support._topics.presence.storage import PresenceStorage
 
 MOMENT: Final = 0.001
 """Seconds between two messages while queues fill up. A stalled client delays the others by 32 of
@@ -149,3 +152,13 @@ class Broker(ABC):
         messages are large. Raises `BrokerError` when the broker does not answer.
         """
         raise BrokerError("it keeps no history")
+
+    def presence(self, topic: str) -> PresenceStorage:
+        """Return what keeps who is present under `topic`, for this event loop.
+
+        Raises `ImproperlyConfigured` when the broker has no presence.
+        """
+        raise ImproperlyConfigured(
+            f"Presence cannot be kept by {self.title}. It needs Redis: a layer of channels_redis in"
+            ' CHANNEL_LAYERS["default"], or the URL of a Redis in WS_SUPPORT["BROKER"].'
+        )

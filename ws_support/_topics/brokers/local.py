@@ -11,6 +11,7 @@ from django.core.signals import request_started
 
 from ws_support._asyncio import PerLoop
 from ws_support._topics.brokers.base import MOMENT, Broker, Keeping, Log, Receiver
+from ws_support._topics.brokers.local_presence import LocalPresence
 from ws_support._topics.brokers.memory import histories
 from ws_support._topics.positions import Position
 
@@ -26,6 +27,7 @@ class LocalBroker(Broker):
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
+        self._presence = LocalPresence(_hand_out_text)
 
     async def subscribe(self, topic: str) -> None:
         _Listeners.are_here = True
@@ -41,15 +43,7 @@ class LocalBroker(Broker):
     async def publish(self, topic: str, message: Any) -> None:
         if not _Listeners.are_here:
             _Listeners.warn(topic)
-        here = asyncio.get_running_loop()
-        is_filling = False
-        for loop, topics in _receivers.items():
-            for receiver in tuple(topics.get(topic, {}).values()):
-                if loop is here:
-                    is_filling |= receiver.deliver(topic, message)
-                else:
-                    with suppress(RuntimeError):  # That loop has been closed.
-                        loop.call_soon_threadsafe(receiver.deliver, topic, message)
+        is_filling = _hand_out(topic, message)
         # Code that publishes in an endless loop must let other tasks run.
         await asyncio.sleep(MOMENT if is_filling else 0)
 
@@ -82,6 +76,27 @@ class LocalBroker(Broker):
         takers = sum(len(topics.get(topic, ())) for _, topics in _receivers.items())
         await self.publish(topic, message)
         return takers
+
+    def presence(self, topic: str) -> LocalPresence:
+        return self._presence
+
+
+def _hand_out(topic: str, message: Any) -> bool:
+    """Deliver a message. Return True if a receiver of this event loop says so."""
+    here = asyncio.get_running_loop()
+    is_filling = False
+    for loop, topics in _receivers.items():
+        for receiver in tuple(topics.get(topic, {}).values()):
+            if loop is here:
+                is_filling |= receiver.deliver(topic, message)
+            else:
+                with suppress(RuntimeError):  # That loop has been closed.
+                    loop.call_soon_threadsafe(receiver.deliver, topic, message)
+    return is_filling
+
+
+def _hand_out_text(topic: str, text: str) -> None:
+    _hand_out(topic, {"type": "websocket.send", "text": text})
 
 
 _receivers: Final = PerLoop[dict[str, dict[LocalBroker, Receiver]]](dict)

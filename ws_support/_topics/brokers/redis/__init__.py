@@ -20,9 +20,11 @@ from ws_support._topics.brokers.redis.history import (
     read_arguments,
 )
 from ws_support._topics.brokers.redis.listener import Listener
+from ws_support._topics.brokers.redis.presence import RedisPresence
 from ws_support._topics.brokers.redis.publisher import Publisher
 from ws_support._topics.brokers.redis.scripts import Script
 from ws_support._topics.positions import Position
+from ws_support._topics.presence.entries import difference_topic
 
 __all__ = ["RedisBroker", "addresses"]
 
@@ -47,6 +49,7 @@ class RedisBroker(Broker):
         self.title = f"Redis ({named_by})"
         self._listeners: dict[Address, Listener] = {}
         self._publishers: dict[Address, Publisher] = {}
+        self._presences: dict[Address, RedisPresence] = {}
         self._topics: set[str] = set()
 
     def _address(self, topic: str) -> Address:
@@ -107,6 +110,13 @@ class RedisBroker(Broker):
         address = self._address(topic)
         names = [address.key(each, topic) for each in keys]
         return await self._use(address, lambda each: each.call(script, names, arguments))
+
+    def presence(self, topic: str) -> RedisPresence:
+        address = self._address(difference_topic(topic))
+        presence = self._presences.get(address)
+        if presence is None:
+            presence = self._presences[address] = RedisPresence(address, self._use)
+        return presence
 
     async def _use(
         self, address: Address, use: Callable[[Publisher], Coroutine[Any, Any, Result]]
