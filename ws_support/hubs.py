@@ -206,6 +206,7 @@ class TopicsClient(Protocol):
     async def message(self, name: str, position: str | None, data: Any) -> None: ...
     async def snapshot(self, name: str, position: str | None, state: Any) -> None: ...
     async def gap(self, name: str, position: str) -> None: ...
+    async def presence(self, name: str, difference: dict[str, Any]) -> None: ...
 
 
 class TopicsHub(Hub[TopicsClient]):
@@ -235,6 +236,10 @@ class TopicsHub(Hub[TopicsClient]):
     async def history(self, name: str, since: str | None, limit: int | None) -> dict[str, Any]:
         """Return what the history of a topic has."""
         return await calls.history(self._connection, name, since, limit)
+
+    async def members(self, name: str) -> dict[str, Any]:
+        """Return who is present under a topic."""
+        return await calls.members(self._connection, name)
 
 
 class HubOutside(Generic[Client]):

@@ -13,12 +13,14 @@ from tests.redis import BROKER
 from ws_support._hubs import connection as connections
 from ws_support._hubs.connection import HubConnection
 from ws_support._hubs.messages import Invocation
+from ws_support._hubs.topics.follower import Follower
 from ws_support._topics import rules
 from ws_support._topics.brokers.base import BrokerUnavailable
 from ws_support._topics.registry import TopicRegistry
 from ws_support._topics.tokens import topic_token
 from ws_support.broadcast import broadcast, broadcast_json, statistics
 from ws_support.hubs import TopicsHub, description_of
+from ws_support.presence import present
 from ws_support.topics import Topic, topic
 
 _names = count()
@@ -27,6 +29,7 @@ RULES = {
     "plain/<path:name>": {"may_subscribe": True, "may_publish": True},
     "short/<path:name>": {"may_subscribe": True, "history": 3},
     "secret/<path:name>": {"history": 10},
+    "hall/<path:name>": {"may_subscribe": True, "presence": True},
 }
 
 
@@ -115,6 +118,12 @@ class Client(Socket):
         """The connection of the only client."""
         [record] = description_of(self.hub).manager().connections.values()
         return record
+
+    def follower_of(self, name: str) -> Any:
+        """The subscriptions of the client that belongs to this user."""
+        records = description_of(self.hub).manager().connections.values()
+        [record] = [each for each in records if each.user_identifier == name]
+        return Follower.of(record)
 
     async def subscribe(self, name: str, **options: Any) -> tuple[bool, str | None]:
         result = await self.result("Subscribe", name, options or None)
@@ -349,11 +358,13 @@ async def test_what_is_published_before_the_answer_does_not_come_behind_its_back
         await subscribe(name)
         early.append(await broadcast(name, "early"))
 
-    monkeypatch.setattr(broker, "subscribe", subscribing)
-    await ann.put_message(Invocation("Subscribe", [room, None], "1"))
-    assert (await ann.next()).result == {"recovered": False, "position": early[0]}
-    position = await broadcast(room, "new")
-    assert await ann.message() == [room, position, "new"]
+    async with Client("bob") as bob:
+        await bob.subscribe(room)
+        monkeypatch.setattr(broker, "subscribe", subscribing)
+        await ann.put_message(Invocation("Subscribe", [room, None], "1"))
+        assert (await ann.next()).result == {"recovered": False, "position": early[0]}
+        position = await broadcast(room, "new")
+        assert await ann.message() == [room, position, "new"]
 
 
 # Snapshots
@@ -667,6 +678,154 @@ async def test_a_client_has_so_many_subscriptions_and_no_more(in_memory, ann):
     await ann.subscribe("plain/2")
     await ann.result("Unsubscribe", "plain/1")
     await ann.subscribe("plain/3")
+
+
+# Presence
+
+
+class Person(User):
+    def get_username(self) -> str:
+        return self.pk.title()
+
+
+class People:
+    """Who is there, as a client is told."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client = client
+        self._name = name
+        self.members: dict[str, list[Any]] = {}
+        self.wholes = 0
+
+    async def until(self, **expected: list[Any]) -> None:
+        while self.members != expected:
+            target, (name, difference) = await self._client.called()
+            assert (target, name) == ("Presence", self._name)
+            if difference["whole"]:
+                self.wholes += 1
+                self.members.clear()
+            for each in difference["left"]:
+                del self.members[each["name"]]
+            for each in (*difference["joined"], *difference["changed"]):
+                assert each.keys() == {"key", "user_id", "name", "entries"}
+                self.members[each["name"]] = each["entries"]
+            assert difference["count"] == len(self.members)
+
+
+@pytest.fixture
+def hall(monkeypatch):
+    """A name that no other test has, and users with names."""
+    monkeypatch.setattr("tests.hubs.clients.User", Person)
+    return f"hall/{next(_names)}"
+
+
+@pytest.mark.parametrize("protocol", ["json", "messagepack"])
+async def test_clients_hear_who_is_there_and_who_comes_and_goes(way, problems, hall, protocol):
+    async with Client("ann", protocol=protocol) as ann:
+        await ann.subscribe(hall, presence={"page": 1})
+        people = People(ann, hall)
+        await people.until(Ann=[{"page": 1}])
+        async with Client("bob") as bob, Client("bob") as other:
+            await bob.subscribe(hall, presence=True)
+            await people.until(Ann=[{"page": 1}], Bob=[{}])
+            await other.subscribe(hall, presence={"page": 2})
+            await people.until(Ann=[{"page": 1}], Bob=[{}, {"page": 2}])
+            found = await ann.result("Members", hall)
+            assert found["count"] == 2
+            assert [each["name"] for each in found["members"]] == ["Ann", "Bob"]
+        await people.until(Ann=[{"page": 1}])
+        assert people.wholes == 1
+
+
+async def test_who_only_watches_is_not_there(in_memory, problems, hall):
+    async with Client("ann") as ann, Client("bob") as bob:
+        await ann.subscribe(hall, presence="watch")
+        people = People(ann, hall)
+        await people.until()
+        await bob.subscribe(hall, presence=True)
+        await people.until(Bob=[{}])
+        later = People(ann, hall)
+        await ann.put_message(Invocation("Subscribe", [hall, {"presence": "watch"}]))
+        await later.until(Bob=[{}])
+        assert later.wholes == 1
+
+
+async def test_a_client_changes_what_it_says_of_itself_and_whether_it_is_there(
+    in_memory, problems, hall
+):
+    async with Client("ann") as ann, Client("bob") as bob:
+        await ann.subscribe(hall, presence="watch")
+        people = People(ann, hall)
+        await bob.subscribe(hall, presence=True)
+        await people.until(Bob=[{}])
+        await bob.subscribe(hall, presence=True)
+        await bob.subscribe(hall, presence={"page": 2})
+        await people.until(Bob=[{"page": 2}])
+        await bob.subscribe(hall, presence="watch")
+        await people.until()
+        await bob.subscribe(hall, presence={"page": 3})
+        await people.until(Bob=[{"page": 3}])
+        await bob.subscribe(hall)
+        await people.until()
+        assert hall in bob.follower_of("bob").topics
+
+
+async def test_who_leaves_at_once_was_never_there(in_memory, problems, hall):
+    async with Client("ann") as ann, Client("bob") as bob:
+        await bob.subscribe(hall)
+        follower = ann.follower_of("ann")
+        await ann.subscribe(hall)
+        await follower.attend(hall, {})
+        await follower.leave(hall)
+        await follower.leave(hall)
+        assert (await bob.result("Members", hall))["members"] == []
+
+
+async def test_presence_is_written_once_for_all_who_hear_of_it(
+    in_memory, problems, hall, monkeypatch
+):
+    from ws_support._hubs.topics import watching
+
+    counts = []
+    sendable = watching.sendable
+    monkeypatch.setattr(watching, "sendable", lambda *given: counts.append(1) or sendable(*given))
+    async with Client() as one, Client() as two, Client("ann") as ann:
+        for client in (one, two):
+            await client.subscribe(hall, presence="watch")
+        for client in (one, two):
+            await People(client, hall).until()
+        counts.clear()
+        await ann.result("Subscribe", hall, {"presence": True})
+        for client in (one, two):
+            await People(client, hall).until(Ann=[{}])
+    assert counts in ([1] * 3, [1] * 6)  # For each list; and the whole for Ann herself.
+
+
+async def test_metadata_that_messagepack_cannot_express_are_json_text_there(
+    in_memory, problems, hall
+):
+    client = Client(protocol="messagepack")
+    async with present(hall, name="Ann", meta={"big": 2**70}), client:
+        await client.subscribe(hall, presence="watch")
+        await People(client, hall).until(Ann=[json.dumps({"big": 2**70})])
+
+
+async def test_presence_needs_rules_that_have_it_and_good_metadata(in_memory, ann, room, hall):
+    none = "invalid: This topic has no presence."
+    assert await ann.refusal("Subscribe", room, {"presence": True}) == none
+    assert await ann.refusal("Members", room) == none
+    large = {"page": "x" * 5000}
+    refusal = await ann.refusal("Subscribe", hall, {"presence": large})
+    assert refusal.startswith("invalid: The metadata of an entry has up to 4096 bytes")
+    assert await ann.refusal("Members", "nowhere") == FORBIDDEN
+
+
+async def test_members_cannot_be_read_in_an_outage(in_memory, ann, hall, monkeypatch):
+    async def fail(*_: Any) -> None:
+        raise BrokerUnavailable("it is away")
+
+    monkeypatch.setattr(TopicRegistry.of_this_loop().broker.presence(hall), "read", fail)
+    assert await ann.refusal("Members", hall) == "unavailable: The broker does not answer."
 
 
 # Outages

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
+from ws_support import presence
 from ws_support._hubs.connection import HubConnection
 from ws_support._hubs.errors import HubException
 from ws_support._hubs.messages import Invocation
 from ws_support._hubs.topics.follower import Follower
+from ws_support._hubs.topics.watching import sendable
 from ws_support._hubs.topics.written import json_for, value_of
 from ws_support._topics.brokers.base import BrokerError
 from ws_support._topics.messages import check_subscriptions, json_of
@@ -35,6 +37,14 @@ class SubscribeOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True)
     since: str | None = None
     token: str | None = None
     snapshot: bool = False
+    presence: bool | Literal["watch"] | dict[str, Any] = False
+
+    @property
+    def meta(self) -> dict[str, Any] | None:
+        """The metadata of who is present; None for who is not."""
+        if isinstance(self.presence, dict):
+            return self.presence
+        return {} if self.presence is True else None
 
 
 class PublishOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -53,6 +63,8 @@ async def subscribe(
     since = _checked(options.since)
     if options.snapshot and (rules is None or not rules.has_snapshot):
         raise _refusal("invalid", "This topic has no snapshot.")
+    if options.presence is not False:
+        _check_presence(rules, name, options.meta)
     try:
         limit = get_options().max_subscriptions
         check_subscriptions(follower.topics, follower.topics_length, name, limit)
@@ -71,7 +83,21 @@ async def subscribe(
     except BaseException:
         await subscription.undo()
         raise
+    if options.presence is False:
+        await follower.leave(name)
+    else:
+        await follower.attend(name, options.meta)
     return {"recovered": recovery.recovered, "position": recovery.position}
+
+
+def _check_presence(rules: Rules | None, name: str, meta: dict[str, Any] | None) -> None:
+    if rules is None or not rules.presence:
+        raise _no_presence()
+    try:
+        presence.present(name, meta=meta)
+    except (TypeError, ValueError) as error:
+        raise _refusal("invalid", str(error)) from None
+    _broker().presence(name)  # It raises where there can be none.
 
 
 class _Subscription:
@@ -172,6 +198,18 @@ async def history(
     }
 
 
+async def members(connection: HubConnection, name: str) -> dict[str, Any]:
+    """Answer `Members`."""
+    rules = await _known(connection, name)
+    if rules is None or not rules.presence:
+        raise _no_presence()
+    try:
+        found = await presence.members(name)
+    except presence.PresenceUnavailable as error:
+        raise _away() from error
+    return {"count": found.count, "members": sendable(found.members, connection.protocol)}
+
+
 # Who may
 
 
@@ -230,6 +268,10 @@ def _refusal(code: str, text: str) -> HubException:
 def _forbidden() -> HubException:
     """Return the same error for a topic that is not there, and for one that is not for the user."""
     return _refusal("forbidden", "There is no such topic for you.")
+
+
+def _no_presence() -> HubException:
+    return _refusal("invalid", "This topic has no presence.")
 
 
 def _away() -> HubException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -17,9 +18,21 @@ from ws_support._topics.subscriber import Published as PublishedUnderTopic
 def for_hubs(published: PublishedUnderTopic) -> Published:
     """Return what was published under a topic as an invocation of clients, the same for all."""
     if published.for_hubs is None:
-        published.for_hubs = Published(_Written(published))
+
+        def write(protocol: HubProtocol) -> bytes:
+            data = value_of(published.message, protocol)
+            return protocol.write(
+                Invocation("Message", [published.topic, published.position, data])
+            )
+
+        published.for_hubs = written_by(write)
     message: Published = published.for_hubs
     return message
+
+
+def written_by(write: Callable[[HubProtocol], bytes]) -> Published:
+    """Return a message for many connections: `write` is called for each protocol that is used."""
+    return Published(_Written(write))
 
 
 def value_of(message: dict[str, Any], protocol: HubProtocol) -> Any:
@@ -48,12 +61,10 @@ def json_for(text: str, protocol: HubProtocol) -> Any:
 class _Written(dict[str, bytes]):
     """The bytes of a message by the name of the protocol, written when somebody needs them."""
 
-    def __init__(self, published: PublishedUnderTopic) -> None:
+    def __init__(self, write: Callable[[HubProtocol], bytes]) -> None:
         super().__init__()
-        self._published = published
+        self._write = write
 
     def __missing__(self, name: str) -> bytes:
-        protocol, published = PROTOCOLS[name], self._published
-        arguments = [published.topic, published.position, value_of(published.message, protocol)]
-        data = self[name] = protocol.write(Invocation("Message", arguments))
+        data = self[name] = self._write(PROTOCOLS[name])
         return data
