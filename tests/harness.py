@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -105,6 +107,14 @@ class Server(testing.Server):
             return self.events(name, path)[count - 1 :]
 
         return wait_until(found, f"event {name} for {path}", self.log)[0]
+
+    def wait_until_nobody_listens(self) -> None:
+        """Wait until its workers have ended, too, which outlive a main process that was killed."""
+        for _ in until("end of the workers", self.log):
+            with socket.socket() as probe:
+                probe.settimeout(1)  # A worker that hangs may have a full queue.
+                if probe.connect_ex((self.host, self.port)) == errno.ECONNREFUSED:
+                    return
 
 
 def until(what: str, details: Any = lambda: "") -> Iterator[None]:

@@ -187,6 +187,38 @@ async def test_a_password_that_is_changed_is_an_outage_until_it_is_changed_back(
     assert "rosebud" not in caplog.text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["pubsub"], indirect=True)
+async def test_the_layer_is_back_when_also_those_who_heard_nothing_of_the_outage_are_back(
+    redis, hasty, way, caplog, monkeypatch
+):
+    monkeypatch.setattr("ws_support._topics.brokers.channel_layer.listener._PROBE_EVERY", 60)
+    with Client(port=redis.port) as operator:
+        operator.config_set("requirepass", "rosebud")
+        hosts = [f"redis://:rosebud@127.0.0.1:{redis.port}"]
+        with override_settings(**redis.settings(way, hosts=hosts)):
+            async with connected(Both.as_asgi()) as peer:
+                await broadcast("topic", "before")
+                assert await peer.texts(1) == ["before"]
+                operator.config_set("requirepass", "another")
+                operator.client_kill_filter(_type="normal", skipme=True)
+                pubsub = sorted(operator.client_list(_type="pubsub"), key=lambda each: each["sub"])
+                # The connection for topics is the last, since it has more channels. Each connects
+                # again after whole seconds: the one for topics later than the other.
+                for each in pubsub:
+                    operator.client_kill_filter(_id=each["id"])
+                    await asyncio.sleep(0.3)
+                await peer.says("another")
+                assert await peer.texts(1) == ["joined"]
+                await eventually(lambda: lines(caplog) == ["away"])
+                operator.config_set("requirepass", "rosebud")
+                await sooner_or_later(lambda: lines(caplog) == ["away", "back"])
+                await broadcast("topic", "after")
+                assert await peer.texts(1) == ["after"]
+            await get_channel_layer().flush()
+    assert lines(caplog) == ["away", "back"]
+
+
 def refused(operator: Client) -> int:
     """How many passwords Redis has refused: redis-py says them with HELLO or AUTH."""
     commands = operator.info("commandstats")

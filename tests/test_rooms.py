@@ -175,7 +175,14 @@ EXPORTS = {
     "ws_support.testing.server": {"Process", "Server", "Spawn", "spawn_python"},
     "ws_support.testing.waiting": {"BOUND", "wait_until"},
     "ws_support.testing.wire": {"RawClient"},
-    "ws_support.topics": {"Topic", "topic"},
+    "ws_support.topics": {
+        "History",
+        "HistoryMessage",
+        "Recovery",
+        "Topic",
+        "history",
+        "topic",
+    },
     "ws_support.urls": {"urlpatterns"},
     "ws_support.websocket": {
         "ConnectionClosed",

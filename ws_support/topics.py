@@ -10,6 +10,11 @@
 
     RoomTopic.name(room_id=7)  # "room/7"
 
+A topic with a history gives back what a client has missed, or `history()` reads it:
+
+    position = await broadcast("room/7", "hello")
+    await self.subscribe("room/7", since=position)
+
 Django imports the module `topics` of each application, as it imports `admin`. The settings may have
 rules as well: `WS_SUPPORT["TOPICS"]`.
 """
@@ -21,10 +26,12 @@ from typing import Any, ClassVar, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
+from ws_support._topics.reading import History, HistoryMessage, history
+from ws_support._topics.registry import Recovery
 from ws_support._topics.rules import register
 from ws_support._topics.sources import ClassRule
 
-__all__ = ["Topic", "topic"]
+__all__ = ["History", "HistoryMessage", "Recovery", "Topic", "history", "topic"]
 
 
 class Topic:

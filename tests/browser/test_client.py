@@ -72,6 +72,7 @@ def test_after_a_server_was_away_for_five_seconds_messages_arrive_in_order_and_e
     sent = [f"message {number}" for number in range(20)]
     client.send(*sent)
     time.sleep(5)  # That is how long it is away.
+    server.wait_until_nobody_listens()  # Its worker, if it has one, ends a moment later.
     again = serve_client(asgi_server=name, port=server.port)
     client.wait_for("reconnected")
     client.wait_for("message", 21)

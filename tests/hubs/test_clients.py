@@ -80,6 +80,7 @@ def test_a_client_comes_back_with_a_new_id_when_the_server_was_killed_and_is_the
     server.process.kill()
     server.process.wait(BOUND)
     clients.wait_for("lost")
+    server.wait_until_nobody_listens()  # Its worker, if it has one, ends a moment later.
     again = start(port=server.port)
     back = clients.wait_for("back")
     assert before.isdisjoint(ids_in(back))

@@ -111,7 +111,11 @@ class Commands(AsyncWebsocketConsumer):
             case "hang":
                 log("hanging", path=self.scope["path"])
                 library = ctypes.PyDLL if command["keeps_the_lock"] else ctypes.CDLL
-                library(None).sleep(3600)
+                # Waits for itself. A signal would end most other waits.
+                mutex = ctypes.create_string_buffer(64)
+                library(None).pthread_mutex_init(mutex, None)
+                for _ in range(2):
+                    library(None).pthread_mutex_lock(mutex)
 
     async def disconnect(self, code: int) -> None:
         log("disconnect()", path=self.scope["path"], code=code)

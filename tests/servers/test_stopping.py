@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import errno
 import fcntl
 import json
 import os
@@ -329,6 +328,48 @@ def test_a_signal_in_the_moment_before_the_lifespan_starts_ends_it_at_once():
     )
 
 
+def test_a_signal_while_hypercorn_begins_to_listen_leaves_no_connection_behind():
+    """In a process that sends it to itself and is its own client: the moment is short."""
+    program = """
+import asyncio, os, signal, socket, sys
+from django.core.management import execute_from_command_line
+
+begin, clients, port = asyncio.start_server, [], sys.argv[1]
+
+async def start_server(*arguments, **options):
+    server = await begin(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        await asyncio.sleep(0.2)
+    finally:
+        connect()
+    return server
+
+def connect():
+    client = socket.socket()
+    if client.connect_ex(("127.0.0.1", int(port))) == 0:
+        clients.append(client)
+        if len(clients) < 20:
+            asyncio.get_running_loop().call_soon(connect)
+
+asyncio.start_server = start_server
+execute_from_command_line(["", "runasgi", "--server", "hypercorn", "--port", port])
+assert clients
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(free_port())],
+        cwd=ROOT,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.project.settings"},
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "destroyed" not in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 @pytest.mark.parametrize("name", ["granian"], indirect=True)
 def test_a_worker_of_granian_that_is_told_so_in_that_moment_ends_at_once(serve, name):
     server = serve(
@@ -624,14 +665,7 @@ def test_workers_end_with_their_main_process(serve, name, workers):
     for _ in until("20 calls of disconnect()", server.log):
         if len(server.events("disconnect() done")) == 20:
             break
-    wait_until_nobody_listens(server)
-
-
-def wait_until_nobody_listens(server):
-    for _ in until("end of the workers", server.log):
-        with sockets.socket() as probe:
-            if probe.connect_ex((server.host, server.port)) == errno.ECONNREFUSED:
-                return
+    server.wait_until_nobody_listens()
 
 
 @pytest.mark.slow
@@ -650,7 +684,7 @@ def test_workers_that_hang_in_c_are_killed_when_their_main_process_has_ended(
         socket.send(json.dumps({"do": "hang", "keeps_the_lock": keeps_the_lock}))
         server.wait_for_event("hanging", "/commands")
         server.process.kill()
-        wait_until_nobody_listens(server)
+        server.wait_until_nobody_listens()
 
 
 @pytest.mark.parametrize(

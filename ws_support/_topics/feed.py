@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ws_support._asyncio import Backoff, comes
 from ws_support._topics.brokers.base import MOMENT, Broker, BrokerError, BrokerUnavailable
-from ws_support._topics.positions import Position, offset_of
+from ws_support._topics.positions import Position
 from ws_support._topics.subscriber import Published, hand_out
 
 logger = logging.getLogger("ws_support.broadcast")
@@ -54,8 +54,11 @@ class Feed:
         self.position: Position | None = None
         """That of the last message that was handed out; None until it is known."""
         self._held: dict[Any, int] = {}
-        self._tail: deque[Published] = deque(maxlen=_TAIL)
-        self._pending: deque[Published] = deque(maxlen=_PENDING)
+        # Messages with their positions: those that were handed out, and those that wait.
+        self._tail: deque[tuple[Position, Published]] = deque(maxlen=_TAIL)
+        self._pending: deque[tuple[Position, Published]] = deque(maxlen=_PENDING)
+        self._read: set[Position] = set()
+        """The positions that the feed has read last."""
         self._task: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._backoff = Backoff()
@@ -65,27 +68,28 @@ class Feed:
         """Take a message. Return True if the next should wait for a moment."""
         published = Published(self._topic, message, position, previous)
         if self._task is None and previous == self.position:
-            return self._pass_on(published)
-        self._pending.append(published)
+            return self._pass_on(position, published)
+        self._pending.append((position, published))
         self.catch_up()
         return False
 
-    def _pass_on(self, published: Published) -> bool:
-        self.position = published.position
+    def _pass_on(self, position: Position, published: Published) -> bool:
+        self.position = position
         if self._held:
-            self._tail.append(published)
+            self._tail.append((position, published))
         self._moved()
         return hand_out(published, self._subscribers, self._held)
 
     # Messages that the feed itself has missed
 
-    def catch_up(self) -> None:
-        """Read from the history what has not come."""
+    def catch_up(self) -> asyncio.Task[None]:
+        """Read from the history what has not come, in the task that is returned."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
         if self._task is None:
             self._task = asyncio.create_task(self._catch_up(), name="history")
+        return self._task
 
     def end(self) -> None:
         """Stop: nobody subscribes any more."""
@@ -96,8 +100,7 @@ class Feed:
     async def until_known(self) -> None:
         """Wait until the position is known, or the broker has failed."""
         if self.position is None:
-            self.catch_up()
-            await asyncio.wait([self._task])  # type: ignore[list-item]
+            await asyncio.wait([self.catch_up()])
 
     async def _catch_up(self) -> None:
         try:
@@ -107,8 +110,9 @@ class Feed:
         except BrokerError as error:
             if not isinstance(error, BrokerUnavailable):
                 logger.error("The history of %.100a could not be read: %s.", self._topic, error)
-            loop = asyncio.get_running_loop()
-            self._retry = loop.call_later(self._backoff.next(), self.catch_up)
+            if self._subscribers:
+                loop = asyncio.get_running_loop()
+                self._retry = loop.call_later(self._backoff.next(), self.catch_up)
         finally:
             self._task = None
 
@@ -116,29 +120,30 @@ class Feed:
         """Hand on what follows in the history. Return True if that was all."""
         since = self.position
         log = await self._broker.read(self._topic, since, 0 if since is None else _CHUNK)
-        if since is None or not log.is_complete:
+        if since is None:
+            # What has come already is new, though it is in the history by now.
+            self.position = self._pending[0][1].previous if self._pending else log.position
+            self._moved()
+        elif not log.is_complete:
             self.position = log.position
             self._moved()
-            if since is not None:
-                self._tell_gap(self._topic, log.position)
+            self._tell_gap(self._topic, log.position)
+        self._read = {log.position, *(each.position for each in log.entries)}
         for position, message in log.entries:
             published = Published(self._topic, message, position, self.position)
-            if self._pass_on(published):
+            if self._pass_on(position, published):
                 await asyncio.sleep(MOMENT)
         return not log.has_more and self._pass_on_pending()
 
     def _pass_on_pending(self) -> bool:
         """Hand on what has come meanwhile. Return False if something before it is missing."""
-        pending = deque(self._pending)
+        pending = list(self._pending)
         self._pending.clear()
-        while pending and pending[0].previous != self.position:
-            last = pending.popleft()
-            if not pending:
-                return offset_of(last.position) <= offset_of(self.position)
-        for published in pending:
-            if published.previous != self.position:
+        for position, published in pending:
+            if published.previous == self.position:
+                self._pass_on(position, published)
+            elif position not in self._read:
                 return False
-            self._pass_on(published)
         return True
 
     # Messages that a subscriber has missed
@@ -169,19 +174,18 @@ class Feed:
                 log = await self._broker.read(self._topic, position, _CHUNK)
                 if not log.is_complete:
                     return False, self.position or log.position
-                known = [Published(self._topic, message, at) for at, message in log.entries]
+                known = [(at, Published(self._topic, message, at)) for at, message in log.entries]
             if not known:
                 await self._until_moved()
-            for published in known:
+            for at, published in known:
                 await subscriber.replay(published)
-                position = published.position
+                position = at
         return True, position
 
-    def _known_after(self, position: Position) -> list[Published]:
-        for at, published in enumerate(self._tail):
-            if published.previous == position:
-                return list(self._tail)[at:]
-        return []
+    def _known_after(self, position: Position) -> list[tuple[Position, Published]]:
+        tail = list(self._tail)
+        starts = (at for at, (_, published) in enumerate(tail) if published.previous == position)
+        return tail[next(starts, len(tail)) :]
 
     async def _until_moved(self) -> None:
         """Wait for what is in the history, and has not come here yet."""

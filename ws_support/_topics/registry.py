@@ -176,7 +176,7 @@ class TopicRegistry:
     def deliver_kept(
         self, topic: str, message: Any, position: Position, previous: Position
     ) -> bool:
-        """Send a message that has a place in the history of its topic. Return what `deliver()` does.
+        """Send a message that has a place in the history of its topic; return as `deliver()` does.
 
         What is missing before it is read from the history, and sent first.
         """
@@ -204,6 +204,7 @@ class TopicRegistry:
 
         Those that cannot be told are closed.
         """
+        TopicRegistry.lost += 1
         closed = 0
         for subscriber in tuple(self._topics.get(topic, ())):
             tell = getattr(subscriber, "gap", None)
@@ -211,7 +212,7 @@ class TopicRegistry:
                 closed += subscriber.miss()
             else:
                 tell(topic, position)
-        self._log_loss("some", topic, _NO_HISTORY, closed)
+        self._log_loss("at least 1", topic, _NO_HISTORY, closed)
 
     def _log_loss(self, count: str, topic: str, cause: str, closed: int) -> None:
         now = monotonic()

@@ -30,7 +30,7 @@ class BrokerUnavailable(BrokerError):
 class Keeping(NamedTuple):
     """What the history of a topic keeps."""
 
-    count: int
+    most: int
     """The most messages; at least 1."""
     seconds: float
     """How long it is kept after the last message."""

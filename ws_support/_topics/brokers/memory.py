@@ -42,7 +42,7 @@ class _History:
     def append(self, message: Any, keeping: Keeping) -> None:
         self.position = position(offset_of(self.position) + 1)
         self.entries.append(Entry(self.position, message))
-        while len(self.entries) > keeping.count:
+        while len(self.entries) > keeping.most:
             self.before = self.entries.popleft().position
         self.expires_at = monotonic() + keeping.seconds
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final
 from ws_support._asgi import remove_direct
 from ws_support.conf import Options
 from ws_support.exceptions import ClientGone
+from ws_support.servers._run.application import Application
 from ws_support.servers._run.banner import ping_interval
 from ws_support.servers._run.limits import HEAD_TIMEOUT, MAX_HEAD
 from ws_support.servers._run.shutdown import Stop, wake_at_signals
@@ -77,6 +78,7 @@ class Hypercorn(SocketServer):
             **self.websocket_options(plan.options),
         )
         config.per_message_deflate = plan.options.per_message_deflate  # type: ignore[attr-defined]
+        Application.is_starting = True  # So that a signal before the lifespan counts.
         try:
             asyncio.run(_serve(_Application(application), config, stop))
         except Exception:
@@ -125,15 +127,26 @@ async def _serve(application: _Application, config: Any, stop: Stop) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_handle_exception)
     has_begun = asyncio.Event()
+    listening = loop.create_future()
+
+    async def until_stop() -> None:
+        listening.set_result(None)
+        await has_begun.wait()
+
     wake_at_signals(loop)
     stop.on_signal(partial(loop.call_soon_threadsafe, has_begun.set))
     serving = loop.create_task(
-        # When shutdown_trigger returns, Hypercorn stops listening and waits for its connections.
-        serve(application, config, shutdown_trigger=has_begun.wait, mode="asgi")
+        # Hypercorn calls shutdown_trigger when it has begun to listen. When that returns, Hypercorn
+        # stops listening and waits for its connections.
+        serve(application, config, shutdown_trigger=until_stop, mode="asgi")
     )
     begun = loop.create_task(has_begun.wait())
     await asyncio.wait([serving, begun], return_when=asyncio.FIRST_COMPLETED)
     if begun.done():
+        if not Application.is_starting:
+            # Hypercorn 0.18 listens on when it is cancelled while it begins to, and connections
+            # that are accepted then are left when the loop is closed: tracebacks in the log.
+            await asyncio.wait([serving, listening], return_when=asyncio.FIRST_COMPLETED)
         await stop.say_goodbye()
         if application.requests:
             await asyncio.wait(application.requests, timeout=stop.left_for_the_server)

@@ -41,6 +41,9 @@ _TURN: Final = 2.5
 _QUIET_TURNS: Final = 2
 """Turns in a row without a message after which the layer is taken to deliver none."""
 
+_AGAIN: Final = 0.5
+"""Seconds after which a probe that is not back is sent again during an outage."""
+
 _MOST_TURNS: Final = 12
 """Turns after which the probe is taken to be lost. Other messages may still come: with several
 Redis, one may have forgotten the probe."""
@@ -73,7 +76,11 @@ class Listener:
         self._probe.is_wanted = True
         self._channel: str | None = None
         self._channel_lock = asyncio.Lock()
-        self._outage = outages.detector()
+        # A listener on channels_redis.pubsub, which alone has this method, may hear nothing of an
+        # outage: the layer connects again by itself, and meanwhile reports nothing.
+        hears_nothing = hasattr(type(layer), "_get_layer")
+        self._outage = outages.detector(self._take_part if hears_nothing else None)
+        self._loop = asyncio.get_running_loop()
         self._look = asyncio.Event()
         self._came_round = asyncio.Event()
         # True if a message has come since the turn began.
@@ -259,7 +266,7 @@ class Listener:
     async def _send_round(self) -> None:
         await self._settle(self._probe)
         self._came_round.clear()
-        await send_to_group(self._layer, self._probe.group, {"type": PROBE})
+        await self._send_probe()
         if not await self._comes_round():
             # The layer takes messages and delivers none: it has forgotten the memberships, or a
             # connection hangs.
@@ -267,6 +274,9 @@ class Listener:
             self._channel = None
             self._reader = asyncio.create_task(self._read())
             raise BrokerError("messages do not come back from it")
+
+    async def _send_probe(self) -> None:
+        await send_to_group(self._layer, self._probe.group, {"type": PROBE})
 
     async def _comes_round(self) -> bool:
         """Wait for the probe, and return False if it is lost.
@@ -277,16 +287,38 @@ class Listener:
         quiet = 0
         for _ in range(_MOST_TURNS):
             self._has_taken = False
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._came_round.wait(), _TURN)
+            if await self._comes_in_a_turn():
                 return True
             quiet = 0 if self._has_taken else quiet + 1
             if quiet == _QUIET_TURNS:
                 break
         return False
 
+    async def _comes_in_a_turn(self) -> bool:
+        """Wait for the probe during one turn. In an outage, send it again and again meanwhile.
+
+        When an outage ends, the connection that publishes may be back before the one that listens.
+        """
+        is_away = self._outage.is_away
+        for _ in range(int(_TURN / _AGAIN) if is_away else 1):
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._came_round.wait(), _AGAIN if is_away else _TURN)
+                return True
+            if is_away:
+                await self._send_probe()
+        return False
+
     def _all(self) -> tuple[_Membership, ...]:
         return (self._probe, *self._memberships.values())
+
+    def _take_part(self, error: Exception) -> None:
+        """Take part in an outage that another user of the layer, in any thread, has noticed."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._lose_unless_closed, error)
+
+    def _lose_unless_closed(self, error: Exception) -> None:
+        if not self._tender.done():
+            self._lose(error)
 
     def _lose(self, error: Exception) -> None:
         if not self._outage.is_away:

@@ -86,7 +86,7 @@ def append_arguments(message: Any, keeping: Keeping, channel: bytes) -> list[byt
     return [
         b"%d" % mark(),
         b"%d" % mark(),
-        b"%d" % keeping.count,
+        b"%d" % keeping.most,
         _milliseconds(keeping.seconds),
         _milliseconds(keeping.seconds + KEEP_POSITION),
         write_entry(message),

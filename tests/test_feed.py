@@ -1,0 +1,244 @@
+"""A topic with history whose messages come late, twice, in disorder, or never: nobody is misled."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+
+from django.test import override_settings
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from ws_support._topics.brokers.base import BrokerUnavailable, Keeping
+from ws_support._topics.brokers.local import LocalBroker
+from ws_support._topics.brokers.memory import histories
+from ws_support._topics.registry import TopicRegistry
+
+KEPT = 5
+_names = count()
+
+
+class Unreliable(LocalBroker):
+    """Keeps what is published, and delivers it when it is told to, if at all."""
+
+    def __init__(self, receiver):
+        super().__init__(receiver)
+        self.receiver = receiver
+        self.on_the_way = []
+        self.is_away = False
+
+    async def append(self, topic, message, keeping):
+        with histories().lock:
+            position, previous = histories().append(topic, message, keeping)
+        self.on_the_way.append((topic, message, position, previous))
+        return position
+
+    async def read(self, topic, since, limit):
+        await asyncio.sleep(0)
+        if self.is_away:
+            raise BrokerUnavailable("it is away")
+        log = await super().read(topic, since, min(limit, 2))
+        await asyncio.sleep(0)
+        return log
+
+
+class Reader:
+    """Notes what comes: messages, and that something is missing."""
+
+    def __init__(self, began_at):
+        self.topics = set()
+        self.topics_length = 0
+        self.heard = began_at
+        """The number of the last message, as far as the reader knows."""
+        self.may_read = asyncio.Event()
+        self.may_read.set()
+        self.position = None
+        self.joining = None
+
+    def push(self, published):
+        number = int(published.message["text"])
+        assert self.heard is None or number == self.heard + 1, f"{number} after {self.heard}"
+        self.heard = number
+        self.position = published.position
+        return False
+
+    async def replay(self, published):
+        await self.may_read.wait()
+        self.push(published)
+
+    def gap(self, topic, position):
+        self.heard, self.position = None, position
+
+
+class Feeds(RuleBasedStateMachine):
+    """Readers of one topic, and what they know of the messages that were published."""
+
+    @initialize()
+    def begin(self):
+        self.loop = asyncio.new_event_loop()
+        self.raised = []
+        self.loop.set_exception_handler(lambda loop, context: self.raised.append(context))
+        self.options = override_settings(
+            CHANNEL_LAYERS={}, WS_SUPPORT={"TOPICS": {"<path:name>": {"history": KEPT}}}
+        )
+        self.options.enable()
+        self.topic = f"feed {next(_names)}"
+        self.registry = TopicRegistry()
+        self.broker = self.registry.broker = Unreliable(self.registry)
+        self.published = 0
+        self.positions = {}
+        self.readers = []
+
+    def run(self, coroutine):
+        return self.loop.run_until_complete(coroutine)
+
+    async def settle(self):
+        for _ in range(60):
+            await asyncio.sleep(0)
+
+    # What publishers and the network do
+
+    @rule()
+    def publish(self):
+        message = {"type": "websocket.send", "text": str(self.published)}
+        position = self.run(self.broker.append(self.topic, message, Keeping(KEPT, 600)))
+        self.positions[position] = self.published
+        self.published += 1
+
+    @precondition(lambda self: self.broker.on_the_way)
+    @rule(at=st.integers(0, 2), is_kept=st.sampled_from([False, False, True]))
+    def deliver(self, at, is_kept):
+        at = min(at, len(self.broker.on_the_way) - 1)
+        message = self.broker.on_the_way[at]
+        if not is_kept:
+            del self.broker.on_the_way[at]
+        self.run(self.handing_over(message))
+
+    async def handing_over(self, message):
+        self.registry.deliver_kept(*message)
+
+    @precondition(lambda self: self.broker.on_the_way)
+    @rule()
+    def deliver_all(self):
+        while self.broker.on_the_way:
+            self.deliver(0, is_kept=False)
+
+    @precondition(lambda self: self.broker.on_the_way)
+    @rule()
+    def lose(self):
+        del self.broker.on_the_way[0]
+
+    @rule()
+    def go_away(self):
+        self.broker.is_away = True
+
+    @rule()
+    def lose_the_history(self):
+        with histories().lock:
+            histories()._histories.pop(self.topic, None)
+
+    # What readers do
+
+    @rule(is_slow=st.booleans())
+    def subscribe(self, is_slow):
+        reader = Reader(None)
+        if is_slow:
+            reader.may_read.clear()
+        self.readers.append(reader)
+        self.join(reader, None)
+
+    @precondition(lambda self: self.positions)
+    @rule(is_slow=st.booleans(), back=st.integers(0, KEPT + 1))
+    def resume(self, is_slow, back):
+        """From one of the last positions, also from one that is no longer kept."""
+        position = list(self.positions)[-1 - min(back, len(self.positions) - 1)]
+        reader = Reader(self.positions[position])
+        if is_slow:
+            reader.may_read.clear()
+        self.readers.append(reader)
+        self.join(reader, position)
+
+    def join(self, reader, since):
+        async def joined():
+            try:
+                recovery = await self.registry.subscribe(self.topic, reader, since)
+            except BrokerUnavailable:
+                self.readers.remove(reader)
+                return
+            if since is not None and not recovery.recovered:
+                reader.heard = None
+            if recovery.position is not None:
+                reader.position = reader.position or recovery.position
+
+        async def begin():
+            reader.joining = asyncio.create_task(joined())
+            await asyncio.sleep(0)
+
+        self.run(begin())
+
+    @precondition(lambda self: self.readers)
+    @rule(at=st.integers(0, 5))
+    def leave(self, at):
+        reader = self.readers.pop(at % len(self.readers))
+
+        async def left():
+            reader.joining.cancel()
+            await asyncio.wait([reader.joining])
+            await self.registry.leave_all(reader)
+
+        self.run(left())
+
+    @rule()
+    def wait(self):
+        self.run(self.settle())
+
+    @rule()
+    def all_is_well(self):
+        """Whoever has not been told of a gap has everything, once the network works again."""
+
+        self.broker.is_away = False
+        self.lend_readers_time()
+        while self.broker.on_the_way:
+            self.deliver(0, is_kept=False)
+        self.run(self.settle())
+        # Whatever was lost shows with the next message.
+        self.publish()
+        self.deliver(0, is_kept=False)
+        self.lend_readers_time()
+        for reader in self.readers:
+            assert reader.heard in (None, self.published - 1)
+            assert reader.joining.done()
+
+    def lend_readers_time(self):
+        async def read():
+            for reader in self.readers:
+                reader.may_read.set()
+            for _ in range(20):
+                await self.settle()
+
+        self.run(read())
+
+    @invariant()
+    def nothing_was_raised(self):
+        assert not getattr(self, "raised", None)
+
+    @invariant()
+    def nothing_is_kept_for_those_who_recover_when_nobody_does(self):
+        for feed in getattr(self, "registry", self).__dict__.get("_feeds", {}).values():
+            assert feed._held or not feed._tail
+
+    def teardown(self):
+        if not hasattr(self, "loop"):
+            return
+        self.broker.is_away = False
+        while self.readers:
+            self.leave(0)
+        self.run(self.settle())
+        assert not self.registry._feeds
+        self.loop.close()
+        self.options.disable()
+
+
+Feeds.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestFeeds = Feeds.TestCase

@@ -1,0 +1,544 @@
+"""Topics with a history: who comes back gets what was missed, once and in order, or hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from itertools import count
+
+import pytest
+from django.test import override_settings
+
+from tests.peers import Served, connected
+from tests.redis import BROKER
+from tests.test_connection import eventually
+from ws_support.broadcast import (
+    BroadcastError,
+    broadcast,
+    broadcast_json,
+    broadcast_json_sync,
+    broadcast_on_commit,
+    broadcast_sync,
+    statistics,
+)
+from ws_support.consumers import AsyncWebsocketConsumer
+from ws_support.topics import history
+from ws_support.websocket import websocket_view
+
+RULES = {
+    "room/<path:name>": {"history": 300},
+    "short/<path:name>": {"history": 3},
+}
+_names = count()
+
+
+class Person:
+    """A user, as far as that is asked for."""
+
+    def __init__(self, pk=None):
+        self.pk = pk
+        self.is_authenticated = pk is not None
+
+
+@pytest.fixture(params=["memory", "redis"])
+def way(request):
+    """Where histories are kept."""
+    settings = {"CHANNEL_LAYERS": {}, "WS_SUPPORT": {"TOPICS": RULES, "BROADCAST_QUEUE": 1000}}
+    if request.param == "redis":
+        redis = request.getfixturevalue("redis")
+        settings = redis.settings(BROKER, options=settings["WS_SUPPORT"])
+    with override_settings(**settings):
+        yield request.param
+
+
+@pytest.fixture
+def room():
+    """A name that no other test has: histories in memory outlive a test."""
+    return f"room/{next(_names)}"
+
+
+@pytest.fixture
+def short():
+    return f"short/{next(_names)}"
+
+
+@websocket_view
+async def resuming(websocket):
+    """Does what each message says, and tells how it went."""
+    await websocket.accept()
+    await websocket.subscribe("plain")
+    async for message in websocket:
+        command = json.loads(message)
+        if "leave" in command:
+            await websocket.unsubscribe(command["leave"])
+            continue
+        try:
+            recovery = await websocket.subscribe(**command)
+        except (BroadcastError, ValueError, TypeError) as error:
+            await websocket.send(f"{type(error).__name__}: {error}")
+        else:
+            await websocket.send(f"recovered {recovery.recovered} {recovery.position}")
+
+
+class Resuming(AsyncWebsocketConsumer):
+    async def receive(self, text_data=None, bytes_data=None):
+        recovery = await self.subscribe(**json.loads(text_data))
+        await self.send(f"recovered {recovery.recovered} {recovery.position}")
+
+
+class Client(Served):
+    """Knows when the application sends, also while it reads nothing."""
+
+    sent = 0
+
+    async def serve_send(self, message):
+        self.sent += 1
+        await super().serve_send(message)
+
+    async def is_sent(self, count):
+        await eventually(lambda: self.sent >= count)
+
+
+@asynccontextmanager
+async def client(application=resuming, **scope):
+    async with connected(application, Client, **scope) as peer:
+        yield peer
+        # Whoever a test has paused is told of the end.
+        peer.resume_reading()
+
+
+async def asks(peer, topic, since=None, **more):
+    await peer.says(json.dumps({"topic": topic, "since": since, **more}))
+
+
+async def positions_of(topic, *messages):
+    return [await broadcast(topic, each) for each in messages]
+
+
+async def test_a_message_has_a_position_in_a_topic_with_a_history_and_in_no_other(way, room):
+    first, second = await positions_of(room, "a", "b")
+    assert first.startswith("1-")
+    assert second.startswith("2-")
+    assert await broadcast_json(room, {"a": 1}) not in (first, second, None)
+    assert await broadcast("plain", "c") is None
+
+
+@pytest.mark.parametrize("application", [resuming, Resuming.as_asgi()])
+async def test_who_comes_back_gets_what_was_missed_and_then_what_is_new(way, room, application):
+    first, _, _, last = await positions_of(room, "seen", "a", "b", "c")
+    async with client(application) as peer:
+        await asks(peer, room, first)
+        assert await peer.texts(4) == ["a", "b", "c", f"recovered True {last}"]
+        await broadcast(room, "new")
+        assert await peer.texts(1) == ["new"]
+
+
+async def test_who_has_missed_nothing_gets_what_is_new(way, room):
+    *_, last = await positions_of(room, "a", "b")
+    async with client() as peer:
+        await asks(peer, room, last)
+        assert await peer.texts(1) == [f"recovered True {last}"]
+        await broadcast(room, "new")
+        assert await peer.texts(1) == ["new"]
+
+
+async def test_who_names_no_position_gets_what_is_new_and_hears_from_where_on(way, room):
+    *_, last = await positions_of(room, "a", "b")
+    async with client() as peer:
+        await asks(peer, room)
+        assert await peer.texts(1) == [f"recovered False {last}"]
+        await broadcast(room, "new")
+        assert await peer.texts(1) == ["new"]
+
+
+async def test_who_was_away_for_too_long_gets_no_part_of_it_and_hears_so(way, short):
+    first, *_, last = await positions_of(short, "seen", "a", "b", "c", "d")
+    async with client() as peer:
+        await asks(peer, short, first)
+        assert await peer.texts(1) == [f"recovered False {last}"]
+        await broadcast(short, "new")
+        assert await peer.texts(1) == ["new"]
+
+
+@pytest.mark.parametrize("since", ["0-1", "1-1", "2-1", "77-1"])
+async def test_a_position_of_a_history_that_is_gone_is_noticed(way, room, since):
+    *_, last = await positions_of(room, "a", "b")
+    async with client() as peer:
+        await asks(peer, room, since)
+        assert await peer.texts(1) == [f"recovered False {last}"]
+
+
+async def test_a_topic_without_history_recovers_nothing(way):
+    async with client() as peer:
+        await asks(peer, "plain", "1-1")
+        assert await peer.texts(1) == ["recovered False None"]
+
+
+async def test_messages_can_be_sent_with_their_positions(way, room):
+    first = await broadcast(room, "seen")
+    async with client() as peer:
+        positions = [
+            await broadcast(room, "text"),
+            await broadcast_json(room, {"key": [1]}),
+        ]
+        await asks(peer, room, first, positions=True)
+        found = [json.loads(each) for each in await peer.texts(2)]
+        assert await peer.texts(1) == [f"recovered True {positions[-1]}"]
+        positions.append(await broadcast(room, b"\x00\xff"))
+        found += [json.loads(each) for each in await peer.texts(1)]
+        contents = [{"text": "text"}, {"json": {"key": [1]}}, {"bytes": "AP8="}]
+        assert found == [
+            {"topic": room, "position": position, **content}
+            for position, content in zip(positions, contents, strict=True)
+        ]
+        # The same subscription, as it is by default.
+        await asks(peer, room)
+        await peer.texts(1)
+        await broadcast(room, "plain text")
+        assert await peer.texts(1) == ["plain text"]
+        await asks(peer, room, positions=True)
+        await peer.texts(1)
+        await peer.says(json.dumps({"leave": room}))
+        await asks(peer, "plain")
+        assert await peer.texts(1) == ["recovered False None"]
+        await broadcast(room, "not for you")
+        await broadcast("plain", "end")
+        assert await peer.texts(1) == ["end"]
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ({"since": 7}, "TypeError: A position is a string"),
+        ({"since": "first"}, "ValueError: A position is a string like"),
+        ({"since": "1-\ud800"}, "ValueError: A position is a string like"),
+        ({"since": "1-" + "9" * 30}, "ValueError: A position is a string like"),
+        ({"topic": "plain", "positions": True}, "ValueError: positions=True is for topics with"),
+    ],
+)
+async def test_a_subscription_that_cannot_be_meant_is_an_error(way, room, command, expected):
+    async with client() as peer:
+        await peer.says(json.dumps({"topic": room, **command}))
+        assert (await peer.texts(1))[0].startswith(expected)
+
+
+async def test_a_position_is_refused_before_the_handshake_is_accepted(way, room):
+    @websocket_view
+    async def early(websocket):
+        with pytest.raises(RuntimeError, match="before accept"):
+            await websocket.subscribe(room, since="1-1")
+        await websocket.accept()
+        await websocket.wait_closed()
+
+    async with connected(early):
+        assert statistics().topics == 0
+
+
+async def test_what_is_published_while_a_client_recovers_follows_without_a_hole_or_a_double(
+    way, room
+):
+    first, *_ = await positions_of(room, "seen", *(f"old {number}" for number in range(100)))
+    async with client() as peer:
+        peer.pause_reading()
+        await asks(peer, room, first)
+        await peer.is_sent(2)
+        for number in range(50):
+            await broadcast(room, f"new {number}")
+        peer.resume_reading()
+        texts = [each for each in await peer.texts(151) if not each.startswith("recovered True")]
+        assert texts == [
+            *(f"old {number}" for number in range(100)),
+            *(f"new {number}" for number in range(50)),
+        ]
+
+
+async def test_a_client_that_recovers_slowly_reads_the_history_again(way, room):
+    first = await broadcast(room, "seen")
+    async with client() as peer:
+        peer.pause_reading()
+        for number in range(100):
+            await broadcast(room, str(number))
+        await asks(peer, room, first)
+        await peer.is_sent(2)
+        # More than are remembered for those who recover, and not more than the history keeps.
+        for number in range(100, 290):
+            await broadcast(room, str(number))
+        peer.resume_reading()
+        texts = [each for each in await peer.texts(291) if not each.startswith("recovered True")]
+        assert texts == [str(number) for number in range(290)]
+
+
+async def test_a_client_that_recovers_more_slowly_than_the_history_reaches_back_hears_so(
+    way, short
+):
+    first, *_ = await positions_of(short, "seen", "a", "b", "c")
+    async with client() as peer:
+        peer.pause_reading()
+        await asks(peer, short, first)
+        await peer.is_sent(2)
+        *_, last = await positions_of(short, *(str(number) for number in range(300)))
+        peer.resume_reading()
+        texts = await peer.texts(4)
+        assert texts == ["a", "b", "c", f"recovered False {last}"]
+        await broadcast(short, "new")
+        assert await peer.texts(1) == ["new"]
+
+
+async def test_a_client_that_leaves_while_it_recovers_leaves_nothing_behind(way, room):
+    before = len(asyncio.all_tasks())
+    first, *_ = await positions_of(room, "seen", *(f"old {number}" for number in range(100)))
+    async with connected(resuming, Client) as peer:
+        peer.pause_reading()
+        await asks(peer, room, first)
+        await peer.is_sent(2)
+        await peer.leaves()
+        await peer.wait()
+    assert statistics().topics == 0
+    await eventually(lambda: len(asyncio.all_tasks()) == before)
+
+
+async def test_who_unsubscribes_while_recovering_gets_no_more(way, room):
+    first, *_ = await positions_of(room, "seen", *(f"old {number}" for number in range(100)))
+    websockets = []
+
+    @websocket_view
+    async def hasty(websocket):
+        websockets.append(websocket)
+        await websocket.accept()
+        await websocket.subscribe(room, since=first)
+        await websocket.send("end")
+        await websocket.wait_closed()
+
+    async with connected(hasty) as peer:
+        peer.pause_reading()
+        await eventually(lambda: statistics().subscriptions == 1)
+        await websockets[0].unsubscribe(room)
+        peer.resume_reading()
+        texts = await peer.texts(1)
+        while texts[-1] != "end":
+            texts += await peer.texts(1)
+        assert len(texts) < 100
+        assert statistics().topics == 0
+
+
+async def test_the_history_is_read_in_parts_and_as_a_whole(way, room):
+    positions = await positions_of(room, "a", "b")
+    positions += [await broadcast_json(room, {"c": 1}), await broadcast(room, b"d")]
+    whole = await history(room)
+    assert whole == (
+        [*zip(positions, ["a", "b", '{"c": 1}', b"d"], strict=True)],
+        positions[3],
+        True,
+    )
+    assert whole.messages[2].json == {"c": 1}
+    assert (await history(room, limit=2)).messages == whole.messages[2:]
+    part = await history(room, since=positions[0], limit=2)
+    assert part == (whole.messages[1:3], positions[2], True)
+    assert await history(room, since=part.position) == (whole.messages[3:], positions[3], True)
+    assert await history(room, since=positions[3]) == ([], positions[3], True)
+    assert await history(room, since="1-1") == ([], positions[3], False)
+
+
+async def test_a_topic_that_nobody_has_used_has_an_empty_history_from_which_on_one_can_subscribe(
+    way, room
+):
+    empty = await history(room)
+    assert (empty.messages, empty.recovered) == ([], True)
+    async with client() as peer:
+        await broadcast(room, "first")
+        await asks(peer, room, empty.position)
+        assert (await peer.texts(1)) == ["first"]
+
+
+async def test_a_history_of_large_messages_is_read_whole(way, room):
+    large = "x" * 400_000
+    first, *rest = await positions_of(room, "seen", *(large for _ in range(6)))
+    found = await history(room, since=first)
+    assert [each.position for each in found.messages] == rest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"topic": "plain"}, "'plain' has no history"),
+        ({"limit": 0}, "limit is a whole number of messages above 0: got 0"),
+        ({"limit": 1.5}, "limit is a whole number"),
+        ({"since": "first"}, "A position is a string like"),
+    ],
+)
+async def test_what_is_no_part_of_a_history_is_an_error(way, room, arguments, expected):
+    with pytest.raises(ValueError, match=expected):
+        await history(**{"topic": room, **arguments})
+
+
+@override_settings(
+    CHANNEL_LAYERS={"default": {"BACKEND": "tests.test_brokers.SharedLayer"}},
+    WS_SUPPORT={"TOPICS": RULES},
+)
+async def test_a_broker_that_keeps_no_history_says_so(room):
+    assert await broadcast(room, "a") is None
+    with pytest.raises(BroadcastError, match=r"the channel layer .* it keeps no history"):
+        await history(room)
+    async with client() as peer:
+        await asks(peer, room, "1-1")
+        assert await peer.texts(1) == ["recovered False None"]
+        await broadcast_json(room, {"a": "heard"})
+        assert await peer.texts(1) == ['{"a": "heard"}']
+
+
+# Everybody but the sender
+
+
+@pytest.fixture(params=["memory", "redis", "layer"])
+def all_ways(request):
+    settings = {"CHANNEL_LAYERS": {}}
+    if request.param == "layer":
+        settings = {"CHANNEL_LAYERS": {"default": {"BACKEND": "tests.test_brokers.SharedLayer"}}}
+    if request.param == "redis":
+        settings = request.getfixturevalue("redis").settings(BROKER)
+    settings.setdefault("WS_SUPPORT", {})["TOPICS"] = RULES
+    with override_settings(**settings):
+        yield
+
+
+class Excluding(AsyncWebsocketConsumer):
+    """Sends to everybody else under the topic that a message begins with."""
+
+    async def connect(self):
+        for topic in self.scope["topics"]:
+            await self.subscribe(topic)
+        await self.accept()
+
+    async def receive(self, text_data=None, bytes_data=None):
+        topic, text = text_data.split()
+        who = {"self": self, "id": self.connection_id, "user": self.scope.get("user")}
+        await broadcast(topic, text, exclude=who[self.scope["excluding"]])
+
+
+@pytest.mark.parametrize("excluding", ["self", "id"])
+async def test_everybody_but_the_sender_gets_a_message(all_ways, room, excluding):
+    scope = {"topics": ["plain", room], "excluding": excluding}
+    async with (
+        connected(Excluding.as_asgi(), **scope) as one,
+        connected(Excluding.as_asgi(), **scope) as two,
+    ):
+        for topic in ("plain", room):
+            await one.says(f"{topic} hello")
+            assert await two.texts(1) == ["hello"]
+            await broadcast(topic, "for all")
+            assert await one.texts(1) == await two.texts(1) == ["for all"]
+
+
+async def test_everybody_but_a_user_gets_a_message(all_ways, room):
+    scope = {"topics": ["plain", room], "excluding": "user"}
+    ann, ben = Person(1), Person(2)
+    async with (
+        connected(Excluding.as_asgi(), user=ann, **scope) as one,
+        connected(Excluding.as_asgi(), user=ann, **scope) as other_tab,
+        connected(Excluding.as_asgi(), user=ben, **scope) as two,
+        connected(Excluding.as_asgi(), user=Person(), **scope) as nobody,
+        connected(Excluding.as_asgi(), **scope) as unknown,
+    ):
+        for topic in ("plain", room):
+            await one.says(f"{topic} hello")
+            for each in (two, nobody, unknown):
+                assert await each.texts(1) == ["hello"]
+            await broadcast(topic, "for all")
+            assert await one.texts(1) == await other_tab.texts(1) == ["for all"]
+            for each in (two, nobody, unknown):
+                assert await each.texts(1) == ["for all"]
+
+
+async def test_who_was_excluded_does_not_recover_the_message(way, room):
+    first = await broadcast(room, "seen")
+    user = Person(7)
+    await broadcast(room, "not for you", exclude=user)
+    last = await broadcast(room, "for all")
+    async with client(user=user) as peer:
+        await asks(peer, room, first)
+        assert await peer.texts(2) == ["for all", f"recovered True {last}"]
+
+
+@pytest.mark.parametrize("who", [Person(), 7, object()])
+async def test_who_cannot_be_excluded_is_an_error(who):
+    with pytest.raises(TypeError, match="exclude is a consumer"):
+        await broadcast("plain", "text", exclude=who)
+    with pytest.raises(TypeError, match="exclude is a consumer"):
+        broadcast_on_commit("plain", "text", exclude=who)
+
+
+async def test_synchronous_code_excludes_as_well(all_ways, room):
+    scope = {"topics": ["plain", room], "excluding": "self"}
+    ann = Person(1)
+    async with (
+        connected(Excluding.as_asgi(), user=ann, **scope) as one,
+        connected(Excluding.as_asgi(), **scope) as two,
+    ):
+        for send, message in ((broadcast_sync, "a"), (broadcast_json_sync, "b")):
+            await asyncio.to_thread(send, "plain", message, exclude=ann)
+        assert await two.texts(2) == ["a", '"b"']
+        await broadcast("plain", "for all")
+        assert await one.texts(1) == ["for all"]
+
+
+# Redis that loses something
+
+
+class Watching(AsyncWebsocketConsumer):
+    async def connect(self):
+        await self.subscribe(self.scope["topic"])
+        await self.accept()
+
+
+@pytest.fixture
+def on_redis(redis):
+    with override_settings(**redis.settings(BROKER, options={"TOPICS": RULES})):
+        yield redis
+
+
+async def test_what_came_while_a_process_was_cut_off_from_redis_is_sent_after_it(on_redis, room):
+    async with connected(Watching.as_asgi(), topic=room) as peer:
+        await broadcast(room, "before")
+        assert await peer.texts(1) == ["before"]
+        on_redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
+        for number in range(10):
+            await broadcast(room, str(number))
+        assert await peer.texts(10) == [str(number) for number in range(10)]
+        await broadcast(room, "after")
+        assert await peer.texts(1) == ["after"]
+
+
+async def test_a_redis_that_has_lost_the_history_is_a_gap_of_which_subscribers_hear(
+    on_redis, room, caplog
+):
+    async with connected(Watching.as_asgi(), topic=room) as peer:
+        await broadcast(room, "before")
+        assert await peer.texts(1) == ["before"]
+        on_redis.ask("FLUSHALL")
+        await broadcast(room, "after")
+        assert await peer.receive_output() == {
+            "type": "websocket.close",
+            "code": 1013,
+            "reason": "Messages were lost",
+        }
+    assert "The history does not reach back to what came last, or it was lost." in caplog.text
+
+
+async def test_a_position_cannot_be_used_while_redis_is_away(on_redis, room):
+    first, _ = await positions_of(room, "seen", "a")
+    async with client() as peer:
+        on_redis.ask("CONFIG", "SET", "requirepass", "rosebud")
+        for kind in ("normal", "pubsub"):
+            on_redis.ask("CLIENT", "KILL", "TYPE", kind)
+        await asks(peer, room, first)
+        (text,) = await peer.texts(1)
+        assert text.startswith(f"BroadcastError: The history of {room!r} could not be read from")
+        assert statistics().topics == 1
+
+
+async def test_a_script_that_redis_has_forgotten_is_given_to_it_again(on_redis, room):
+    await broadcast(room, "a")
+    on_redis.ask("SCRIPT", "FLUSH")
+    await asyncio.gather(*(broadcast(room, each) for each in "bcd"))
+    assert [each.message for each in (await history(room)).messages] == ["a", "b", "c", "d"]
