@@ -182,6 +182,7 @@ EXPORTS = {
         "Topic",
         "history",
         "topic",
+        "topic_token",
     },
     "ws_support.urls": {"urlpatterns"},
     "ws_support.websocket": {
