@@ -54,6 +54,13 @@ def test_the_client_of_topics_does_what_its_unit_tests_say(
     assert passed(node, *websocket_options, file="topics.test.js") > 50
 
 
+def test_tabs_that_share_a_connection_do_what_their_unit_tests_say(
+    node: str, websocket_options: list[str]
+) -> None:
+    need_npm_package("ws")
+    assert passed(node, *websocket_options, file="topics_shared.test.js") > 10
+
+
 def test_the_client_works_in_node_from_its_opening_to_its_close(
     node: str, websocket_options: list[str], serve: Callable[..., Server], tmp_path: Path
 ) -> None:

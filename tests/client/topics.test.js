@@ -154,6 +154,8 @@ describe("subscribe()", () => {
 
   test("needs an address", () => {
     assert.throws(() => new Topics(), /needs a URL: .*websocket_topics/);
+    assert.throws(() => new Topics(server.url, { shared: 1 }), /shared must be true or false, not 1/);
+    assert.throws(() => new Topics(server.url, { sharde: true }), /has no option sharde/);
   });
 
   for (const [what, name, options, text] of [

@@ -132,6 +132,7 @@ import { Backoff } from "/static/ws_support/client.js";
 
 // Topics.
 const topics = new Topics();
+new Topics("/topics", { shared: true });
 new Topics("/topics", { minDelay: 500, accessTokenFactory: () => "token" });
 const room: TopicSubscription = topics.subscribe("room/7", {
   since: "stored",

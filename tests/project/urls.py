@@ -88,7 +88,8 @@ TOPICS_PAGE = """
     "/static/ws_support/hub.js": "{% static 'ws_support/hub.js' %}",
     "/static/ws_support/hub_protocol.js": "{% static 'ws_support/hub_protocol.js' %}",
     "/static/ws_support/hub_session.js": "{% static 'ws_support/hub_session.js' %}",
-    "/static/ws_support/topics_follow.js": "{% static 'ws_support/topics_follow.js' %}"
+    "/static/ws_support/topics_follow.js": "{% static 'ws_support/topics_follow.js' %}",
+    "/static/ws_support/topics_shared.js": "{% static 'ws_support/topics_shared.js' %}"
   }}
 </script>
 {% websocket_topics "/topics-hub" %}
@@ -97,7 +98,8 @@ TOPICS_PAGE = """
 
   const query = new URLSearchParams(location.search);
   window.events = [];
-  window.topics = new Topics(null, { minDelay: 100, maxDelay: 500 });
+  const shared = query.has("shared");
+  window.topics = new Topics(null, { minDelay: 100, maxDelay: 500, shared });
   window.room = topics.subscribe("room/x", {
     since: "stored",
     token: "{% topic_token 'room/x' %}",
@@ -127,7 +129,10 @@ def hub(request):
 
 
 def topics(request):
-    return rendered(request, TOPICS_PAGE)
+    response = rendered(request, TOPICS_PAGE)
+    if "no-worker" in request.GET:
+        response["Content-Security-Policy"] = "worker-src 'none'"
+    return response
 
 
 def example(request, page):

@@ -1,7 +1,14 @@
 import type { HubAddress, HubOptions, HubReconnectingEvent } from "./hub.js";
 
 /** All durations are in milliseconds. `maxFirstAttempts` is 5 by default. */
-export interface TopicsOptions extends HubOptions {}
+export interface TopicsOptions extends HubOptions {
+  /**
+   * Have one connection for all tabs of the browser that ask for the same URL with the same options. The URL
+   * must be no function, and there is no `accessTokenFactory`. Where the browser cannot do that, each tab has
+   * its own. Default: `false`.
+   */
+  shared?: boolean;
+}
 
 export interface SubscribeOptions {
   /**

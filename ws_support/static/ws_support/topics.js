@@ -13,10 +13,13 @@
 import { DEFAULTS, FLAG, checkedOptions } from "./client.js";
 import { HubConnection, HubConnectionState } from "./hub.js";
 import { Follow, TopicError, isPosition } from "./topics_follow.js";
+import { SharedHub, canShare } from "./topics_shared.js";
 
 export { TopicError };
 
 const { Connected, Connecting, Disconnected } = HubConnectionState;
+
+const DEFAULT_OPTIONS = { maxFirstAttempts: DEFAULTS.maxFirstAttempts, shared: false };
 
 const STORED = "stored";
 const STORE = "ws_support-topics";
@@ -60,9 +63,14 @@ export class Topics extends EventTarget {
     if (address === undefined) {
       throw new TypeError('Topics needs a URL: as its first argument, or from {% websocket_topics "/topics" %}.');
     }
-    this.#hub = new HubConnection(address, { maxFirstAttempts: DEFAULTS.maxFirstAttempts, ...options });
+    const { shared, ...rest } = { ...DEFAULT_OPTIONS, ...options };
+    if (typeof shared !== "boolean") {
+      throw new TypeError(`Topics: shared must be true or false, not ${shared}.`);
+    }
+    const Hub = shared && canShare() ? SharedHub : HubConnection;
+    this.#hub = new Hub(address, rest);
     this.#store = `${STORE}:${typeof address === "function" ? "" : address}`;
-    const { minDelay = DEFAULTS.minDelay, maxDelay = DEFAULTS.maxDelay } = options;
+    const { minDelay = DEFAULTS.minDelay, maxDelay = DEFAULTS.maxDelay } = rest;
     this.#delays = { minDelay, maxDelay };
     this.#listen();
     this.#start();
