@@ -395,9 +395,12 @@ async def test_who_missed_too_much_gets_a_snapshot(way, ann, room, room_class):
     since = await broadcast(room, "seen")
     await broadcast(room, "lost")
     last = await broadcast(room, "kept")
+    room_class.before_snapshot = lambda name: broadcast(name, "meanwhile")
     await ann.put_message(Invocation("Subscribe", [room, {"since": since, "snapshot": True}], "1"))
     assert await ann.called() == ("Snapshot", [room, last, {"for": "ann"}])
-    assert (await ann.next()).result == {"recovered": False, "position": last}
+    _, position, data = await ann.message()
+    assert data == "meanwhile"
+    assert (await ann.next()).result == {"recovered": False, "position": position}
 
 
 async def test_a_snapshot_is_made_again_when_too_much_is_published_meanwhile(
@@ -575,7 +578,8 @@ async def test_what_was_not_for_a_client_is_not_repeated_to_it(way, problems, ro
     since = await broadcast(room, "seen")
     async with Client("ann") as ann, Client("bob") as bob:
         last = await broadcast(room, "for others", exclude=User("ann"))
-        assert await ann.subscribe(room, since=since) == (True, last)
+        await ann.put_message(Invocation("Subscribe", [room, {"since": since}], "1"))
+        assert (await ann.next()).result == {"recovered": True, "position": last}
         await bob.put_message(Invocation("Subscribe", [room, {"since": since}], "1"))
         assert await bob.message() == [room, last, "for others"]
 
