@@ -594,6 +594,18 @@ describe("unsubscribe()", () => {
     assert.deepEqual(events, []);
   });
 
+  test("before the answer ends what has not begun", async () => {
+    const { topics, peer } = await connected();
+    const room = topics.subscribe("room/7");
+    const events = recorded(room);
+    const call = await peer.next();
+    room.unsubscribe();
+    await called(peer, "Unsubscribe", "room/7");
+    peer.says(completion(call, { recovered: false, position: "1-1" }), message("room/7", "2-1", 2));
+    await peer.nothing();
+    assert.deepEqual(events, []);
+  });
+
   test("within an event ends the messages behind it", async () => {
     const { topics, peer } = await connected();
     const room = topics.subscribe("room/7", { since: "1-1" });

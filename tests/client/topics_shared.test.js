@@ -154,7 +154,7 @@ describe("tabs", () => {
 
   test("are refused for themselves", async () => {
     const [peer, one, two] = await connected(2);
-    const { events } = await subscribe(peer, one);
+    const { room, events } = await subscribe(peer, one);
     const refused = recorded(two.subscribe("room"));
     const { invocationId } = await peer.next();
     peer.says({ type: 3, invocationId, error: "HubException: forbidden: No." }, message("2-1"));
@@ -164,6 +164,24 @@ describe("tabs", () => {
     peer.says(message("3-1"));
     await until(() => events.length === 3);
     assert.equal(refused.length, 1);
+    room.unsubscribe();
+    await called(peer, "Unsubscribe", "room");
+  });
+
+  test("that leave while there is no connection are forgotten", async () => {
+    const [peer, one, two] = await connected(2);
+    const { room } = await subscribe(peer, one);
+    const other = await subscribe(peer, two);
+    const lost = event(one, "reconnecting");
+    peer.drop();
+    await lost;
+    room.unsubscribe();
+    const next = await server.accept();
+    const call = await called(next, "Subscribe", "room", { ...OPTIONS, since: "1-1" });
+    next.says(completion(call, { recovered: true, position: "1-1" }));
+    await until(() => other.events.length === 2);
+    other.room.unsubscribe();
+    await called(next, "Unsubscribe", "room");
   });
 
   test("hear of a loss, and come back together", async () => {

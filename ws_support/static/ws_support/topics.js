@@ -140,7 +140,6 @@ export class Topics extends EventTarget {
     on("Gap", (follow, position) => follow.gap(position));
     on("Presence", (follow, difference) => follow.presence(difference));
     hub.addEventListener("reconnecting", (event) => {
-      this.#leaving.clear();
       for (const follow of this.#follows.values()) follow.stop();
       this.#forward(event);
     });
@@ -163,7 +162,6 @@ export class Topics extends EventTarget {
   }
 
   #closed(error) {
-    this.#leaving.clear();
     const reason = error && TopicError.of(error);
     for (const follow of this.#follows.values()) follow.abandon(reason);
     this.dispatchEvent(Object.assign(new Event("close"), { error: reason }));
