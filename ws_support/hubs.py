@@ -47,6 +47,7 @@ from ws_support._hubs.methods import hub_method_name
 from ws_support._hubs.router import Router, has_sessions
 from ws_support._hubs.topics import calls
 from ws_support._hubs.topics.calls import PublishOptions, SubscribeOptions
+from ws_support._hubs.topics.watching import Difference
 from ws_support.asgi import WebSocketSupport
 
 __all__ = [
@@ -206,7 +207,7 @@ class TopicsClient(Protocol):
     async def message(self, name: str, position: str | None, data: Any) -> None: ...
     async def snapshot(self, name: str, position: str | None, state: Any) -> None: ...
     async def gap(self, name: str, position: str) -> None: ...
-    async def presence(self, name: str, difference: dict[str, Any]) -> None: ...
+    async def presence(self, name: str, difference: Difference) -> None: ...
 
 
 class TopicsHub(Hub[TopicsClient]):
@@ -221,7 +222,7 @@ class TopicsHub(Hub[TopicsClient]):
 
     options: ClassVar[Mapping[str, Any]] = {"MAXIMUM_PARALLEL_INVOCATIONS_PER_CLIENT": 1}
 
-    async def subscribe(self, name: str, options: SubscribeOptions | None) -> dict[str, Any]:
+    async def subscribe(self, name: str, options: SubscribeOptions | None) -> calls.Subscribed:
         """Subscribe the client to a topic, if its rules or a token allow that."""
         return await calls.subscribe(self._connection, name, options or SubscribeOptions())
 
@@ -233,11 +234,11 @@ class TopicsHub(Hub[TopicsClient]):
         """Broadcast what the client says, if the rules of the topic allow that."""
         return await calls.publish(self._connection, name, data, options or PublishOptions())
 
-    async def history(self, name: str, since: str | None, limit: int | None) -> dict[str, Any]:
+    async def history(self, name: str, since: str | None, limit: int | None) -> calls.KeptMessages:
         """Return what the history of a topic has."""
         return await calls.history(self._connection, name, since, limit)
 
-    async def members(self, name: str) -> dict[str, Any]:
+    async def members(self, name: str) -> calls.MembersPresent:
         """Return who is present under a topic."""
         return await calls.members(self._connection, name)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypedDict
 
 import msgspec
 
@@ -54,9 +54,37 @@ class PublishOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """False: not to the connection that publishes."""
 
 
-async def subscribe(
-    connection: HubConnection, name: str, options: SubscribeOptions
-) -> dict[str, Any]:
+class Subscribed(TypedDict):
+    """How a subscription has begun."""
+
+    recovered: bool
+    position: str | None
+
+
+class KeptMessage(TypedDict):
+    """A message of a history."""
+
+    position: str
+    data: Any
+
+
+class KeptMessages(TypedDict):
+    """A part of a history."""
+
+    messages: list[KeptMessage]
+    position: str
+    recovered: bool
+    more: bool
+
+
+class MembersPresent(TypedDict):
+    """Who is present under a topic."""
+
+    count: int
+    members: list[presence.Member]
+
+
+async def subscribe(connection: HubConnection, name: str, options: SubscribeOptions) -> Subscribed:
     """Answer `Subscribe`."""
     follower = Follower.of(connection)
     rules = await _admitted(connection, name, options.token)
@@ -171,7 +199,7 @@ async def publish(
 
 async def history(
     connection: HubConnection, name: str, since: str | None, limit: int | None
-) -> dict[str, Any]:
+) -> KeptMessages:
     """Answer `History`."""
     follower = Follower.of(connection)
     rules = await _known(connection, name)
@@ -184,7 +212,7 @@ async def history(
         log = await _broker().read(name, _checked(since), min(limit or most, most))
     except BrokerError as error:
         raise _away() from error
-    messages = []
+    messages: list[KeptMessage] = []
     for position, message in log.entries:
         published = Published(name, message, position)
         if not published.excluded or not follower.is_known_as(published.excluded):
@@ -198,7 +226,7 @@ async def history(
     }
 
 
-async def members(connection: HubConnection, name: str) -> dict[str, Any]:
+async def members(connection: HubConnection, name: str) -> MembersPresent:
     """Answer `Members`."""
     rules = await _known(connection, name)
     if rules is None or not rules.presence:

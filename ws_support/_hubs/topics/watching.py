@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypedDict
 
 from ws_support._asyncio import PerLoop, cancelled
 from ws_support._hubs.messages import Invocation
@@ -21,6 +21,17 @@ class Audience(Protocol):
 
     def hear(self, message: Published) -> None:
         """Send a message to the client."""
+
+
+class Difference(TypedDict):
+    """What has changed, for clients."""
+
+    whole: bool
+    """True if this is everybody, and what was known before is void."""
+    joined: list[Member]
+    left: list[Member]
+    changed: list[Member]
+    count: int
 
 
 class Watching:
@@ -81,7 +92,7 @@ class Watching:
 
     def _message(self, change: Change, *, is_whole: bool) -> Published:
         def write(protocol: HubProtocol) -> bytes:
-            difference = {
+            difference: Difference = {
                 "whole": is_whole,
                 "joined": sendable(change.joined, protocol),
                 "left": sendable(change.left, protocol),
