@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from benchmarks.client import measure, running_client
 from benchmarks.processes import Cores, ServerProcess, running, running_redis
 from benchmarks.results import Sample
-from benchmarks.servers import ECHOES, HUBS, RUNASGI, SERVERS, Competitor
+from benchmarks.servers import ECHOES, HUBS, OURS_HISTORY, RUNASGI, SERVERS, Competitor
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ PARTS: Final = {
         3,
         # At once, far less than the 100 for which a channel layer has room.
         {"message_size": 100, "at_once": 4, "warm_up": 0.5, "seconds": 2.0, "least": 40},
-        ("ours", "channels", "websockets", "node"),
+        ("ours", OURS_HISTORY, "channels", "websockets", "node"),
         _FANOUTS,
         {"BACKEND": "channels.layers.InMemoryChannelLayer"},
         is_shared=False,

@@ -21,10 +21,13 @@ ECHOES: Final = (*_DJANGO, "starlette", "websockets", "node")
 """Those that echo bare messages. With "-layer", the consumer is in a group of the in-memory channel
 layer."""
 
+OURS_HISTORY: Final = "ours-history"
+"""The same as "ours", but the topic that is broadcast to has a history."""
+
 HUBS: Final = ("json-consumer", "hub", "hub-messagepack")
 """Those that answer calls, by the names of the `DIALECTS` of the load."""
 
-APPLICATIONS: Final = (*ECHOES, *HUBS)
+APPLICATIONS: Final = (*ECHOES, OURS_HISTORY, *HUBS)
 
 RUNASGI: Final = "+runasgi"
 """What the name of a server ends with when `manage.py runasgi` of this package starts it."""
@@ -80,11 +83,12 @@ class Competitor:
             # `runasgi` and `runserver` know the application from Django's settings.
             "BENCHMARKS_ASGI_APPLICATION": f"{self._module}.application",
             "BENCHMARKS_CHANNEL_LAYERS": json.dumps({"default": dict(layer)} if layer else {}),
+            "BENCHMARKS_HISTORY": "100" if self.application == OURS_HISTORY else "0",
         }
 
     @property
     def _module(self) -> str:
-        name = "hubs" if self.application in HUBS else self.application.removesuffix(_LAYER)
+        name = "hubs" if self.application in HUBS else self.application.partition("-")[0]
         return f"benchmarks.applications.{name}"
 
 
@@ -124,9 +128,11 @@ _PICOWS: Final = "--ws ws_support.servers.picows:PicowsProtocol"
 _RUNASGI: Final = f"manage.py runasgi {_AT} --server"
 
 SERVERS: Final = {
-    "uvicorn": Server((*_DJANGO, "starlette"), f"{_UVICORN} --loop uvloop {_SANSIO}"),
+    "uvicorn": Server((*_DJANGO, OURS_HISTORY, "starlette"), f"{_UVICORN} --loop uvloop {_SANSIO}"),
     f"uvicorn{RUNASGI}": Server(("ours",), f"{_RUNASGI} uvicorn {_SANSIO}"),
-    "uvicorn-picows": Server((*_DJANGO, "starlette"), f"{_UVICORN} --loop uvloop {_PICOWS}"),
+    "uvicorn-picows": Server(
+        (*_DJANGO, OURS_HISTORY, "starlette"), f"{_UVICORN} --loop uvloop {_PICOWS}"
+    ),
     f"uvicorn-picows{RUNASGI}": Server(("ours", *HUBS), f"{_RUNASGI} uvicorn --ws picows"),
     "uvicorn-asyncio": Server((*_DJANGO, "starlette"), f"{_UVICORN} --loop asyncio {_SANSIO}"),
     "hypercorn": Server(

@@ -28,4 +28,5 @@ ASGI_APPLICATION = os.environ.get("BENCHMARKS_ASGI_APPLICATION")
 WS_SUPPORT = {
     "ALLOWED_ORIGINS": [ORIGIN],
     "HEARTBEAT_INTERVAL": 3600 if "default" in CHANNEL_LAYERS else 15,
+    "TOPICS": {"prices": {"history": int(os.environ.get("BENCHMARKS_HISTORY", "0"))}},
 }

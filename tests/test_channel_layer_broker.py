@@ -467,6 +467,16 @@ async def test_a_probe_that_is_lost_is_noticed_although_other_messages_come(monk
         broadcasting.cancel()
 
 
+@layer(ForgetfulLayer)
+async def test_a_probe_that_is_lost_while_nothing_else_comes_is_noticed(monkeypatch, caplog):
+    for name, value in {"_TURN": 0.05, "_PROBE_EVERY": 0.01, "_RETRY_EVERY": 0.01}.items():
+        monkeypatch.setattr(f"ws_support._topics.brokers.channel_layer.listener.{name}", value)
+    async with connected(Subscriber.as_asgi()):
+        await eventually(lambda: "is away: messages do not come back from it" in caplog.text)
+        monkeypatch.setattr(ForgetfulLayer, "forgets", False)
+        await eventually(lambda: "is back" in caplog.text)
+
+
 class InterruptedLayer(InMemoryChannelLayer):
     """Fails to receive, once, while it is sent to."""
 

@@ -161,7 +161,9 @@ async def test_who_was_away_for_too_long_gets_no_part_of_it_and_hears_so(way, sh
         assert await peer.texts(1) == ["new"]
 
 
-@pytest.mark.parametrize("since", ["0-1", "1-1", "2-1", "77-1"])
+@pytest.mark.parametrize(
+    "since", ["0-1", "1-1", "2-1", "77-1", "", "first", "1-\ud800", "1-" + "9" * 30, "-1-1"]
+)
 async def test_a_position_of_a_history_that_is_gone_is_noticed(way, room, since):
     *_, last = await positions_of(room, "a", "b")
     async with client() as peer:
@@ -211,9 +213,6 @@ async def test_messages_can_be_sent_with_their_positions(way, room):
     ("command", "expected"),
     [
         ({"since": 7}, "TypeError: A position is a string"),
-        ({"since": "first"}, "ValueError: A position is a string like"),
-        ({"since": "1-\ud800"}, "ValueError: A position is a string like"),
-        ({"since": "1-" + "9" * 30}, "ValueError: A position is a string like"),
         ({"topic": "plain", "positions": True}, "ValueError: positions=True is for topics with"),
     ],
 )
@@ -364,7 +363,6 @@ async def test_a_history_of_large_messages_is_read_whole(way, room):
         ({"topic": "plain"}, "'plain' has no history"),
         ({"limit": 0}, "limit is a whole number of messages above 0: got 0"),
         ({"limit": 1.5}, "limit is a whole number"),
-        ({"since": "first"}, "A position is a string like"),
     ],
 )
 async def test_what_is_no_part_of_a_history_is_an_error(way, room, arguments, expected):

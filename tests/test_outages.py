@@ -15,6 +15,7 @@ from redis import Redis as Client
 from redis import exceptions
 
 from tests.peers import connected
+from tests.test_brokers import Receiver
 from tests.test_connection import BOUND, eventually
 from ws_support._connection.groups import Groups
 from ws_support._topics.brokers.base import BrokerError
@@ -216,6 +217,26 @@ async def test_the_layer_is_back_when_also_those_who_heard_nothing_of_the_outage
                 await broadcast("topic", "after")
                 assert await peer.texts(1) == ["after"]
             await get_channel_layer().flush()
+    assert lines(caplog) == ["away", "back"]
+
+
+@pytest.mark.parametrize("way", ["pubsub"], indirect=True)
+async def test_a_listener_that_has_ended_takes_no_part_in_an_outage(redis, way, caplog):
+    async def come_and_go():
+        broker = Receiver().broker
+        await broker.subscribe("topic")
+        listener = broker._listener
+        await broker.unsubscribe("topic")
+        return listener
+
+    with override_settings(**redis.settings(way)):
+        # The event loop of one of them has ended, too.
+        ended = [await come_and_go(), await asyncio.to_thread(asyncio.run, come_and_go())]
+        user = Outages.of(get_channel_layer()).detector()
+        user.lose(BrokerError("no answer"))
+        await asyncio.sleep(0)
+        assert not any(each._outage.is_away for each in ended)
+        user.find()
     assert lines(caplog) == ["away", "back"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import threading
 import time
@@ -17,16 +18,23 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 from redis import Redis as Client
 
-from tests.harness import BOUND, until
+from tests.harness import BOUND, ROOT, until
 from tests.peers import connected
 from tests.redis import BROKER
 from tests.test_connection import eventually
 from ws_support._topics.brokers import local_presence
+from ws_support._topics.brokers.base import BrokerUnavailable
 from ws_support._topics.brokers.local_presence import LocalPresence
 from ws_support._topics.brokers.redis import presence as redis_presence
-from ws_support._topics.presence import tracker, watch, worker
-from ws_support._topics.presence.entries import difference_topic, read_difference
+from ws_support._topics.presence import table, tracker, watch, worker
+from ws_support._topics.presence.entries import (
+    Entry,
+    difference_topic,
+    read_difference,
+    write_difference,
+)
 from ws_support._topics.registry import TopicRegistry
+from ws_support._topics.subscriber import Published
 from ws_support.broadcast import broadcast
 from ws_support.consumers import AsyncWebsocketConsumer
 from ws_support.presence import (
@@ -477,6 +485,78 @@ async def test_what_is_no_difference_does_no_harm(storage, text):
         await eventually(lambda: len(follower.people) == 1)
 
 
+async def test_what_comes_while_a_state_is_read_is_limited(monkeypatch):
+    monkeypatch.setattr(watch, "_EARLY", 1)
+    told = []
+    one = watch.Watch(TOPIC, lambda: told.append("stale"), lambda: False)
+    one.begin_reading()
+    for version in (2, 3):
+        one.push(Published(TOPIC, {"text": write_difference("e", version, {}, [])}))
+    assert (told, one.is_stale) == (["stale"], True)
+    one.end_reading("e", 1, {})
+    assert one.is_stale
+
+
+async def test_what_a_reading_has_told_already_is_not_told_again():
+    one = watch.Watch(TOPIC, pytest.fail, lambda: False)
+    one.begin_reading()
+    entry = Entry("user:1", 1, "ann", 0.0, {})
+    for version in (5, 6):
+        text = write_difference("e", version, {f"w.1:{version}": entry.write()}, [])
+        one.push(Published(TOPIC, {"text": text}))
+    one.end_reading("e", 5, {"w.1:5": entry})
+    assert [member.entries for member in one.members()] == [[{}, {}]]
+
+
+class Failing:
+    """Refuses some changes."""
+
+    def __init__(self, *refused):
+        self.refused = set(refused)
+        self.taken = []
+
+    async def change(self, topic, joined, left):
+        if topic in self.refused:
+            raise BrokerUnavailable(topic)
+        self.taken.append((topic, sorted(joined), sorted(left)))
+
+
+async def test_what_could_not_be_told_is_told_the_next_time(monkeypatch):
+    monkeypatch.setattr(table, "LANES", 1)
+    monkeypatch.setattr(table, "MOST", 2)
+    one = table.Table()
+    for topic in ("a", "b", "c"):
+        for number in range(3):
+            one.put(topic, number, "[]")
+    one.remove("a", 0)
+    one.rename("w.1")
+    waiting = [asyncio.create_task(one.until_told(1, BOUND)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(BrokerUnavailable, match="a"):
+        await one.tell(Failing("a", "b"), "w.2")
+    await asyncio.gather(*waiting)
+    assert one.has_changes
+    storage = Failing()
+    await one.tell(storage, "w.2")
+    assert not one.has_changes
+    assert max(len(joined) + len(left) for _, joined, left in storage.taken) == 2
+    told = [(topic, each) for topic, joined, left in storage.taken for each in (*joined, *left)]
+    every = [f"{worker}:{number}" for worker in ("w.1", "w.2") for number in range(3)]
+    assert sorted(told) == [(topic, each) for topic in "abc" for each in every]
+
+
+async def test_a_storage_says_how_many_entries_it_keeps(storage):
+    kept = TopicRegistry.of_this_loop().broker.presence(TOPIC)
+    assert await kept.keep(TOPIC) == {}
+    await kept.change(TOPIC, {"w.1:1": "[]", "w.1:2": "[]", "v.1:1": "[]"}, ["w.1:3"])
+    await kept.change(TOPIC, {"w.1:1": "[]"}, ["w.1:3"])
+    assert await kept.keep(TOPIC) == {"w.1": 2, "v.1": 1}
+    await kept.remove(TOPIC, "w.1")
+    await kept.remove(TOPIC, "w.1")
+    stored = await kept.read(TOPIC)
+    assert (stored.version, stored.entries) == (2, {"v.1:1": "[]"})
+
+
 # Workers that die or stand still
 
 
@@ -738,6 +818,26 @@ async def test_nothing_is_left_in_redis_once_everybody_has_left(operator, quick,
         assert len([each for each in operator.scan_iter() if b":lease:" in each]) == 1
         assert len([each for each in operator.scan_iter() if b":presence:" in each]) == 2
     await eventually(lambda: not operator.dbsize())
+
+
+async def test_the_rights_that_the_docs_name_are_enough(operator, on_redis, quick, place):
+    page = (ROOT / "docs" / "presence.md").read_text()
+    [commands] = re.findall(r"needs the rights `([^`]+)`", page)
+    keys = re.findall(r"`(ws_support:[^`]+)`", page)
+    operator.acl_setuser(
+        "limited", enabled=True, nopass=True, channels=["ws_support:*"], keys=keys,
+        categories=["+@connection"],
+        commands=["+publish", "+subscribe", "+unsubscribe", *commands.split()],
+    )  # fmt: skip
+    url = f"redis://limited:x@127.0.0.1:{on_redis.port}/1"
+    with override_settings(WS_SUPPORT={"BROKER": url}):
+        await place.present(ANN)
+        async with following() as follower, present(TOPIC, user=BOB):
+            await eventually(lambda: len(follower.people) == 2)
+            place.stands_still()
+            await becomes(["bob"])
+            await eventually(lambda: len(follower.people) == 1)
+        await eventually(lambda: not follower.people or "presence" not in task_names())
 
 
 async def test_the_many_of_a_dead_worker_are_removed_in_several_changes(

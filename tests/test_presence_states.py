@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -21,9 +22,9 @@ from hypothesis.stateful import (
 
 from tests.harness import examples
 from ws_support._topics.brokers import local_presence
-from ws_support._topics.brokers.base import BrokerUnavailable
+from ws_support._topics.brokers.base import TIMEOUT, BrokerUnavailable
 from ws_support._topics.brokers.local_presence import LocalPresence
-from ws_support._topics.outages import Outages
+from ws_support._topics.outages import OutageDetector, Outages
 from ws_support._topics.presence.entries import Entry, difference_topic, members_of
 from ws_support._topics.presence.storage import PresenceStorage
 from ws_support._topics.presence.tracker import Tracker
@@ -64,9 +65,10 @@ class Storage(PresenceStorage):
         self.may_run.set()
 
     async def _ready(self):
+        since = asyncio.get_running_loop().time()
         await self.may_run.wait()
         await asyncio.sleep(0.001)
-        if self.is_away:
+        if self.is_away or asyncio.get_running_loop().time() - since > TIMEOUT:
             raise BrokerUnavailable("away")
 
     async def lease(self, worker, successor):
@@ -109,10 +111,11 @@ class Process:
 
     storage: Storage
     tracker: Tracker
+    listener: OutageDetector
+    steady_since: float
     entries: list[Held] = field(default_factory=list)
     people: dict = field(default_factory=dict)
     reader: object = None
-    steady_since: float = 0.0
     is_running: bool = True
 
 
@@ -128,13 +131,14 @@ class States(RuleBasedStateMachine):
 
     async def _start(self):
         local_presence.monotonic = self.loop.time
-        self.outages = Outages("The storage of a test")
         self.tasks = []
+        self.replica = {}
         self.processes = [await self._process() for _ in range(3)]
 
     async def _process(self):
-        storage = Storage(TopicRegistry.of_this_loop().broker.presence(TOPIC), self.outages)
-        process = Process(storage, Tracker(storage), steady_since=self.loop.time())
+        outages = Outages("The storage of a test")
+        storage = Storage(TopicRegistry.of_this_loop().broker.presence(TOPIC), outages)
+        process = Process(storage, Tracker(storage), outages.detector(), self.loop.time())
         process.reader = process.tracker.watch(TOPIC)
         self.tasks.append(asyncio.create_task(self._follow(process)))
         return process
@@ -166,6 +170,8 @@ class States(RuleBasedStateMachine):
         self._do(self._join(self.processes[worker], name))
 
     async def _join(self, process, name):
+        if not process.is_running:
+            return
         held = Held(process.tracker.worker.new_number(), name, self.loop.time())
         process.entries.append(held)
         entry = Entry(name, name, name, next(self.clock), held.number)
@@ -175,7 +181,7 @@ class States(RuleBasedStateMachine):
     @rule(worker=workers, which=st.integers(0, 5))
     def leave(self, worker, which):
         process = self.processes[worker]
-        if which < len(process.entries):
+        if process.is_running and which < len(process.entries):
             held = process.entries.pop(which)
             self._do(self._leave(process, held))
 
@@ -185,7 +191,7 @@ class States(RuleBasedStateMachine):
     @rule(worker=workers, other=workers, which=st.integers(0, 5))
     def reload(self, worker, other, which):
         process = self.processes[worker]
-        if which < len(process.entries):
+        if process.is_running and which < len(process.entries):
             held = process.entries.pop(which)
             self._do(self._leave(process, held))
             self._do(self._join(self.processes[other], held.name))
@@ -223,15 +229,28 @@ class States(RuleBasedStateMachine):
         LocalPresence._topics.clear()
         LocalPresence._leases.clear()
 
-    @rule(seconds=st.sampled_from([0.5, 3, 8, 12, 30]), loses=st.booleans())
-    def outage(self, seconds, loses):
+    @rule()
+    def copy(self):
+        """Have a replica that gets nothing more."""
+        self.replica = deepcopy(LocalPresence._topics)
+
+    @rule(
+        seconds=st.sampled_from([0.5, 3, 8, 12, 30]),
+        after=st.sampled_from(["all is there", "nothing is there", "the replica is there"]),
+    )
+    def outage(self, seconds, after):
+        """As the listener of a broker notices it: its connection ends."""
         for each in self.processes:
             each.storage.is_away = True
+            each.listener.lose(BrokerUnavailable("away"))
         self._do(asyncio.sleep(seconds))
-        if loses:
+        if after == "nothing is there":
             self.lose_everything()
+        elif after == "the replica is there":
+            LocalPresence._topics = deepcopy(self.replica)
         for each in self.processes:
             each.storage.is_away = False
+            each.listener.find()
 
     @rule()
     def miss(self):
@@ -285,6 +304,7 @@ class States(RuleBasedStateMachine):
 
 def test_who_is_let_in_is_present_whatever_happens(monkeypatch):
     monkeypatch.setattr(local_presence, "monotonic", None)
+    monkeypatch.setattr(LocalPresence, "_topics", {})
     with override_settings(CHANNEL_LAYERS={}):
         run_state_machine_as_test(
             States, settings=settings(max_examples=examples(90), stateful_step_count=25)

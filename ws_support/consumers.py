@@ -214,7 +214,8 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
 
         With a position, as `broadcast()` returns it, what has followed it is sent first, without a
         hole and without a double; this waits while the client is behind. When the topic no longer
-        has all of it, nothing of it is sent, and the result is `recovered=False`.
+        has all of it, or it is none of its positions, nothing of it is sent, and the result is
+        `recovered=False`.
 
         With `positions`, each message is sent as JSON text: an object with `topic`, `position` and
         the message under `json`, `text` or `bytes` (Base64). The client names the last position
@@ -222,8 +223,8 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
 
         Returns also during an outage of the broker: the subscription holds once the broker is back.
         But with a position, it raises `BroadcastError`, and nothing is subscribed to. Raises
-        `TypeError` if `topic` is not a string, `ValueError` for a position that is none, and
-        `RuntimeError` if the connection has not begun or has ended, and, with a position, before
+        `TypeError` if `topic` or `since` is not a string, `ValueError` for `positions` of a topic
+        without history, and `RuntimeError` if the connection has not begun or has ended, and, with a position, before
         `accept()`.
         """
         connection = self.__begun("subscribe")

@@ -14,7 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.deploy.conftest import clean_environment
-from tests.harness import BOUND, ROOT
+from tests.harness import BOUND, ROOT, until
 from tests.redis import BROKER, broadcast_from_the_shell
 from ws_support.testing import Peer
 
@@ -317,6 +317,44 @@ def test_the_rules_of_topics_admit_whom_they_say(tmp_path):
         "staff": [False, True, False],
         "knocked": '{"knocks": "ann"}',
     }
+
+
+def test_who_is_online_is_told_and_asked_for(project):
+    server = project(
+        "presence.md",
+        settings=_DATABASE,
+        asgi=_ASGI.format(
+            imports="from mysite.rooms import Room\nfrom mysite.editor import editor",
+            routes=(
+                "path('rooms/<str:room>', Room.as_asgi()), path('editor/<str:document>', editor)"
+            ),
+        ),
+        urls=(
+            "from django.http import JsonResponse\n"
+            "from django.urls import path\n"
+            "from mysite.views import members, who\n"
+            "async def entries(request):\n"
+            "    found = await members('document/a')\n"
+            "    return JsonResponse([each.entries for each in found.members], safe=False)\n"
+            "urlpatterns = [path('who/<str:room>', who), path('entries', entries)]\n"
+        ),
+    )
+    with server.connect("/rooms/red") as one, server.connect("/rooms/red") as two:
+        first = json.loads(one.recv(BOUND))
+        while first["count"] < 2:
+            first = json.loads(one.recv(BOUND))
+        assert len(first["joined"]) in (1, 2)
+        assert json.loads(two.recv(BOUND))["count"] == 2
+        with urlopen(f"{server.origin}/who/red", timeout=BOUND) as response:
+            assert json.load(response) == {"count": 2, "members": [{"name": "", "tabs": 1}] * 2}
+        two.close()
+        assert len(json.loads(one.recv(BOUND))["left"]) == 1
+    with server.connect("/editor/a") as socket:
+        socket.send("typing")
+        for _ in until("change of the metadata"):
+            with urlopen(f"{server.origin}/entries", timeout=BOUND) as response:
+                if json.load(response) == [[{"typing": True}]]:
+                    break
 
 
 def test_the_settings_for_redis_reach_other_processes(project, redis):

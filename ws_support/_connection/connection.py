@@ -242,8 +242,7 @@ class Connection:
 
     def let_go_of(self, presence: Presence) -> None:
         """Forget somebody who has left."""
-        if self._presences is not None:
-            self._presences.pop(presence, None)
+        (self._presences or {}).pop(presence, None)
 
     @property
     def is_open(self) -> bool:

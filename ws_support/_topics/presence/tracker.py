@@ -84,12 +84,16 @@ class Tracker:
         await self._remove(topic, await self._dead(workers))
 
     def _doubt(self) -> None:
-        """Note that an outage has ended, or that this process stood still.
+        """Note that there is an outage or its end, or that this process stood still.
 
-        Others may have to renew their leases first, and what is known may be old.
+        What is known may be old, and others have to renew their leases first.
         """
+        self._trust()
+        for watch in self._watches.values():
+            watch.disturb()
+
+    def _trust(self) -> None:
         self._trusts_until = asyncio.get_running_loop().time() + TRUST
-        self._disturb()
 
     # Watching
 
@@ -118,10 +122,6 @@ class Tracker:
     def _is_unsure(self) -> bool:
         return self.worker.is_unsure
 
-    def _disturb(self) -> None:
-        for watch in self._watches.values():
-            watch.disturb()
-
     def _wake_up(self) -> None:
         if self._wake is not None:
             self._wake.set()
@@ -133,7 +133,7 @@ class Tracker:
 
         def on_outage(error: Exception) -> None:
             with suppress(RuntimeError):  # The loop has been closed.
-                loop.call_soon_threadsafe(self._disturb)
+                loop.call_soon_threadsafe(self._doubt)
 
         # It does not notice outages itself. The listener does, which hears the differences.
         outage = self._storage.outages.detector(on_outage)
@@ -142,13 +142,14 @@ class Tracker:
         was_away = False
         try:
             while self._watches:
-                # What was read before the listener is back could miss something.
                 is_away = self._storage.outages.is_noticed
-                if was_away and not is_away:
+                if was_away:
+                    # What was read before the listener was back may have missed something.
                     self._doubt()
                 was_away = is_away
-                pause = RETRY_EVERY if is_away else await self._step()
-                await rest(wake, pause)
+                wake.clear()
+                pause = await self._step()
+                await rest(wake, RETRY_EVERY if is_away else pause)
                 # What comes in the same moment is one round.
                 await asyncio.sleep(MOMENT)
         finally:
@@ -164,10 +165,10 @@ class Tracker:
                 self._look_at = now + LOOK_EVERY
                 await self._look()
         except BrokerError:
+            self._trust()
             return RETRY_EVERY
-        if not self.worker.is_unsure:
-            for watch in self._watches.values():
-                watch.end_ghosts()
+        for watch in self._watches.values():
+            watch.end_ghosts()
         due = [until for each in self._watches.values() if (until := each.ghosts_until)]
         if self._others(self._workers()):
             due.append(self._look_at)

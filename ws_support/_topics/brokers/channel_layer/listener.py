@@ -41,8 +41,8 @@ _TURN: Final = 2.5
 _QUIET_TURNS: Final = 2
 """Turns in a row without a message after which the layer is taken to deliver none."""
 
-_AGAIN: Final = 0.5
-"""Seconds after which a probe that is not back is sent again during an outage."""
+_SENDS: Final = 5
+"""How often the probe is sent in a turn during an outage."""
 
 _MOST_TURNS: Final = 12
 """Turns after which the probe is taken to be lost. Other messages may still come: with several
@@ -299,12 +299,12 @@ class Listener:
 
         When an outage ends, the connection that publishes may be back before the one that listens.
         """
-        is_away = self._outage.is_away
-        for _ in range(int(_TURN / _AGAIN) if is_away else 1):
+        sends = _SENDS if self._outage.is_away else 1
+        for left in reversed(range(sends)):
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._came_round.wait(), _AGAIN if is_away else _TURN)
+                await asyncio.wait_for(self._came_round.wait(), _TURN / sends)
                 return True
-            if is_away:
+            if left:
                 await self._send_probe()
         return False
 
