@@ -280,10 +280,7 @@ def _keeps_history(rules: Rules | None) -> bool:
 
 
 def _checked(since: str | None) -> Position | None:
-    try:
-        return None if since is None else checked_position(since)
-    except ValueError:
-        raise _refusal("invalid", "since is not a position.") from None
+    return None if since is None else checked_position(since)
 
 
 # Errors: the first word is for programs.
