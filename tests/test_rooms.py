@@ -91,6 +91,7 @@ EXPORTS = {
         "HubRouter",
         "PublishError",
         "SingleClientProxy",
+        "TopicsHub",
         "authorize",
         "hub_context",
         "hub_method_name",
@@ -181,6 +182,7 @@ EXPORTS = {
         "Topic",
         "history",
         "topic",
+        "topic_token",
     },
     "ws_support.urls": {"urlpatterns"},
     "ws_support.websocket": {

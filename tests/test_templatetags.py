@@ -1,4 +1,4 @@
-"""What `{% websocket_client %}` puts into a page."""
+"""What the template tags put into a page."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from django.template import engines
 from django.urls import clear_script_prefix, set_script_prefix
 
+from ws_support._topics.tokens import is_good_token
+
 
 def rendered(tag: str, **context: object) -> str:
     source = f"{{% load ws_support %}}{{% {tag} %}}"
@@ -16,8 +18,9 @@ def rendered(tag: str, **context: object) -> str:
 
 
 def handed_over(tag: str = "websocket_client", **context: object) -> dict[str, object]:
+    id_ = tag.split()[0].replace("websocket_", "ws_support-")
     found = re.fullmatch(
-        r'<script id="ws_support-client" type="application/json">(.*)</script>',
+        rf'<script id="{id_}" type="application/json">(.*)</script>',
         rendered(tag, **context),
     )
     assert found is not None
@@ -78,3 +81,51 @@ def test_a_path_is_below_the_prefix_of_the_project(path, expected):
         assert handed_over("websocket_client path", path=path)["path"] == expected
     finally:
         clear_script_prefix()
+
+
+def test_the_path_of_topics_is_handed_over_below_the_prefix():
+    set_script_prefix("/app")
+    try:
+        assert handed_over('websocket_topics "/topics"') == {"path": "/app/topics"}
+    finally:
+        clear_script_prefix()
+
+
+class Person:
+    is_authenticated = True
+
+    def __init__(self, pk: int) -> None:
+        self.pk = pk
+
+
+class Request:
+    def __init__(self, user: object) -> None:
+        self.user = user
+
+
+class Nobody:
+    is_authenticated = False
+
+
+ANN, BOB = Person(1), Person(2)
+
+
+@pytest.mark.parametrize("context", [{"user": ANN}, {"request": Request(ANN), "user": BOB}])
+def test_a_token_is_for_the_user_of_the_page(context):
+    token = rendered("topic_token name", name="room/7", **context)
+    assert re.fullmatch(r"[\w:-]+", token)
+    assert is_good_token(token, "room/7", ANN)
+    assert not is_good_token(token, "room/7", BOB)
+    assert not is_good_token(token, "room/8", ANN)
+
+
+@pytest.mark.parametrize("context", [{}, {"user": Nobody()}, {"request": object()}])
+def test_a_token_of_a_page_without_a_user_is_for_everybody(context):
+    token = rendered('topic_token "room/7"', **context)
+    assert is_good_token(token, "room/7", BOB)
+    assert is_good_token(token, "room/7", None)
+
+
+def test_a_token_is_good_for_so_many_seconds():
+    assert not is_good_token(rendered('topic_token "room/7" -1'), "room/7", None)
+    assert not is_good_token(rendered('topic_token "room/7" seconds=-1'), "room/7", None)

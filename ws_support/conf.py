@@ -125,6 +125,12 @@ class Options:
         number("a whole number of topics above 0", integer=True),
         "Topics that one connection may subscribe to.",
     )
+    topics_publish_rate: float | None = _setting(
+        20,
+        number("a number of messages above 0", none="for no limit"),
+        "Messages a second that one connection may publish through `TopicsHub`, five seconds' worth"
+        " of them at once; `None`: no limit.",
+    )
     shutdown_timeout: float = _setting(
         10,
         number("a number of seconds above 0"),

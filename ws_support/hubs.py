@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Final, Generic
+from typing import Any, ClassVar, Final, Generic, Protocol
 
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.exceptions import ImproperlyConfigured
@@ -45,6 +45,9 @@ from ws_support._hubs.errors import HubException, PublishError
 from ws_support._hubs.filters import HubFilter, HubInvocation
 from ws_support._hubs.methods import hub_method_name
 from ws_support._hubs.router import Router, has_sessions
+from ws_support._hubs.topics import calls
+from ws_support._hubs.topics.calls import PublishOptions, SubscribeOptions
+from ws_support._hubs.topics.watching import Difference
 from ws_support.asgi import WebSocketSupport
 
 __all__ = [
@@ -62,6 +65,7 @@ __all__ = [
     "HubRouter",
     "PublishError",
     "SingleClientProxy",
+    "TopicsHub",
     "authorize",
     "hub_context",
     "hub_method_name",
@@ -195,6 +199,48 @@ class Hub(Generic[Client]):
         if user is None or not user.is_authenticated:
             return None
         return str(user.pk)
+
+
+class TopicsClient(Protocol):
+    """What `TopicsHub` calls in its clients."""
+
+    async def message(self, name: str, position: str | None, data: Any) -> None: ...
+    async def snapshot(self, name: str, position: str | None, state: Any) -> None: ...
+    async def gap(self, name: str, position: str) -> None: ...
+    async def presence(self, name: str, difference: Difference) -> None: ...
+
+
+class TopicsHub(Hub[TopicsClient]):
+    """The hub through which pages subscribe to topics with rules::
+
+        application = HubRouter(application, {"topics": TopicsHub})
+
+    Pages use `topics.js`. The rules are those of `ws_support.topics`. What clients may call, and
+    what they are sent, is in docs/reference/topics-hub.md. A subclass may add `options`, `filters`
+    and methods.
+    """
+
+    options: ClassVar[Mapping[str, Any]] = {"MAXIMUM_PARALLEL_INVOCATIONS_PER_CLIENT": 1}
+
+    async def subscribe(self, name: str, options: SubscribeOptions | None) -> calls.Subscribed:
+        """Subscribe the client to a topic, if its rules or a token allow that."""
+        return await calls.subscribe(self._connection, name, options or SubscribeOptions())
+
+    async def unsubscribe(self, name: str) -> None:
+        """End a subscription."""
+        await calls.unsubscribe(self._connection, name)
+
+    async def publish(self, name: str, data: Any, options: PublishOptions | None) -> str | None:
+        """Broadcast what the client says, if the rules of the topic allow that."""
+        return await calls.publish(self._connection, name, data, options or PublishOptions())
+
+    async def history(self, name: str, since: str | None, limit: int | None) -> calls.KeptMessages:
+        """Return what the history of a topic has."""
+        return await calls.history(self._connection, name, since, limit)
+
+    async def members(self, name: str) -> calls.MembersPresent:
+        """Return who is present under a topic."""
+        return await calls.members(self._connection, name)
 
 
 class HubOutside(Generic[Client]):

@@ -30,8 +30,9 @@ from ws_support._topics.reading import History, HistoryMessage, history
 from ws_support._topics.registry import Recovery
 from ws_support._topics.rules import register
 from ws_support._topics.sources import ClassRule
+from ws_support._topics.tokens import topic_token
 
-__all__ = ["History", "HistoryMessage", "Recovery", "Topic", "history", "topic"]
+__all__ = ["History", "HistoryMessage", "Recovery", "Topic", "history", "topic", "topic_token"]
 
 
 class Topic:

@@ -12,14 +12,14 @@ const BOUND = 5_000; // milliseconds
 const SEPARATOR = "\x1e";
 const { setTimeout, clearTimeout } = globalThis;
 
-/** Import the client, as a module wherever Node.js thinks that it is none. */
-export async function hubModule() {
+/** Import a module of the client, as one wherever Node.js thinks that it is none. */
+export async function hubModule(name = "hub.js") {
   const folder = mkdtempSync(join(tmpdir(), "hub-"));
   process.on("exit", () => rmSync(folder, { recursive: true }));
   const source = fileURLToPath(new URL("../../ws_support/static/ws_support", import.meta.url));
   cpSync(source, folder, { recursive: true });
   writeFileSync(join(folder, "package.json"), '{"type": "module"}');
-  return import(join(folder, "hub.js"));
+  return import(join(folder, name));
 }
 
 /** Wait for `promise`, but not for ever. */

@@ -47,6 +47,20 @@ def test_the_client_of_hubs_keeps_to_its_times(node: str) -> None:
     assert passed(node, file="hub_timing.test.js") > 25
 
 
+def test_the_client_of_topics_does_what_its_unit_tests_say(
+    node: str, websocket_options: list[str]
+) -> None:
+    need_npm_package("ws")
+    assert passed(node, *websocket_options, file="topics.test.js") > 50
+
+
+def test_tabs_that_share_a_connection_do_what_their_unit_tests_say(
+    node: str, websocket_options: list[str]
+) -> None:
+    need_npm_package("ws")
+    assert passed(node, *websocket_options, file="topics_shared.test.js") > 10
+
+
 def test_the_client_works_in_node_from_its_opening_to_its_close(
     node: str, websocket_options: list[str], serve: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -113,3 +127,13 @@ def test_the_types_of_the_client_of_hubs_name_every_option() -> None:
     names, declared = options_of("hub", "HubOptions")
     assert names == declared
     assert len(names) > 10
+
+
+def test_the_types_of_the_client_of_topics_name_every_option() -> None:
+    source = (CLIENT / "topics.js").read_text()
+    defaults = re.search(r"const SUBSCRIBE_DEFAULTS = \{(.*?)\};", source)[1]
+    types = (CLIENT / "topics.d.ts").read_text()
+    declared = re.search(r"export interface SubscribeOptions \{\n(.*?)\n\}", types, re.S)[1]
+    names = re.findall(r"(\w+):", defaults)
+    assert names == re.findall(r"^  (\w+)\?:", declared, re.M)
+    assert len(names) > 3

@@ -2,6 +2,7 @@
 
 import { ReliableWebSocket, pageSettings } from "/static/ws_support/client.js";
 import { HubConnection, HubConnectionState, HubError } from "/static/ws_support/hub.js";
+import { TopicError, TopicSubscription, Topics } from "/static/ws_support/topics.js";
 
 const socket = new ReliableWebSocket("/ws", ["v2", "v1"], { minDelay: 500, queue: false });
 new ReliableWebSocket();
@@ -128,3 +129,39 @@ hub.state = "Connected";
 console.log(new HubError("text", "other"));
 // @ts-expect-error: not exported
 import { Backoff } from "/static/ws_support/client.js";
+
+// Topics.
+const topics = new Topics();
+new Topics("/topics", { shared: true });
+new Topics("/topics", { minDelay: 500, accessTokenFactory: () => "token" });
+const room: TopicSubscription = topics.subscribe("room/7", {
+  since: "stored",
+  token: async () => "token",
+  snapshot: true,
+  presence: { page: "chat" },
+});
+topics.subscribe("news/sport", { since: null, presence: "watch" });
+room.addEventListener("message", function ({ data, position }) {
+  console.log(this.name, data.text, position?.length);
+});
+room.addEventListener("recovered", ({ position, missed }) => console.log(position.length + missed));
+room.addEventListener("gap", ({ position }) => console.log(position ?? "without history"));
+room.addEventListener("snapshot", ({ state }) => console.log(state.title));
+room.addEventListener("presence", ({ members, count }) => console.log(members[0].name, count + 1));
+room.addEventListener("error", ({ error, code, willRetry }) => {
+  if (error instanceof TopicError && error.code === "forbidden") console.log(error.message);
+  if (code === "page") console.log(willRetry);
+});
+const position: string | null = await room.publish({ text: "hi" }, { echo: false });
+const { messages, more } = await room.history({ since: position, limit: 10 });
+console.log(messages.map(({ data }) => data.text), more, (await room.members()).count, room.people);
+topics.addEventListener("reconnecting", ({ attempt, delay }) => console.log(attempt + delay));
+topics.addEventListener("close", ({ error }) => console.log(error));
+if (topics.state === "Disconnected") topics.reconnect();
+room.unsubscribe();
+await topics.stop();
+
+// @ts-expect-error: no such option
+topics.subscribe("room/7", { sinse: "stored" });
+// @ts-expect-error: a subscription is made by topics
+new TopicSubscription();

@@ -33,13 +33,13 @@ class Node:
     def __init__(self, program: str, options: list[str]) -> None:
         for name in ("@microsoft/signalr", "@microsoft/signalr-protocol-msgpack", "ws"):
             need_npm_package(name)
-        self._command = [program, *options]
+        self.command = [program, *options]
 
     def passed(self, script: str, *, timeout: float = 200, **environment: object) -> int:
         """Run the tests in a script, and return how many have passed, which are all."""
         run = subprocess.run(
             # In one process, which ends at the timeout: `--test` has another one for each file.
-            [*self._command, "--test-reporter=tap", SCRIPTS / script],
+            [*self.command, "--test-reporter=tap", SCRIPTS / script],
             env={**os.environ, **{name: str(environment[name]) for name in environment}},
             capture_output=True,
             text=True,
@@ -55,7 +55,7 @@ class Node:
         """Start so many clients of each of these kinds. `said` is the file for what they say."""
         with said.open("wb") as file:
             process = subprocess.Popen(
-                [*self._command, SCRIPTS / "hubs.ends.js", url, str(count), *kinds],
+                [*self.command, SCRIPTS / "hubs.ends.js", url, str(count), *kinds],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from tests.project.events import log
-from ws_support.hubs import Hub, HubException, authorize, hub_context
+from ws_support.hubs import Hub, HubException, TopicsHub, authorize, hub_context
 
 
 @dataclass
@@ -208,6 +208,7 @@ HUBS = {
     "soon-given-up-hub": SoonGivenUp,
     "stateful-hub": Stateful,
     "logged-hub": Everything,
+    "topics-hub": TopicsHub,
 }
 
 

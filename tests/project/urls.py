@@ -77,6 +77,42 @@ HUB_PAGE = """
 </script>
 """
 
+TOPICS_PAGE = """
+{% load static ws_support %}
+<!doctype html>
+<title>Topics</title>
+<link rel="icon" href="data:,">
+<script type="importmap">
+  {"imports": {
+    "/static/ws_support/client.js": "{% static 'ws_support/client.js' %}",
+    "/static/ws_support/hub.js": "{% static 'ws_support/hub.js' %}",
+    "/static/ws_support/hub_protocol.js": "{% static 'ws_support/hub_protocol.js' %}",
+    "/static/ws_support/hub_session.js": "{% static 'ws_support/hub_session.js' %}",
+    "/static/ws_support/topics_follow.js": "{% static 'ws_support/topics_follow.js' %}",
+    "/static/ws_support/topics_shared.js": "{% static 'ws_support/topics_shared.js' %}"
+  }}
+</script>
+{% websocket_topics "/topics-hub" %}
+<script type="module">
+  import { Topics } from "{% static 'ws_support/topics.js' %}";
+
+  const query = new URLSearchParams(location.search);
+  window.events = [];
+  const shared = query.has("shared");
+  window.topics = new Topics(null, { minDelay: 100, maxDelay: 500, shared });
+  window.room = topics.subscribe("room/x", {
+    since: "stored",
+    token: "{% topic_token 'room/x' %}",
+    presence: { page: query.get("page") ?? "one" },
+  });
+  for (const type of ["subscribed", "message", "recovered", "gap", "presence", "error"]) {
+    room.addEventListener(type, ({ data, missed, count, error }) => {
+      window.events.push([type, data ?? missed ?? count ?? error?.message ?? null]);
+    });
+  }
+</script>
+"""
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -90,6 +126,13 @@ def client(request):
 
 def hub(request):
     return rendered(request, HUB_PAGE)
+
+
+def topics(request):
+    response = rendered(request, TOPICS_PAGE)
+    if "no-worker" in request.GET:
+        response["Content-Security-Policy"] = "worker-src 'none'"
+    return response
 
 
 def example(request, page):
@@ -106,6 +149,7 @@ urlpatterns = [
     *demo_patterns,
     path("client", client),
     path("hub-page", hub),
+    path("topics-page", topics),
     path("token", token),
     path("events", requests.events),
     path("poll", requests.poll),

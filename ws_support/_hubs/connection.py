@@ -126,6 +126,7 @@ class HubConnection:
         "_unread_size",
         "_waiting",
         "_writers",
+        "follower",
         "has_begun",
         "id",
         "items",
@@ -162,6 +163,8 @@ class HubConnection:
         self.user_identifier: str | None = None
         self.topics: frozenset[str] = frozenset()
         """Never changed in place: those who are in no group share one set."""
+        self.follower: Any = None
+        """The subscriptions of its client to topics, if there are any."""
         self._posting: asyncio.Lock | None = None
         self.posts = 0
         """How many requests with bytes of the client there are."""
@@ -605,6 +608,13 @@ class HubConnection:
         """Send a message that is written already, however slow the client is."""
         self._queue(data)
         self._flush_soon()
+
+    async def send_data(self, data: bytes) -> None:
+        """Send a message that is written already, and wait while the client is slow."""
+        slow = self._queue(data)
+        self._flush_soon()
+        if slow is not None:
+            await slow
 
     def _flush_soon(self) -> None:
         if not self._is_flush_due:

@@ -222,6 +222,8 @@ class HubManager:
         mailbox = self._adopted.pop(connection.id, None)
         if mailbox is not None:
             await registry.leave_all(cast(Subscriber, mailbox))
+        if connection.follower is not None:
+            await connection.follower.end()
         for topic in tuple(connection.topics):
             await self._leave(connection, topic)
         if not self.connections:

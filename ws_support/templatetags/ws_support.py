@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 from django import template
+from django.template import Context
 from django.urls import get_script_prefix
 from django.utils.html import json_script
 from django.utils.safestring import SafeString
 
+from ws_support._topics.tokens import LIFETIME
+from ws_support._topics.tokens import topic_token as new_topic_token
 from ws_support.conf import get_options
 
 register = template.Library()
@@ -37,6 +40,27 @@ def websocket_client(path: str | None = None) -> SafeString:
     if path is not None:
         settings["path"] = _prefixed(path)
     return json_script(settings, "ws_support-client")
+
+
+@register.simple_tag
+def websocket_topics(path: str) -> SafeString:
+    """Return the path of `TopicsHub`, for `topics.js`: data, as `websocket_client` does.
+
+    Use the tag once in a page, anywhere. `new Topics()` without a URL connects to `path`.
+    """
+    return json_script({"path": _prefixed(path)}, "ws_support-topics")
+
+
+@register.simple_tag(takes_context=True)
+def topic_token(context: Context, topic: str, seconds: float = LIFETIME) -> str:
+    """Return a token with which the user of this page may subscribe to `topic`, for `seconds`.
+
+    In a page without a user who is logged in, everybody who has the token may use it. The rules of
+    the topic are not asked: the view has decided. Raises `TypeError` or `ValueError` for an invalid
+    topic.
+    """
+    user = getattr(context.get("request"), "user", None) or context.get("user")
+    return new_topic_token(topic, user, seconds)
 
 
 def _prefixed(path: str) -> str:
