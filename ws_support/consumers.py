@@ -224,8 +224,8 @@ class AsyncWebsocketConsumer(generic.AsyncWebsocketConsumer):
         Returns also during an outage of the broker: the subscription holds once the broker is back.
         But with a position, it raises `BroadcastError`, and nothing is subscribed to. Raises
         `TypeError` if `topic` or `since` is not a string, `ValueError` for `positions` of a topic
-        without history, and `RuntimeError` if the connection has not begun or has ended, and, with a position, before
-        `accept()`.
+        without history, and `RuntimeError` if the connection has not begun or has ended, and, with
+        a position, before `accept()`.
         """
         connection = self.__begun("subscribe")
         return await subscribed(connection, topic, since, positions=positions)

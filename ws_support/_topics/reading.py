@@ -44,7 +44,8 @@ async def history(topic: str, since: str | None = None, limit: int | None = None
 
     `limit` is the most messages: without `since` the last ones, with it the first that follow.
 
-    Raises `ValueError` for a topic without history and a limit below 1, and `BroadcastError` when the history cannot be read within 5 s, or the broker keeps none.
+    Raises `ValueError` for a topic without history and a limit below 1, and `BroadcastError` when
+    the history cannot be read within 5 s, or the broker keeps none.
     """
     topic = checked_topic(topic)
     rules = rules_of(topic)
