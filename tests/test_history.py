@@ -55,12 +55,12 @@ def way(request):
 @pytest.fixture
 def room():
     """A name that no other test has: histories in memory outlive a test."""
-    return f"room/{next(_names)}"
+    return f"room/of-a-test-{next(_names)}"
 
 
 @pytest.fixture
 def short():
-    return f"short/{next(_names)}"
+    return f"short/of-a-test-{next(_names)}"
 
 
 @websocket_view
