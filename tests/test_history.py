@@ -515,6 +515,18 @@ async def test_who_cannot_be_excluded_is_an_error(who):
         broadcast_on_commit("plain", "text", exclude=who)
 
 
+@pytest.mark.parametrize("who", ["\ud800", "x" * 1000, Person("x" * 70_000)])
+async def test_an_id_that_no_message_can_name_fails_alone(all_ways, room, who):
+    """A page sends the id of its connection. Messages of the same moment go to Redis together."""
+    async with connected(Excluding.as_asgi(), topics=["plain", room]) as peer:
+        for topic in ("plain", room):
+            sending = [broadcast(topic, "a"), broadcast(topic, "b", exclude=who)]
+            results = await asyncio.gather(*sending, return_exceptions=True)
+            assert await peer.texts(1) == ["a"]
+            assert isinstance(results[1], ValueError)
+            assert "exclude" in str(results[1])
+
+
 async def test_synchronous_code_excludes_as_well(all_ways, room):
     scope = {"topics": ["plain", room], "excluding": "self"}
     ann = Person(1)

@@ -12,6 +12,9 @@ from django.core.serializers.json import DjangoJSONEncoder
 MAX_LENGTH: Final = 10_000
 """The most characters that a topic may have."""
 
+MAX_EXCLUDED: Final = 1000
+"""The most characters of who does not get a message: the id of a connection, or a primary key."""
+
 MAX_SUBSCRIBED: Final = 2**18
 """The most characters that all topics of one connection may have together."""
 
@@ -110,17 +113,25 @@ def wrapped(topic: str, position: str | None, message: dict[str, Any]) -> str:
 def exclusion_of(who: object) -> str:
     """Return how a message names `who` does not get it: a connection, its id, or a user.
 
-    Raises `TypeError` for anything else.
+    Raises `TypeError` for anything else, and `ValueError` for an id that no message can name: pages
+    send those of their connections.
     """
     identifier = getattr(who, "connection_id", who)
     if isinstance(identifier, str):
-        return f"c:{identifier}"
+        return _checked_exclusion(f"c:{identifier}")
     if getattr(who, "is_authenticated", False) and getattr(who, "pk", None) is not None:
-        return f"u:{who.pk}"  # type: ignore[attr-defined]
+        return _checked_exclusion(f"u:{who.pk}")  # type: ignore[attr-defined]
     raise TypeError(
         "exclude is a consumer, a WebSocket, the id of a connection, or a user who is"
         f" authenticated: got {who!r:.100}."
     )
+
+
+def _checked_exclusion(name: str) -> str:
+    if len(name) > MAX_EXCLUDED:
+        raise ValueError(f"exclude has up to {MAX_EXCLUDED - 2} characters: got {len(name) - 2}.")
+    check_text(name, "exclude")
+    return name
 
 
 def check_text(text: str, what: str) -> None:
