@@ -259,6 +259,17 @@ async def test_people_elsewhere_are_present_here(storage, place):
     assert [(each.name, len(each.entries)) for each in found.members] == [("ann", 2), ("bob", 1)]
 
 
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return {"x": value}
+
+
+def test_metadata_may_be_nested():
+    assert present(TOPIC, meta=nested(62)).meta == nested(62)
+
+
 def test_synchronous_code_may_ask(storage):
     assert async_to_sync(members)(TOPIC) == Members(0, [])
 
@@ -270,6 +281,8 @@ def test_synchronous_code_may_ask(storage):
         ({"meta": {"x": "y" * 4096}}, ValueError, "up to 4096 bytes as JSON: got 4105"),
         ({"meta": [1]}, TypeError, "is a dictionary"),
         ({"meta": {"x": float("nan")}}, ValueError, "JSON"),
+        ({"meta": nested(63)}, ValueError, "nested up to 64 deep"),
+        ({"meta": nested(2000)}, ValueError, "nested too deeply for JSON"),
         ({"meta": {"x": object()}}, TypeError, "JSON"),
         ({"name": 7}, TypeError, "is a string"),
         ({"name": "x" * 256}, ValueError, "up to 255 characters: got 256"),

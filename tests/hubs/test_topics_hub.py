@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from itertools import count
 from typing import Any, ClassVar
@@ -826,7 +827,24 @@ async def test_presence_needs_rules_that_have_it_and_good_metadata(in_memory, an
     large = {"page": "x" * 5000}
     refusal = await ann.refusal("Subscribe", hall, {"presence": large})
     assert refusal.startswith("invalid: The metadata of an entry has up to 4096 bytes")
+    deep: Any = {}
+    for _ in range(64):
+        deep = {"in": deep}
+    refusal = await ann.refusal("Subscribe", hall, {"presence": deep})
+    assert refusal.startswith("invalid: The metadata of an entry is nested up to 64 deep")
     assert await ann.refusal("Members", "nowhere") == FORBIDDEN
+
+
+async def test_metadata_may_change_in_the_moment_of_the_leave(in_memory, ann, hall):
+    ann.record.scope["user"] = Person("ann")
+    calls = [("Subscribe", hall, {"presence": {"n": number}}) for number in range(2)]
+    calls = [*calls, ("Unsubscribe", hall)]
+    await ann.put_message(
+        *(Invocation(target, each, f"{at}") for at, (target, *each) in enumerate(calls))
+    )
+    while getattr(await ann.next(), "id", "") != "2":
+        pass
+    await until(lambda: not [each for each in asyncio.all_tasks() if "_update" in repr(each)])
 
 
 async def test_members_cannot_be_read_in_an_outage(in_memory, ann, hall, monkeypatch):

@@ -84,11 +84,14 @@ def json_of(value: object, encoder: type[json.JSONEncoder] = DjangoJSONEncoder) 
 
     The default encoder also knows the values of models: dates and times, `Decimal`, `UUID` and lazy
     text. Raises `TypeError` for a value that `encoder` does not know, and `ValueError` for NaN and
-    infinity, which JSON does not have.
+    infinity, which JSON does not have, and for a value that is nested too deeply.
     """
-    if encoder is DjangoJSONEncoder:
-        return _ENCODER.encode(value)
-    return json.dumps(value, cls=encoder, allow_nan=False)
+    try:
+        if encoder is DjangoJSONEncoder:
+            return _ENCODER.encode(value)
+        return json.dumps(value, cls=encoder, allow_nan=False)
+    except RecursionError:
+        raise ValueError("The value is nested too deeply for JSON.") from None
 
 
 _ENCODER: Final = DjangoJSONEncoder(allow_nan=False)

@@ -141,13 +141,17 @@ class Follower:
             # Others see it within a moment, for which the client does not wait.
             self._connection.spawn(self._enter(topic, presence))
         elif before.meta != meta:
-            self._connection.spawn(before.update(meta))
+            self._connection.spawn(self._update(topic, before, meta))
         self._watched.add(topic)
         Watching.begin(topic, self)
 
     async def _enter(self, topic: str, presence: Presence) -> None:
         if self._presences.get(topic) is presence:  # It may have left before the first step.
             await presence
+
+    async def _update(self, topic: str, presence: Presence, meta: Mapping[str, Any]) -> None:
+        if self._presences.get(topic) is presence:  # As above.
+            await presence.update(meta)
 
     async def leave(self, topic: str) -> None:
         """Be present no longer, and hear no more."""

@@ -12,6 +12,10 @@ from ws_support._topics.messages import json_of
 MAX_META: Final = 4096
 """The most bytes of the metadata of an entry, as JSON in ASCII."""
 
+MAX_DEPTH: Final = 64
+"""The most dictionaries and lists within one another in the metadata of an entry. Everybody who
+watches reads them, and Python raises `RecursionError` for some hundreds."""
+
 MAX_NAME: Final = 255
 """The most characters of a member's name."""
 
@@ -78,7 +82,7 @@ def checked_meta(meta: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return `meta` as JSON keeps it.
 
     Raises `TypeError` if it is no mapping or holds what JSON does not know, and `ValueError` if it
-    takes more than `MAX_META` bytes.
+    takes more than `MAX_META` bytes, or is nested deeper than `MAX_DEPTH`.
     """
     if meta is not None and not isinstance(meta, Mapping):
         raise TypeError(f"The metadata of an entry is a dictionary: got {meta!r:.100}.")
@@ -88,8 +92,26 @@ def checked_meta(meta: Mapping[str, Any] | None) -> dict[str, Any]:
             f"The metadata of an entry has up to {MAX_META} bytes as JSON: got {len(text)},"
             f" {text[:60]}..."
         )
+    if _is_deep(meta):
+        raise ValueError(
+            f"The metadata of an entry is nested up to {MAX_DEPTH} deep: {text[:60]}..."
+        )
     value: dict[str, Any] = json.loads(text)
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, (Mapping, list, tuple))
+            for inner in (each.values() if isinstance(each, Mapping) else each)
+        ]
+        if not level:
+            return False
+    return any(isinstance(each, (Mapping, list, tuple)) for each in level)
 
 
 def checked_name(name: object) -> str:

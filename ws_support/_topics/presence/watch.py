@@ -57,7 +57,7 @@ class Watch:
         """Take a difference."""
         try:
             difference = read_difference(published.message["text"])
-        except (ValueError, TypeError, LookupError, AttributeError):
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             self.disturb()  # Somebody else has put it there.
             return False
         if self._is_unsure():
