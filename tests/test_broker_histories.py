@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 
 import pytest
 from django.test import override_settings
@@ -79,6 +80,16 @@ async def test_without_a_position_the_last_messages_are_read(kind, topic):
     positions = await appended(broker, topic, "a", "b", "c")
     log = await broker.read(topic, None, 2)
     assert (texts(log), log.position, log.has_more) == (["b", "c"], positions[2], False)
+
+
+async def test_large_messages_are_read_in_parts_also_without_a_position(kind, topic):
+    broker = Receiver().broker
+    large = ["x" * 700_000, "y" * 700_000, "z" * 700_000]
+    positions = await appended(broker, topic, *large)
+    log = await broker.read(topic, None, 2)
+    assert (texts(log), log.position, log.has_more) == ([large[1]], positions[1], True)
+    log = await broker.read(topic, positions[0], 2)
+    assert (texts(log), log.position, log.has_more) == ([large[1]], positions[1], True)
 
 
 async def test_a_history_that_does_not_reach_back_says_so_and_gives_nothing(kind, topic):
@@ -200,6 +211,7 @@ async def test_messages_of_many_threads_are_delivered_in_the_order_of_the_histor
 async def test_the_memory_of_a_history_is_given_back_when_it_has_expired(monkeypatch):
     monkeypatch.setattr(memory, "_SWEEP_EVERY", (0.01, 0.02))
     monkeypatch.setattr(memory, "KEEP_POSITION", 0.1)
+    monkeypatch.setattr(memory, "KEEP_BEGINNING", 0.1)
     kept = Histories()
     for seconds in (0.01, 600, 0.05, 0.01):
         for number in range(10):
@@ -207,6 +219,30 @@ async def test_the_memory_of_a_history_is_given_back_when_it_has_expired(monkeyp
     kept.read("never appended to", None, 1)
     assert len(kept) == 31
     await eventually(lambda: len(kept) == 10)
+
+
+async def test_of_topics_without_a_message_only_those_that_were_read_last_are_known(monkeypatch):
+    monkeypatch.setattr(memory, "_MOST_BEGINNINGS", 3)
+    kept = Histories()
+    positions = {name: kept.read(name, None, 1).position for name in "abc"}
+    assert kept.read("a", positions["a"], 1).is_complete
+    kept.read("d", None, 1)
+    assert len(kept) == 3
+    assert not kept.read("b", positions["b"], 1).is_complete
+    assert kept.read("a", positions["a"], 1).is_complete
+
+
+def test_histories_expire_although_each_call_has_an_event_loop_of_its_own(monkeypatch):
+    monkeypatch.setattr(memory, "KEEP_POSITION", 0.01)
+    kept = Histories()
+
+    async def append(topic):
+        kept.append(topic, text("kept"), Keeping(3, 0.01))
+
+    for number in range(5):
+        asyncio.run(append(f"{number}"))
+        time.sleep(0.03)
+    assert len(kept) <= 2
 
 
 def test_a_history_expires_although_the_event_loop_that_has_filled_it_is_closed(monkeypatch):

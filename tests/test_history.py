@@ -14,6 +14,9 @@ from django.test import override_settings
 from tests.peers import Served, connected
 from tests.redis import BROKER
 from tests.test_connection import eventually
+from ws_support._topics import feed
+from ws_support._topics.brokers import memory
+from ws_support._topics.brokers.redis import history as redis_history
 from ws_support._topics.registry import TopicRegistry
 from ws_support.broadcast import (
     BroadcastError,
@@ -31,6 +34,8 @@ from ws_support.websocket import websocket_view
 RULES = {
     "room/<path:name>": {"history": 300},
     "short/<path:name>": {"history": 3},
+    "long/<path:name>": {"history": 5000},
+    "brief/<path:name>": {"history": 5, "history_seconds": 0.05},
 }
 _names = count()
 
@@ -152,6 +157,27 @@ async def test_who_names_no_position_gets_what_is_new_and_hears_from_where_on(wa
         assert await peer.texts(1) == [f"recovered False {last}"]
         await broadcast(room, "new")
         assert await peer.texts(1) == ["new"]
+
+
+@pytest.mark.parametrize("begins", ["before", "with"])
+async def test_nothing_is_missing_where_nothing_was_published_for_long(way, monkeypatch, begins):
+    for module in (feed, memory, redis_history):
+        monkeypatch.setattr(module, "KEEP_POSITION", 0.4)
+        monkeypatch.setattr(module, "KEEP_BEGINNING", 0.4)
+    monkeypatch.setattr(memory, "_SWEEP_EVERY", (0.01, 0.02))
+    topic = f"brief/{next(_names)}"
+    lost = statistics().lost
+    async with client() as peer:
+        await asks(peer, topic)
+        await peer.texts(1)
+        expected = ["new"]
+        if begins == "before":
+            await broadcast(topic, "old")
+            expected = ["old", "new"]
+        await asyncio.sleep(1)
+        await broadcast(topic, "new")
+        assert await peer.texts(len(expected)) == expected
+    assert statistics().lost == lost
 
 
 async def test_who_was_away_for_too_long_gets_no_part_of_it_and_hears_so(way, short):
@@ -357,6 +383,36 @@ async def test_a_history_of_large_messages_is_read_whole(way, room):
     first, *rest = await positions_of(room, "seen", *(large for _ in range(6)))
     found = await history(room, since=first)
     assert [each.position for each in found.messages] == rest
+
+
+@pytest.mark.parametrize("size", [1, 200_000])
+async def test_the_last_messages_are_read_although_they_are_many_or_large(way, size):
+    topic = f"long/{next(_names)}"
+    many = 1100 if size == 1 else 10
+    messages = [f"{number} {'x' * size}" for number in range(many)]
+    await positions_of(topic, *messages)
+    found = await history(topic)
+    assert [each.message for each in found.messages] == messages
+    found = await history(topic, limit=many - 2)
+    assert [each.message for each in found.messages] == messages[2:]
+
+
+async def test_a_history_that_loses_what_was_to_be_read_is_read_again(way, monkeypatch, room):
+    broker = TopicRegistry.of_this_loop().broker
+    read, losses = broker.read, [True]
+
+    async def losing(topic, since, limit):
+        log = await read(topic, since, limit)
+        return log._replace(is_complete=False) if since and losses.pop() else log
+
+    monkeypatch.setattr(broker, "read", losing)
+    large = ["x" * 600_000, "y" * 600_000]
+    await positions_of(room, *large)
+    losses[:] = [False, True]
+    assert [each.message for each in (await history(room)).messages] == large
+    losses[:] = [True] * 3
+    with pytest.raises(BroadcastError, match="more is published than it keeps"):
+        await history(room)
 
 
 @pytest.mark.parametrize(
@@ -617,3 +673,18 @@ async def test_a_script_that_redis_has_forgotten_is_given_to_it_again(on_redis, 
     on_redis.ask("SCRIPT", "FLUSH")
     await asyncio.gather(*(broadcast(room, each) for each in "bcd"))
     assert [each.message for each in (await history(room)).messages] == ["a", "b", "c", "d"]
+
+
+async def test_what_somebody_else_has_written_into_a_history_is_left_out(redis, room):
+    with override_settings(**redis.settings(BROKER, options={"TOPICS": RULES})):
+        begin = (await history(room)).position
+        first = await broadcast(room, "first")
+        async with client() as early, client() as late:
+            await asks(early, room)
+            await early.texts(1)
+            redis.ask("XADD", f"asgi:log:{{{room}}}", "2-5", "p", first, "d", "?strange")
+            redis.ask("SET", f"asgi:position:{{{room}}}", "2-5")
+            await asks(late, room, begin)
+            assert await late.texts(2) == ["first", "recovered True 2-5"]
+            await broadcast(room, "new")
+            assert await late.texts(1) == await early.texts(1) == ["new"]

@@ -6,11 +6,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from random import uniform
 from typing import Any, Final
 
 from ws_support._asyncio import Backoff, comes
 from ws_support._topics.brokers.base import MOMENT, Broker, BrokerError, BrokerUnavailable
-from ws_support._topics.positions import Position
+from ws_support._topics.brokers.memory import KEEP_BEGINNING, KEEP_POSITION
+from ws_support._topics.positions import Position, offset_of
 from ws_support._topics.subscriber import Published, hand_out
 
 logger = logging.getLogger("ws_support.broadcast")
@@ -26,6 +28,10 @@ _PENDING: Final = 64
 
 _MOVE: Final = 1.0
 """Seconds for what a reader has found in the history to come here. Then the feed reads it, too."""
+
+_READS: Final = 3
+"""How often a feed reads at least in the time for which a position is known, so that its position
+stays known while nothing is published."""
 
 _MOVES: Final = 5
 """How often that is waited for."""
@@ -110,14 +116,25 @@ class Feed:
             while not await self._read_on():
                 pass
             self._backoff = Backoff()
+            # Not all feeds at the same time.
+            self._catch_up_in(self._time_known() / _READS * uniform(0.5, 1))  # noqa: S311
         except BrokerError as error:
             if not isinstance(error, BrokerUnavailable):
                 logger.error("The history of %.100a could not be read: %s.", self._topic, error)
-            if self._subscribers:
-                loop = asyncio.get_running_loop()
-                self._retry = loop.call_later(self._backoff.next(), self.catch_up)
+            self._catch_up_in(self._backoff.next())
         finally:
             self._task = None
+
+    def _catch_up_in(self, seconds: float) -> None:
+        if self._subscribers:
+            loop = asyncio.get_running_loop()
+            self._retry = loop.call_later(seconds, self.catch_up)
+
+    def _time_known(self) -> float:
+        """Return for how many seconds the history knows the position after it was read."""
+        position = self.position
+        has_begun = position is not None and offset_of(position) > 0
+        return KEEP_POSITION if has_begun else KEEP_BEGINNING
 
     async def _read_on(self) -> bool:
         """Hand on what follows in the history. Return True if that was all."""
@@ -136,6 +153,9 @@ class Feed:
             published = Published(self._topic, message, position, self.position)
             if self._pass_on(position, published):
                 await asyncio.sleep(MOMENT)
+        if since is not None and self.position != log.position:
+            self.position = log.position  # What is in between cannot be read.
+            self._moved()
         return not log.has_more and self._pass_on_pending()
 
     def _pass_on_pending(self) -> bool:
@@ -172,17 +192,19 @@ class Feed:
         """
         position = since
         while position != self.position and subscriber in self._subscribers:
-            known = self._known_after(position)
-            if not known:
-                log = await self._broker.read(self._topic, position, _CHUNK)
-                if not log.is_complete:
-                    return False, self.position or log.position
-                known = [(at, Published(self._topic, message, at)) for at, message in log.entries]
-            if not known:
+            if known := self._known_after(position):
+                for at, published in known:
+                    await subscriber.replay(published)
+                    position = at
+                continue
+            log = await self._broker.read(self._topic, position, _CHUNK)
+            if not log.is_complete:
+                return False, self.position or log.position
+            if log.position == position:
                 await self._until_moved()
-            for at, published in known:
-                await subscriber.replay(published)
-                position = at
+            for at, message in log.entries:
+                await subscriber.replay(Published(self._topic, message, at))
+            position = log.position  # Somebody else may have written the last ones.
         return True, position
 
     def _known_after(self, position: Position) -> list[tuple[Position, Published]]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from ws_support._topics.brokers.base import BrokerError
+from ws_support._topics.brokers.base import Broker, BrokerError, BrokerUnavailable
 from ws_support._topics.errors import not_read
 from ws_support._topics.messages import checked_topic
 from ws_support._topics.positions import checked_position
 from ws_support._topics.registry import TopicRegistry
 from ws_support._topics.rules import rules_of
+
+_ATTEMPTS: Final = 3
+"""How often a history is read from its beginning, when meanwhile it loses what was to be read."""
 
 
 class HistoryMessage(NamedTuple):
@@ -58,19 +61,28 @@ async def history(topic: str, since: str | None = None, limit: int | None = None
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"limit is a whole number of messages above 0: got {limit!r:.100}.")
     broker = TopicRegistry.of_this_loop().broker
-    messages: list[HistoryMessage] = []
-    left = rules.history if limit is None else min(limit, rules.history)
+    most = rules.history if limit is None else min(limit, rules.history)
     try:
-        while True:
-            log = await broker.read(topic, since, left)
-            if not log.is_complete:
-                return History([], log.position, recovered=False)
-            messages += [_message(each.position, each.message) for each in log.entries]
-            since, left = log.position, left - len(log.entries)
-            if not log.has_more or left <= 0:
-                return History(messages, log.position, recovered=True)
+        for _ in range(_ATTEMPTS):
+            found = await _read(broker, topic, since, most)
+            if found.recovered or since is not None:
+                return found
+        raise BrokerUnavailable("meanwhile, more is published than it keeps")
     except BrokerError as error:
         raise not_read(topic, broker, error) from error
+
+
+async def _read(broker: Broker, topic: str, since: str | None, left: int) -> History:
+    """Read a history in parts. Raises `BrokerError`."""
+    messages: list[HistoryMessage] = []
+    while True:
+        log = await broker.read(topic, since, left)
+        if not log.is_complete:
+            return History([], log.position, recovered=False)
+        messages += [_message(each.position, each.message) for each in log.entries]
+        since, left = log.position, left - len(log.entries)
+        if not log.has_more or left <= 0:
+            return History(messages, log.position, recovered=True)
 
 
 def _message(position: str, message: dict[str, Any]) -> HistoryMessage:

@@ -156,8 +156,9 @@ class Broker(ABC):
     async def read(self, topic: str, since: Position | None, limit: int) -> Log:
         """Return up to `limit` messages from the history of `topic`: those that follow `since`.
 
-        Without `since`, return the last ones. With it, less is returned, but at least one, when
-        messages are large. Raises `BrokerError` when the broker does not answer.
+        Without `since`, return the last ones; with a `limit` of 0, only where the history is. Less
+        is returned, but at least one, when messages are many or large: then `has_more` is True, and
+        they are the first of those. Raises `BrokerError` when the broker does not answer.
         """
         raise BrokerError("it keeps no history")
 

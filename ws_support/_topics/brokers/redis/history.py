@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ws_support._topics.brokers.base import Entry, Keeping, Log
-from ws_support._topics.brokers.memory import KEEP_POSITION
+from ws_support._topics.brokers.memory import KEEP_BEGINNING, KEEP_POSITION, SIZE
 from ws_support._topics.brokers.redis.envelope import read_entry, write_entry
 from ws_support._topics.brokers.redis.scripts import Script
 from ws_support._topics.positions import Position, mark
@@ -13,11 +13,8 @@ from ws_support._topics.positions import Position, mark
 KEYS: Final = ("log", "position")
 """The kinds of data: a stream, and a string."""
 
-_SIZE: Final = 2**20
-"""Bytes after which a reading ends. Redis answers nobody else while it collects them."""
-
 _MOST: Final = 1000
-"""The most entries of one reading."""
+"""The most entries of one reading. Redis answers nobody else while it collects them."""
 
 APPEND: Final = Script("""
 local previous = redis.call('GET', KEYS[2])
@@ -43,27 +40,31 @@ if not top then
   redis.call('DEL', KEYS[1])
   redis.call('SET', KEYS[2], top, 'PX', ARGV[2])
 end
-local since, limit, size = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local keep = string.sub(top, 1, 2) == '0-' and ARGV[2] or ARGV[3]
+if redis.call('PTTL', KEYS[2]) < tonumber(keep) then redis.call('PEXPIRE', KEYS[2], keep) end
+local since, size, most, limit = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local found = {}
 if limit == 0 or since == top then
   return {1, top, top, found}
 end
+local before
 if since == '' then
-  local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', limit)
-  for at = 1, #last do
-    table.insert(found, 1, {last[at][1], last[at][2][4]})
-  end
+  before = math.max(tonumber(string.match(top, '^%d+')) - limit, 0)
+else
+  before = tonumber(string.match(since, '^%d+'))
+end
+local first = string.format('%.0f-0', before + 1)
+local entries = redis.call('XRANGE', KEYS[1], first, '+', 'COUNT', 1)
+if since == '' and not entries[1] then
   return {1, top, top, found}
 end
-local offset = tonumber(string.match(since, '^%d+'))
-local first = string.format('%.0f-0', offset + 1)
-local entries = redis.call('XRANGE', KEYS[1], first, '+', 'COUNT', 1)
-if not entries[1] or entries[1][2][2] ~= since then
+if since ~= '' and (not entries[1] or entries[1][2][2] ~= since) then
   return {0, top, top, found}
 end
 local position = since
-while #found < limit and position ~= top do
-  entries = redis.call('XRANGE', KEYS[1], first, '+', 'COUNT', math.min(16, limit - #found))
+most = math.min(most, limit)
+while #found < most and position ~= top do
+  entries = redis.call('XRANGE', KEYS[1], first, '+', 'COUNT', math.min(16, most - #found))
   for at = 1, #entries do
     local data = entries[at][2][4]
     size = size - #data
@@ -78,7 +79,7 @@ return {1, top, position, found}
 """)
 """Return if the stream has all since a position, the last position, that of the reading, and the
 entries. A topic without a position gets one, so that who begins to read now knows later whether
-something was lost."""
+something was lost. A position stays known for some time after each reading."""
 
 
 def append_arguments(message: Any, keeping: Keeping, channel: bytes) -> list[bytes]:
@@ -98,10 +99,12 @@ def read_arguments(since: Position | None, limit: int) -> list[bytes]:
     """Return the arguments of `READ`."""
     return [
         b"%d" % mark(),
+        _milliseconds(KEEP_BEGINNING),
         _milliseconds(KEEP_POSITION),
         (since or "").encode(),
-        b"%d" % min(limit, _MOST),
-        b"%d" % _SIZE,
+        b"%d" % SIZE,
+        b"%d" % _MOST,
+        b"%d" % limit,
     ]
 
 
