@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.test_connection import eventually
 from ws_support._asyncio import Backoff
 from ws_support._topics import feed
-from ws_support._topics.brokers.base import Appended, BrokerError, BrokerUnavailable, Keeping
+from ws_support._topics.brokers.base import Appended, BrokerError, BrokerUnavailable, Keeping, Log
 from ws_support._topics.brokers.local import LocalBroker
 from ws_support._topics.brokers.memory import histories
 from ws_support._topics.registry import TopicRegistry
@@ -388,3 +388,33 @@ async def test_who_asks_twice_at_once_gets_twice_what_was_missed_and_once_what_i
     await stage.delivers()
     assert sorted(reader.texts) == ["1", "1", "2", "2", "3"]
     await stage.registry.leave_all(reader)
+
+
+async def test_after_an_outage_histories_are_read_in_turn(monkeypatch):
+    """All at once, they would fill the queue of the publisher."""
+    with override_settings(CHANNEL_LAYERS={}, WS_SUPPORT={"TOPICS": {"<path:n>": {"history": 5}}}):
+        registry = TopicRegistry()
+        readers = [Reader(None) for _ in range(200)]
+        for number, reader in enumerate(readers):
+            await registry.subscribe(f"turn {number}", reader)
+        reading, most, read = set(), [], []
+
+        async def slow(topic, since, limit):
+            reading.add(topic)
+            most.append(len(reading))
+            await asyncio.sleep(0.001)
+            reading.discard(topic)
+            read.append(topic)
+            return Log([], since, is_complete=True, has_more=False)
+
+        monkeypatch.setattr(registry.broker, "read", slow)
+        registry.catch_up()
+        await asyncio.sleep(0)
+        registry.catch_up()
+        for reader in readers[100:]:
+            await registry.leave_all(reader)
+        await eventually(lambda: registry._catching_up is None)
+        assert set(read) >= {f"turn {number}" for number in range(100)}
+        assert 1 < max(most) <= 2 * 64
+        for reader in readers:
+            await registry.leave_all(reader)

@@ -24,6 +24,9 @@ _TURN: Final = 64
 
 _NO_HISTORY: Final = "The history does not reach back to what came last, or it was lost."
 
+_LANES: Final = 64
+"""Histories that are read at the same time after an outage. What is published waits behind them."""
+
 _LOG_EVERY: Final = 10.0
 """Seconds between two log lines about lost messages: many topics lose some at the same time."""
 
@@ -64,6 +67,7 @@ class TopicRegistry:
     def __init__(self) -> None:
         self._topics: dict[str, dict[AnySubscriber, None]] = {}
         self._feeds: dict[str, Feed] = {}
+        self._catching_up: asyncio.Task[None] | None = None
         self.broker = broker_class()(self)
 
     @classmethod
@@ -187,8 +191,18 @@ class TopicRegistry:
 
     def catch_up(self) -> None:
         """Read from the histories what has not come here: there was an outage."""
-        for feed in tuple(self._feeds.values()):
-            feed.catch_up()
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+        self._catching_up = asyncio.create_task(self._catch_up(), name="histories")
+
+    async def _catch_up(self) -> None:
+        topics = list(self._feeds)
+        for at in range(0, len(topics), _LANES):
+            chunk = topics[at : at + _LANES]
+            reading = [self._feeds[each].catch_up() for each in chunk if each in self._feeds]
+            if reading:
+                await asyncio.wait(reading)
+        self._catching_up = None
 
     def miss(self, topic: str, count: int, cause: str) -> None:
         """Close the connections of all subscribers of `topic`, which have missed `count` messages.
