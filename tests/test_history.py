@@ -688,3 +688,15 @@ async def test_what_somebody_else_has_written_into_a_history_is_left_out(redis, 
             assert await late.texts(2) == ["first", "recovered True 2-5"]
             await broadcast(room, "new")
             assert await late.texts(1) == await early.texts(1) == ["new"]
+
+
+async def test_a_position_that_somebody_else_has_overwritten_is_lost_and_told(on_redis, room):
+    first = await broadcast(room, "seen")
+    for ask in (lambda: history(room), lambda: broadcast(room, "new")):
+        on_redis.ask("SET", f"asgi:position:{{{room}}}", "rubbish")
+        await ask()
+    async with client() as peer:
+        await asks(peer, room, first)
+        assert (await peer.texts(1))[0].startswith("recovered False ")
+        await broadcast(room, "next")
+        assert await peer.texts(1) == ["next"]

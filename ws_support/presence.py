@@ -115,7 +115,8 @@ def present(
 
     `user` is a user of Django, or any object with `pk` and `get_username()`. Without one, or with
     one that is not authenticated, the entry makes a member of its own. `meta` is a dictionary that
-    JSON can hold, of at most 4096 bytes as JSON, nested up to 64 deep. `name` replaces the name of the user.
+    JSON can hold, of at most 4096 bytes as JSON, nested up to 64 deep. `name` replaces the name of
+    the user.
 
     Raises `TypeError` or `ValueError` for an invalid argument.
     """

@@ -18,7 +18,7 @@ _MOST: Final = 1000
 
 APPEND: Final = Script("""
 local previous = redis.call('GET', KEYS[2])
-if not previous then
+if not previous or not string.match(previous, '^%d+%-%d+$') then
   redis.call('DEL', KEYS[1])
   previous = '0-' .. ARGV[1]
 end
@@ -31,11 +31,12 @@ local takers = redis.call('PUBLISH', ARGV[7], 'h ' .. position .. ' ' .. previou
 return {position, takers}
 """)
 """Append an entry to the stream, note its position, and publish it. Each entry names the position
-before it: a stream that was lost, or restored from an older copy, does not fit what came before."""
+before it: a stream that was lost, or restored from an older copy, does not fit what came before. A
+position that somebody else has overwritten is lost."""
 
 READ: Final = Script("""
 local top = redis.call('GET', KEYS[2])
-if not top then
+if not top or not string.match(top, '^%d+%-%d+$') then
   top = '0-' .. ARGV[1]
   redis.call('DEL', KEYS[1])
   redis.call('SET', KEYS[2], top, 'PX', ARGV[2])
