@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 
 import pytest
@@ -12,7 +13,7 @@ from tests.redis import BROKER
 from tests.test_brokers import Receiver, text
 from tests.test_connection import eventually
 from ws_support._topics.brokers import memory
-from ws_support._topics.brokers.base import Keeping
+from ws_support._topics.brokers.base import BrokerError, Keeping
 from ws_support._topics.brokers.memory import Histories
 from ws_support._topics.messages import EXCLUDE, JSONText
 
@@ -33,7 +34,7 @@ def topic(request):
 
 
 async def appended(broker, topic, *messages):
-    return [await broker.append(topic, text(each), KEEPING) for each in messages]
+    return [(await broker.append(topic, text(each), KEEPING)).position for each in messages]
 
 
 def texts(log):
@@ -98,13 +99,13 @@ async def test_a_position_of_another_history_is_noticed(kind, topic, since):
 async def test_a_history_expires_and_its_last_position_stays(kind, topic):
     broker = Receiver().broker
     short = Keeping(3, 0.05)
-    first = await broker.append(topic, text("a"), short)
-    last = await broker.append(topic, text("b"), short)
+    first, _ = await broker.append(topic, text("a"), short)
+    last, _ = await broker.append(topic, text("b"), short)
     await asyncio.sleep(0.1)
     assert await broker.read(topic, None, 10) == ([], last, True, False)
     assert await broker.read(topic, last, 10) == ([], last, True, False)
     assert not (await broker.read(topic, first, 10)).is_complete
-    after = await broker.append(topic, text("c"), KEEPING)
+    after, _ = await broker.append(topic, text("c"), KEEPING)
     assert (await broker.read(topic, last, 10)).entries == [(after, text("c"))]
 
 
@@ -131,6 +132,49 @@ async def test_a_message_is_delivered_with_its_position_and_that_before_it(kind,
     await one.takes((topic, "a"), (topic, "b"))
     assert one.kept == [(positions[0], begin), (positions[1], positions[0])]
     await one.broker.unsubscribe(topic)
+
+
+async def test_the_broker_knows_how_many_have_taken_a_message(kind, topic):
+    one, two = Receiver(), Receiver()
+    assert (await one.broker.append(topic, text("a"), KEEPING)).takers == 0
+    await one.broker.subscribe(topic)
+    await two.broker.subscribe(topic)
+    assert (await one.broker.append(topic, text("b"), KEEPING)).takers == 2
+    for each in (one, two):
+        await each.broker.unsubscribe(topic)
+
+
+async def test_what_somebody_else_has_put_into_a_history_is_left_out(redis, topic):
+    with override_settings(**redis.settings(BROKER)):
+        broker = Receiver().broker
+        first, last = await appended(broker, topic, "a", "b")
+        redis.ask("XADD", f"asgi:log:{{{topic}}}", "3-1", "p", last, "d", "?nonsense")
+        redis.ask("SET", f"asgi:position:{{{topic}}}", "3-1")
+        log = await broker.read(topic, first, 10)
+        assert (texts(log), log.position) == (["b"], "3-1")
+
+
+async def test_a_damaged_message_is_skipped_and_those_after_it_come(redis, topic, caplog):
+    with override_settings(**redis.settings(BROKER)):
+        one = Receiver()
+        await one.broker.subscribe(topic)
+        for damaged in ("h", "h 1-1 0-1", "h x 0-1 tmessage", "h 1-1 0-1 ?", "h 1-1 0-1 T"):
+            redis.ask("PUBLISH", f"asgi:0:{{{topic}}}", damaged)
+        await appended(one.broker, topic, "after")
+        await one.takes((topic, "after"))
+        await one.broker.unsubscribe(topic)
+    assert "bytes that are no broadcast" in caplog.text
+
+
+async def test_a_channel_layer_keeps_nothing():
+    with override_settings(
+        CHANNEL_LAYERS={"default": {"BACKEND": "tests.test_brokers.SharedLayer"}}
+    ):
+        broker = Receiver().broker
+        with pytest.raises(BrokerError, match="it keeps no history"):
+            await broker.append("topic", text("a"), KEEPING)
+        with pytest.raises(BrokerError, match="it keeps no history"):
+            await broker.read("topic", None, 1)
 
 
 async def test_messages_of_many_threads_are_delivered_in_the_order_of_the_history(kind, topic):
@@ -179,3 +223,17 @@ def test_a_history_expires_although_the_event_loop_that_has_filled_it_is_closed(
 
     asyncio.run(append("first"))
     asyncio.run(wait())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork(), which this system lacks")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_process_that_is_forked_begins_with_no_histories():
+    async def append():
+        memory.histories().append("topic before the fork", text("kept"), KEEPING)
+
+    asyncio.run(append())
+    process = os.fork()
+    if process == 0:
+        os._exit(len(memory.histories()))
+    assert os.waitpid(process, 0)[1] == 0
+    assert len(memory.histories()) > 0

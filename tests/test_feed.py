@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from itertools import count
 
+import pytest
 from django.test import override_settings
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ws_support._topics.brokers.base import BrokerUnavailable, Keeping
+from tests.test_connection import eventually
+from ws_support._asyncio import Backoff
+from ws_support._topics import feed
+from ws_support._topics.brokers.base import Appended, BrokerError, BrokerUnavailable, Keeping
 from ws_support._topics.brokers.local import LocalBroker
 from ws_support._topics.brokers.memory import histories
 from ws_support._topics.registry import TopicRegistry
@@ -27,17 +31,22 @@ class Unreliable(LocalBroker):
         self.receiver = receiver
         self.on_the_way = []
         self.is_away = False
+        self.error = None
+        """What is raised to those who read from the `unreadable` position."""
+        self.unreadable = None
 
     async def append(self, topic, message, keeping):
         with histories().lock:
             position, previous = histories().append(topic, message, keeping)
         self.on_the_way.append((topic, message, position, previous))
-        return position
+        return Appended(position, 0)
 
     async def read(self, topic, since, limit):
         await asyncio.sleep(0)
         if self.is_away:
             raise BrokerUnavailable("it is away")
+        if self.error is not None and since == self.unreadable:
+            raise self.error
         log = await super().read(topic, since, min(limit, 2))
         await asyncio.sleep(0)
         return log
@@ -102,7 +111,7 @@ class Feeds(RuleBasedStateMachine):
     @rule()
     def publish(self):
         message = {"type": "websocket.send", "text": str(self.published)}
-        position = self.run(self.broker.append(self.topic, message, Keeping(KEPT, 600)))
+        position, _ = self.run(self.broker.append(self.topic, message, Keeping(KEPT, 600)))
         self.positions[position] = self.published
         self.published += 1
 
@@ -225,8 +234,8 @@ class Feeds(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_kept_for_those_who_recover_when_nobody_does(self):
-        for feed in getattr(self, "registry", self).__dict__.get("_feeds", {}).values():
-            assert feed._held or not feed._tail
+        for each in getattr(self, "registry", self).__dict__.get("_feeds", {}).values():
+            assert each._held or not each._tail
 
     def teardown(self):
         if not hasattr(self, "loop"):
@@ -242,3 +251,140 @@ class Feeds(RuleBasedStateMachine):
 
 Feeds.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 TestFeeds = Feeds.TestCase
+
+
+@pytest.fixture
+def topic(monkeypatch):
+    monkeypatch.setattr(feed, "_MOVE", 0.01)
+    monkeypatch.setattr(Backoff, "next", lambda self: 0.01)
+    rules = {"TOPICS": {"<path:name>": {"history": KEPT}}}
+    with override_settings(CHANNEL_LAYERS={}, WS_SUPPORT=rules):
+        yield f"feed {next(_names)}"
+
+
+class Stage:
+    """A registry with an unreliable broker."""
+
+    def __init__(self, topic):
+        self.topic = topic
+        self.registry = TopicRegistry()
+        self.broker = self.registry.broker = Unreliable(self.registry)
+        self.count = 0
+
+    async def publishes(self):
+        message = {"type": "websocket.send", "text": str(self.count)}
+        self.count += 1
+        return (await self.broker.append(self.topic, message, Keeping(KEPT, 600))).position
+
+    async def delivers(self):
+        for each in self.broker.on_the_way:
+            self.registry.deliver_kept(*each)
+        self.broker.on_the_way.clear()
+
+
+class Slow(Reader):
+    """Has half of its queue full."""
+
+    def push(self, published):
+        return super().push(published) or True
+
+
+async def test_a_history_that_cannot_be_read_is_read_again_and_one_line_says_so(topic, caplog):
+    stage, reader = Stage(topic), Slow(-1)
+    await stage.registry.subscribe(topic, reader)
+    stage.broker.unreadable = stage.registry._feeds[topic].position
+    stage.broker.error = BrokerError("it is damaged")
+    await stage.publishes()
+    await stage.publishes()
+    del stage.broker.on_the_way[0]
+    await stage.delivers()
+    await eventually(lambda: "could not be read" in caplog.text)
+    assert f"The history of {topic!r} could not be read: it is damaged." in caplog.text
+    stage.broker.error = None
+    await eventually(lambda: reader.heard == 1)
+    await stage.registry.leave_all(reader)
+
+
+async def test_nobody_reads_a_history_again_of_which_nobody_wants_to_hear(topic):
+    stage, reader = Stage(topic), Reader(None)
+    stage.broker.is_away = True
+    await stage.registry.subscribe(topic, reader)
+    held = stage.registry._feeds[topic]
+    joining = asyncio.create_task(held.until_known())
+    await asyncio.sleep(0)
+    await stage.registry.leave_all(reader)
+    await joining
+    held.catch_up()
+    await eventually(lambda: held._task is None)
+    assert held._retry is None or held._retry.cancelled()
+
+
+async def test_who_knows_more_than_comes_here_is_told_that_it_does_not_come(topic):
+    stage, first, second = Stage(topic), Reader(None), Reader(None)
+    await stage.registry.subscribe(topic, first)
+    stage.broker.unreadable = stage.registry._feeds[topic].position
+    since = await stage.publishes()
+    await stage.publishes()
+    stage.broker.on_the_way.clear()
+    stage.broker.error = BrokerUnavailable("it is away")
+    with pytest.raises(BrokerUnavailable, match="messages do not come from it"):
+        await stage.registry.subscribe(topic, second, since)
+    assert second.topics == set()
+    # Who has subscribed before stays subscribed.
+    with pytest.raises(BrokerUnavailable):
+        await stage.registry.subscribe(topic, first, since)
+    assert first.topics == {topic}
+    await stage.registry.leave_all(first)
+
+
+async def test_one_who_gives_up_recovering_leaves_the_others_to_it(topic):
+    stage, readers = Stage(topic), [Reader(0), Reader(0)]
+    await stage.registry.subscribe(topic, opener := Reader(None))
+    since = await stage.publishes()
+    await stage.publishes()
+    stage.broker.error = BrokerUnavailable("it is away")
+    stage.broker.unreadable = stage.registry._feeds[topic].position
+    first, second = (
+        asyncio.create_task(stage.registry.subscribe(topic, each, since)) for each in readers
+    )
+    feed_of_it = stage.registry._feeds[topic]
+    await eventually(lambda: len(feed_of_it._moving) == 2)
+    first.cancel()
+    await asyncio.wait([first])
+    assert feed_of_it._held
+    await stage.delivers()
+    assert (await second).recovered
+    assert readers[1].heard == 1
+    assert not feed_of_it._held
+    for each in (opener, *readers):
+        await stage.registry.leave_all(each)
+
+
+class Collecting(Reader):
+    """Asks for more than once."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.texts = []
+
+    def push(self, published):
+        self.texts.append(published.message["text"])
+        return False
+
+
+async def test_who_asks_twice_at_once_gets_twice_what_was_missed_and_once_what_is_new(topic):
+    stage, reader = Stage(topic), Collecting()
+    since = await stage.publishes()
+    await stage.publishes()
+    stage.broker.on_the_way.clear()
+    reader.may_read.clear()
+    twice = [asyncio.create_task(stage.registry.subscribe(topic, reader, since)) for _ in range(2)]
+    await eventually(lambda: stage.registry._feeds.get(topic) is not None)
+    await stage.publishes()
+    await stage.delivers()
+    reader.may_read.set()
+    assert all(each.recovered for each in await asyncio.gather(*twice))
+    await stage.publishes()
+    await stage.delivers()
+    assert sorted(reader.texts) == ["1", "1", "2", "2", "3"]
+    await stage.registry.leave_all(reader)

@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 from itertools import count
 
 import pytest
+from django.core.management import call_command
 from django.test import override_settings
 
 from tests.peers import Served, connected
 from tests.redis import BROKER
 from tests.test_connection import eventually
+from ws_support._topics.registry import TopicRegistry
 from ws_support.broadcast import (
     BroadcastError,
     broadcast,
@@ -55,12 +57,12 @@ def way(request):
 @pytest.fixture
 def room():
     """A name that no other test has: histories in memory outlive a test."""
-    return f"room/{next(_names)}"
+    return f"room/of-a-test-{next(_names)}"
 
 
 @pytest.fixture
 def short():
-    return f"short/{next(_names)}"
+    return f"short/of-a-test-{next(_names)}"
 
 
 @websocket_view
@@ -385,6 +387,53 @@ async def test_a_broker_that_keeps_no_history_says_so(room):
         assert await peer.texts(1) == ['{"a": "heard"}']
 
 
+async def test_a_client_that_has_gone_while_it_recovers_is_no_error(way, room):
+    first, *_ = await positions_of(room, "seen", "a", "b")
+    async with connected(resuming) as peer:
+        peer.fail_sends(OSError("The client has gone"))
+        await asks(peer, room, first)
+        await peer.leaves()
+        await peer.wait()
+    assert statistics().topics == 0
+
+
+async def test_a_server_that_fails_while_a_client_recovers_ends_its_connection(way, room):
+    first, *_ = await positions_of(room, "seen", "a", "b")
+    async with connected(resuming) as peer:
+        peer.fail_sends(RuntimeError("It is broken"))
+        await asks(peer, room, first)
+        with pytest.raises(RuntimeError, match="It is broken"):
+            await peer.wait()
+    assert statistics().topics == 0
+
+
+async def test_a_message_with_its_position_is_written_once_for_all_but_who_is_excluded(way, room):
+    async with client() as one, client() as two, client(user=Person(1)) as three:
+        for each in (one, two, three):
+            await asks(each, room, positions=True)
+            await each.texts(1)
+        await broadcast(room, "hello", exclude=Person(1))
+        last = await broadcast(room, "end")
+        for each in (one, two):
+            texts = [json.loads(text)["text"] for text in await each.texts(2)]
+            assert texts == ["hello", "end"]
+        assert json.loads((await three.texts(1))[0])["position"] == last
+
+
+async def test_the_first_message_of_a_shell_is_warned_of_that_nobody_hears(
+    monkeypatch, room, caplog
+):
+    monkeypatch.setattr("ws_support._topics.brokers.local._Listeners.are_here", False)
+    with override_settings(CHANNEL_LAYERS={}, WS_SUPPORT={"TOPICS": RULES}):
+        await broadcast(room, "lost")
+    assert "Nobody has heard the broadcast under" in caplog.text
+
+
+async def test_what_the_command_broadcasts_is_kept(on_redis, room):
+    await asyncio.to_thread(call_command, "broadcast", room, "from the shell")
+    assert [each.message for each in (await history(room)).messages] == ["from the shell"]
+
+
 # Everybody but the sender
 
 
@@ -508,8 +557,9 @@ async def test_what_came_while_a_process_was_cut_off_from_redis_is_sent_after_it
 
 
 async def test_a_redis_that_has_lost_the_history_is_a_gap_of_which_subscribers_hear(
-    on_redis, room, caplog
+    on_redis, room, caplog, monkeypatch
 ):
+    monkeypatch.setattr(TopicRegistry, "_logged_at", None)
     async with connected(Watching.as_asgi(), topic=room) as peer:
         await broadcast(room, "before")
         assert await peer.texts(1) == ["before"]
@@ -523,6 +573,19 @@ async def test_a_redis_that_has_lost_the_history_is_a_gap_of_which_subscribers_h
         await peer.leaves()
         await peer.wait()
     assert "The history does not reach back to what came last, or it was lost." in caplog.text
+
+
+async def test_a_gap_closes_those_who_get_positions_as_well(on_redis, room):
+    async with client() as peer:
+        await asks(peer, room, positions=True)
+        await peer.texts(1)
+        await broadcast(room, "before")
+        await peer.texts(1)
+        on_redis.ask("FLUSHALL")
+        await broadcast(room, "after")
+        assert (await peer.receive_output())["code"] == 1013
+        await peer.leaves()
+        await peer.wait()
 
 
 async def test_a_position_cannot_be_used_while_redis_is_away(on_redis, room):

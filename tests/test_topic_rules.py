@@ -25,7 +25,7 @@ from ws_support._topic_options import OPTIONS
 from ws_support._topics import rules
 from ws_support._topics.messages import MAX_LENGTH
 from ws_support._topics.rules import Rules, rules_of
-from ws_support.checks import check_topics
+from ws_support.checks import check_project, check_topics
 from ws_support.topics import Topic, topic
 
 
@@ -851,3 +851,22 @@ def test_the_command_names_what_is_wrong_in_topics_py_of_an_application(tmp_path
     assert done.returncode == 1
     assert "E014) @topic('room/<foo:room>') of rooms.topics.RoomTopic cannot be" in done.stderr
     assert "E004) rooms.topics.RoomTopic.history is -1, which is out of range." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"history": 5}, ["ws_support.W013"]),
+        ({"presence": True}, ["ws_support.W013"]),
+        ({"history": 0}, []),
+    ],
+)
+def test_a_channel_layer_that_cannot_keep_what_rules_ask_for_is_warned_of(options, expected):
+    layers = {"default": {"BACKEND": "tests.test_brokers.SharedLayer"}}
+    rules = {"WS_SUPPORT": {"TOPICS": {"room/<int:x>": options}}}
+    with override_settings(CHANNEL_LAYERS=layers, **rules):
+        found = [each for each in check_project(None) if each.id == "ws_support.W013"]
+    assert [each.id for each in found] == expected
+    assert all("['room/<int:x>'] asks for" in each.msg for each in found)
+    with override_settings(CHANNEL_LAYERS={}, **rules):
+        assert "ws_support.W013" not in [each.id for each in check_project(None)]

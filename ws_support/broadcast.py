@@ -28,7 +28,7 @@ from asgiref.sync import async_to_sync
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connections, transaction
 
-from ws_support._topics.brokers.base import BrokerError, Keeping
+from ws_support._topics.brokers.base import Broker, BrokerError, Keeping
 from ws_support._topics.errors import not_taken
 from ws_support._topics.messages import (
     EXCLUDE,
@@ -92,15 +92,22 @@ async def _send(topic: str, content: dict[str, Any], exclude: Any) -> str | None
     if exclude is not None:
         content[EXCLUDE] = exclusion_of(exclude)
     broker = TopicRegistry.of_this_loop().broker
-    rules = rules_of(topic)
     try:
-        if rules is not None and rules.history and broker.has_history:
-            keeping = Keeping(rules.history, rules.history_seconds)
-            return await broker.append(topic, content, keeping)
+        keeping = _keeping(topic, broker)
+        if keeping is not None:
+            return (await broker.append(topic, content, keeping)).position
         await broker.publish(topic, content)
     except BrokerError as error:
         raise not_taken(topic, broker, error) from error
     return None
+
+
+def _keeping(topic: str, broker: Broker) -> Keeping | None:
+    """Return what the history of `topic` keeps, or None if it has none."""
+    rules = rules_of(topic)
+    if rules is None or not rules.history or not broker.has_history:
+        return None
+    return Keeping(rules.history, rules.history_seconds)
 
 
 def broadcast_sync(topic: str, message: str | bytes, *, exclude: Any = None) -> str | None:
@@ -201,6 +208,9 @@ async def count_takers(topic: str, message: str | bytes, wait: float) -> int:
     topic, content = checked_topic(topic), message_of(message)
     broker = TopicRegistry.of_this_loop().broker
     try:
+        keeping = _keeping(topic, broker)
+        if keeping is not None:
+            return (await broker.append(topic, content, keeping)).takers
         return await broker.count_takers(topic, content, wait)
     except BrokerError as error:
         raise not_taken(topic, broker, error) from error

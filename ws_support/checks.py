@@ -21,7 +21,7 @@ from ws_support._project import (
     websocket_parts,
 )
 from ws_support._topics.brokers import broker_class, is_between_processes
-from ws_support._topics.rules import rules_problems
+from ws_support._topics.rules import rules_problems, titles_of_kept
 from ws_support._validators import Problem
 
 __all__ = [
@@ -98,9 +98,16 @@ def _broker_problems() -> Iterator[CheckMessage]:
     if any(conf.settings_problems()):
         return
     try:
-        broker_class()
+        broker = broker_class()
     except ImproperlyConfigured as error:
         yield Error(str(error), id="ws_support.E013")
+        return
+    if not broker.has_history and (titles := titles_of_kept()):
+        yield Warning(
+            f"A channel layer has no history and no presence, which {', '.join(titles)} asks for.",
+            hint='For Redis, leave WS_SUPPORT["BROKER"] out, or write its URL there.',
+            id="ws_support.W013",
+        )
 
 
 def check_application(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:

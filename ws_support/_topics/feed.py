@@ -24,8 +24,11 @@ _TAIL: Final = 256
 _PENDING: Final = 64
 """Messages that are remembered while the feed itself catches up. After more, it reads again."""
 
+_MOVE: Final = 1.0
+"""Seconds for what a reader has found in the history to come here. Then the feed reads it, too."""
+
 _MOVES: Final = 5
-"""Seconds for the feed to arrive at what a reader has found in the history."""
+"""How often that is waited for."""
 
 
 class Feed:
@@ -192,7 +195,7 @@ class Feed:
         for _ in range(_MOVES):
             moving: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._moving.append(moving)
-            if await comes(moving, 1):
+            if await comes(moving, _MOVE):
                 return
             self.catch_up()
         raise BrokerUnavailable("messages do not come from it")
@@ -200,5 +203,4 @@ class Feed:
     def _moved(self) -> None:
         moving, self._moving = self._moving, []
         for future in moving:
-            if not future.done():
-                future.set_result(None)
+            future.set_result(None)

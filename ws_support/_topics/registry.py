@@ -231,7 +231,7 @@ class TopicRegistry:
 
 def statistics() -> Statistics:
     """Return the figures of this process."""
-    registries = [registry for _, registry in _registries.items()]
+    registries = [registry for loop, registry in _registries.items() if not loop.is_closed()]
     return Statistics(
         topics=sum(len(each._topics) for each in registries),
         subscriptions=sum(

@@ -61,6 +61,12 @@ def rules_problems() -> Iterator[Problem]:
             yield Problem("E015", message, "Remove one of the two.")
 
 
+def titles_of_kept() -> list[str]:
+    """Return the names of the rules that ask for a history or for presence."""
+    rules = [(rule.title, rule.values()) for rule in _registry.rules()]
+    return [title for title, values in rules if values["history"] or values["presence"]]
+
+
 class Rules:
     """The rules of one topic."""
 

@@ -43,6 +43,14 @@ class Entry(NamedTuple):
     message: Any
 
 
+class Appended(NamedTuple):
+    """A message that was published and is kept."""
+
+    position: Position
+    takers: int
+    """How many receivers it was handed to, as far as the broker knows at once."""
+
+
 class Log(NamedTuple):
     """A part of the history of a topic: what follows a position."""
 
@@ -138,8 +146,8 @@ class Broker(ABC):
         Raises `BrokerError` when the broker does not take the message.
         """
 
-    async def append(self, topic: str, message: Any, keeping: Keeping) -> Position:
-        """Publish a message, put it into the history of `topic`, and return its position.
+    async def append(self, topic: str, message: Any, keeping: Keeping) -> Appended:
+        """Publish a message, and put it into the history of `topic`.
 
         Raises `BrokerError` when the broker does not take the message.
         """

@@ -10,7 +10,7 @@ from typing import Any, Final
 from django.core.signals import request_started
 
 from ws_support._asyncio import PerLoop
-from ws_support._topics.brokers.base import MOMENT, Broker, Keeping, Log, Receiver
+from ws_support._topics.brokers.base import MOMENT, Appended, Broker, Keeping, Log, Receiver
 from ws_support._topics.brokers.local_presence import LocalPresence
 from ws_support._topics.brokers.memory import histories
 from ws_support._topics.positions import Position
@@ -47,11 +47,11 @@ class LocalBroker(Broker):
         # Code that publishes in an endless loop must let other tasks run.
         await asyncio.sleep(MOMENT if is_filling else 0)
 
-    async def append(self, topic: str, message: Any, keeping: Keeping) -> Position:
+    async def append(self, topic: str, message: Any, keeping: Keeping) -> Appended:
         if not _Listeners.are_here:
             _Listeners.warn(topic)
         here = asyncio.get_running_loop()
-        is_filling = False
+        takers, is_filling = 0, False
         kept = histories()
         # Under the lock, so that messages of several threads are handed out in their order.
         with kept.lock:
@@ -59,13 +59,14 @@ class LocalBroker(Broker):
             given = (topic, message, position, previous)
             for loop, topics in _receivers.items():
                 for receiver in tuple(topics.get(topic, {}).values()):
+                    takers += 1
                     if loop is here:
                         is_filling |= receiver.deliver_kept(*given)
                     else:
                         with suppress(RuntimeError):  # That loop has been closed.
                             loop.call_soon_threadsafe(receiver.deliver_kept, *given)
         await asyncio.sleep(MOMENT if is_filling else 0)
-        return position
+        return Appended(position, takers)
 
     async def read(self, topic: str, since: Position | None, limit: int) -> Log:
         kept = histories()

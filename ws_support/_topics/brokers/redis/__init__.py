@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from ws_support._asyncio import to_the_end
-from ws_support._topics.brokers.base import Broker, Keeping, Log, Receiver
+from ws_support._topics.brokers.base import Appended, Broker, Keeping, Log, Receiver
 from ws_support._topics.brokers.redis.address import Address, addresses
 from ws_support._topics.brokers.redis.background import in_background
 from ws_support._topics.brokers.redis.envelope import Envelope
@@ -87,11 +87,11 @@ class RedisBroker(Broker):
         # Redis says at once to how many it has handed a message.
         return await self._publish(topic, message)
 
-    async def append(self, topic: str, message: Any, keeping: Keeping) -> Position:
+    async def append(self, topic: str, message: Any, keeping: Keeping) -> Appended:
         channel = self._address(topic).channel(topic)
         arguments = append_arguments(message, keeping, channel)
-        position: bytes = await self.call(topic, APPEND, KEYS, arguments)
-        return position.decode()
+        position, takers = await self.call(topic, APPEND, KEYS, arguments)
+        return Appended(position.decode(), takers)
 
     async def read(self, topic: str, since: Position | None, limit: int) -> Log:
         return log_of(await self.call(topic, READ, KEYS, read_arguments(since, limit)))

@@ -30,8 +30,8 @@ local position = string.format('%.0f-%s', offset, ARGV[2])
 redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[3], position, 'p', previous, 'd', ARGV[6])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('SET', KEYS[2], position, 'PX', ARGV[5])
-redis.call('PUBLISH', ARGV[7], 'h ' .. position .. ' ' .. previous .. ' ' .. ARGV[6])
-return position
+local takers = redis.call('PUBLISH', ARGV[7], 'h ' .. position .. ' ' .. previous .. ' ' .. ARGV[6])
+return {position, takers}
 """)
 """Append an entry to the stream, note its position, and publish it. Each entry names the position
 before it: a stream that was lost, or restored from an older copy, does not fit what came before."""
