@@ -13,6 +13,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "example_project.settings")
 django_application = get_asgi_application()
 
 from example_project import live  # noqa: E402
+from example_project.connections import CountedTopicsHub  # noqa: E402
 from example_project.hub import Chat  # noqa: E402
 from ws_support.asgi import WebSocketSupport  # noqa: E402
 from ws_support.hubs import HubRouter  # noqa: E402
@@ -34,4 +35,4 @@ application = ProtocolTypeRouter(
     }
 )
 
-application = HubRouter(application, {"chat": Chat})
+application = HubRouter(application, {"chat": Chat, "topics": CountedTopicsHub})

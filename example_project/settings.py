@@ -23,7 +23,7 @@ INSTALLED_APPS = [
     "daphne",
     "django.contrib.staticfiles",
     "channels",
-    "example_project",  # the template and the static files of /live and /hub
+    "example_project",  # the topics, templates and static files of /live, /hub and /room
 ]
 
 MIDDLEWARE = [
@@ -38,12 +38,15 @@ ASGI_APPLICATION = "example_project.asgi.application"
 
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 
-# What is broadcast reaches every process that uses the same Redis; without one, this process.
-if os.environ.get("REDIS_URL"):
+# What is broadcast reaches every process that uses the same Redis, which keeps the history of /room
+# as well; without one, both are those of this process.
+REDIS_URL = os.environ.get("REDIS_URL")
+
+if REDIS_URL:
     CHANNEL_LAYERS = {
         "default": {
             "BACKEND": "channels_redis.core.RedisChannelLayer",
-            "CONFIG": {"hosts": [os.environ["REDIS_URL"]]},
+            "CONFIG": {"hosts": [REDIS_URL]},
         }
     }
 else:

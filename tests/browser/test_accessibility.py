@@ -13,6 +13,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.test_demo import DemoPage
 from tests.browser.test_hub import HubPage
 from tests.browser.test_live import LivePage, serving_live
+from tests.browser.test_room import RoomPage
 from tests.conftest import need_npm_package
 from tests.harness import Server, free_port
 
@@ -98,6 +99,35 @@ def test_the_hub_page_is_accessible(page: Page, live: Server, axe: str) -> None:
     hub_page.expect_more_samples()
     hub_page.add_up("1")
     expect(hub_page.sums).to_have_text(["1", "1", "1", "1"])
+    assert violations(page, axe) == []
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_the_room_is_accessible(
+    page: Page, new_page: Callable[..., Page], live: Server, axe: str, width: int
+) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    room = f"axe-{width}-{page.evaluate('matchMedia(`(prefers-color-scheme: dark)`).matches')}"
+    ada, grace = (RoomPage(each, live, room) for each in (page, new_page()))
+    ada.expect_open()
+    assert violations(page, axe) == []
+    ada.join(" ")
+    expect(ada.error).to_be_visible()
+    assert violations(page, axe) == []
+    ada.join("Ada")
+    grace.join("Grace")
+    ada.say("one", "two")
+    grace.say("three")
+    expect(ada.people).to_have_count(2)
+    ada.cut_button.click()
+    grace.say("four")
+    ada.text.fill("five")
+    ada.send_button.click()
+    expect(ada.error).to_be_visible()
+    assert violations(page, axe) == []
+    # axe may take so long that the connection is back by itself.
+    page.evaluate("document.querySelector('[data-state=reconnecting]') && connectionButton.click()")
+    expect(ada.texts).to_have_count(5)
     assert violations(page, axe) == []
 
 

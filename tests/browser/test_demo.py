@@ -47,6 +47,7 @@ class DemoPage:
         self.lines = page.locator("#commsLog").get_by_role("row")
         self.live_link = page.get_by_role("link", name="A background service and broadcasts")
         self.hub_link = page.get_by_role("link", name="A hub: chat and streams")
+        self.room_link = page.get_by_role("link", name="A room with history")
 
     def connect(self, url: str | None = None) -> None:
         if url is not None:
@@ -900,6 +901,8 @@ def test_the_keyboard_is_enough(demo_page: DemoPage) -> None:
     keyboard.press("Tab")
     expect(demo_page.hub_link).to_be_focused()
     keyboard.press("Tab")
+    expect(demo_page.room_link).to_be_focused()
+    keyboard.press("Tab")
     expect(demo_page.url).to_be_focused()
     keyboard.press("Enter")
     expect(demo_page.message).to_be_focused()
@@ -962,7 +965,12 @@ def test_the_reason_and_the_file_have_room(demo_page: DemoPage) -> None:
 
 
 def test_the_focus_is_visible(demo_page: DemoPage) -> None:
-    for element in (demo_page.live_link, demo_page.hub_link, demo_page.url):
+    for element in (
+        demo_page.live_link,
+        demo_page.hub_link,
+        demo_page.room_link,
+        demo_page.url,
+    ):
         demo_page.page.keyboard.press("Tab")
         expect(element).to_have_css("outline-style", "solid")
         expect(element).to_have_css("outline-width", "3px")

@@ -455,6 +455,7 @@ def test_the_keyboard_is_enough(page: Page, hub: Server) -> None:
     for control in (
         page.get_by_role("link", name="Talk to an echo"),
         page.get_by_role("link", name="A background service and broadcasts"),
+        page.get_by_role("link", name="A room with history"),
         hub_page.transport,
         hub_page.disconnect_button,
         hub_page.name,
@@ -485,7 +486,12 @@ def test_the_pages_link_to_each_other(page: Page, hub: Server) -> None:
     for name, path in (
         ("A hub: chat and streams", "/hub"),
         ("A background service and broadcasts", "/live"),
+        ("A room with history", "/room"),
         ("A hub: chat and streams", "/hub"),
+        ("A room with history", "/room"),
+        ("A background service and broadcasts", "/live"),
+        ("Talk to an echo", "/"),
+        ("A room with history", "/room"),
         ("Talk to an echo", "/"),
     ):
         page.get_by_role("link", name=name).click()

@@ -279,6 +279,8 @@ def test_the_keyboard_is_enough(page: Page, live: Server) -> None:
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="A hub: chat and streams")).to_be_focused()
     page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="A room with history")).to_be_focused()
+    page.keyboard.press("Tab")
     expect(live_page.text).to_be_focused()
     expect(live_page.text).to_have_css("outline-style", "solid")
     for text, keys in (("typed", ["Enter"]), ("with the button", ["Tab", "Enter"])):

@@ -14,6 +14,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.test_demo import DemoPage
 from tests.browser.test_hub_js import USED
+from tests.browser.test_room import RoomPage
 from tests.harness import Server, serving, to_its_end
 
 pytestmark = pytest.mark.browser
@@ -115,6 +116,19 @@ def test_the_hub_page_works_with_hashed_files_only(
     expect(page.get_by_role("status")).to_have_text("Open")
     # Three style sheets, Microsoft's client, and three modules.
     assert len(set(names)) == 7
+    assert are_hashed(names), names
+
+
+def test_the_room_works_with_hashed_files_only(
+    page: Page, names: list[str], hashed: Server
+) -> None:
+    room_page = RoomPage(page, hashed)
+    room_page.join("Ada")
+    room_page.say("Hello")
+    room_page.expect_texts("Hello")
+    # Three style sheets, the two modules of the page, demo_page.js, topics.js and the six that it
+    # needs.
+    assert len(set(names)) == 13
     assert are_hashed(names), names
 
 
