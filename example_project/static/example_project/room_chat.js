@@ -15,7 +15,7 @@ const WHOLE_TIME = new Intl.DateTimeFormat("en-GB", { dateStyle: "full", timeSty
 /** The lines of the chat, the newest last. */
 export class ChatLog {
   #list = byId("lines");
-  #lines = new Map(); // by the position of their message
+  #lines = new Map(); // by the position of their message; null for what is in no history
   #browser;
 
   /** `browser` is the one whose messages are those of this page. */
@@ -29,7 +29,7 @@ export class ChatLog {
   }
 
   add({ position, data }) {
-    if (this.#lines.has(position)) return;
+    if (position !== null && this.#lines.has(position)) return;
     const line = this.#newLine(position, data);
     this.#list.append(line);
     this.#group(line);
