@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.hubs.clients import Clock, Problems, check_nothing_is_left
-from tests.hubs.node import KINDS, Clients, Node
+from tests.hubs.node import KINDS, SCRIPTS, Clients, Follower, Node
 from tests.hubs.recording import open_gates
 from ws_support._connection.database import OldConnections
 from ws_support._connection.registry import open_connections
@@ -77,3 +78,22 @@ def connect(hub_node: Node, tmp_path: Path) -> Iterator[Callable[..., Clients]]:
     for clients in started:
         # Servers would wait for polls that do not come.
         clients.end()
+
+
+@pytest.fixture
+def follow(hub_node: Node, tmp_path: Path) -> Iterator[Callable[[str], Follower]]:
+    """Start a client that follows the topic room/x."""
+    processes = []
+
+    def start(origin: str) -> Follower:
+        said = tmp_path / f"follower-{len(processes)}.txt"
+        command = [*hub_node.command, SCRIPTS / "topics_follower.js", f"{origin}/topics-hub"]
+        with said.open("wb") as file:
+            process = subprocess.Popen([*command, "room/x"], stdout=file, stderr=file)
+        processes.append(process)
+        return Follower(process, said)
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()

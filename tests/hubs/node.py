@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,28 @@ class Clients:
         finally:
             self._process.kill()
             self._process.wait()
+
+
+class Follower:
+    """`topics_follower.js`, and what it has said."""
+
+    def __init__(self, process: subprocess.Popen[bytes], said: Path) -> None:
+        self.process = process
+        self._said = said
+
+    def text(self) -> str:
+        return self._said.read_text()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text().rpartition("\n")[0].splitlines()]
+
+    @property
+    def messages(self) -> list[str]:
+        return [each["data"] for each in self.events if each["type"] == "message"]
+
+    def counts(self) -> Counter[str]:
+        return Counter(each["type"] for each in self.events)
+
+    def wait_for(self, kind: str, count: int) -> None:
+        wait_until(lambda: self.counts()[kind] >= count, f"{count} times {kind}", self.text)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness import ASGI_SERVERS, BOUND, Server, free_port, running, wait_until
-from tests.hubs.node import SCRIPTS, Node
+from tests.harness import ASGI_SERVERS, BOUND, Server, free_port, running
+from tests.hubs.node import Follower, Node
 from tests.test_broadcast import tell
 
 COUNT = 400
@@ -32,50 +29,6 @@ WS_SUPPORT = {
         }
     },
 }
-
-
-class Follower:
-    """`topics_follower.js`, and what it has said."""
-
-    def __init__(self, process: subprocess.Popen[bytes], said: Path) -> None:
-        self.process = process
-        self._said = said
-
-    def text(self) -> str:
-        return self._said.read_text()
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.text().rpartition("\n")[0].splitlines()]
-
-    @property
-    def messages(self) -> list[str]:
-        return [each["data"] for each in self.events if each["type"] == "message"]
-
-    def counts(self) -> Counter[str]:
-        return Counter(each["type"] for each in self.events)
-
-    def wait_for(self, kind: str, count: int) -> None:
-        wait_until(lambda: self.counts()[kind] >= count, f"{count} times {kind}", self.text)
-
-
-@pytest.fixture
-def follow(hub_node: Node, tmp_path: Path) -> Iterator[Callable[[str], Follower]]:
-    """Start a client that follows the topic room/x."""
-    processes = []
-
-    def start(origin: str) -> Follower:
-        said = tmp_path / f"follower-{len(processes)}.txt"
-        command = [*hub_node.command, SCRIPTS / "topics_follower.js", f"{origin}/topics-hub"]
-        with said.open("wb") as file:
-            process = subprocess.Popen([*command, "room/x"], stdout=file, stderr=file)
-        processes.append(process)
-        return Follower(process, said)
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.wait()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import json
 import os
 
 from tests.project.events import log
-from ws_support.broadcast import broadcast, broadcast_json, statistics
+from ws_support.broadcast import BroadcastError, broadcast, broadcast_json, statistics
 from ws_support.consumers import AsyncWebsocketConsumer
 from ws_support.presence import members
 from ws_support.websocket import ConnectionClosed, WebSocket, websocket_view
@@ -137,6 +137,8 @@ class Subscriber(AsyncWebsocketConsumer):
                     await broadcast(command["topic"], f"{number} {'x' * size}")
                     await asyncio.sleep(command.get("pause", 0))
                 await self.send("done")
+            case "broadcast what is taken":
+                await self.send(json.dumps(await self.refused(**command)))
             case "statistics":
                 await self.send(json.dumps(vars(statistics())))
 
@@ -147,6 +149,17 @@ class Subscriber(AsyncWebsocketConsumer):
             await self.send(f"{type(error).__name__}: {error}")
         else:
             await self.send("broadcast")
+
+    async def refused(self, topic: str, count: int, pause: float) -> list[int]:
+        """Broadcast numbers, and return those that were refused."""
+        refused = []
+        for number in range(count):
+            try:
+                await broadcast(topic, f"{number} ")
+            except BroadcastError:
+                refused.append(number)
+            await asyncio.sleep(pause)
+        return refused
 
     async def disconnect(self, code: int) -> None:
         log("disconnect()", path=self.scope["path"], code=code)
