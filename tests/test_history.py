@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from io import StringIO
 from itertools import count
 
 import pytest
@@ -486,8 +487,16 @@ async def test_the_first_message_of_a_shell_is_warned_of_that_nobody_hears(
 
 
 async def test_what_the_command_broadcasts_is_kept(on_redis, room):
-    await asyncio.to_thread(call_command, "broadcast", room, "from the shell")
-    assert [each.message for each in (await history(room)).messages] == ["from the shell"]
+    said = StringIO()
+    await asyncio.to_thread(call_command, "broadcast", room, "text", stdout=said)
+    assert said.getvalue().startswith("It is kept in the history. Nobody has subscribed to")
+    async with client() as peer:
+        await asks(peer, room, positions=True)
+        await peer.texts(1)
+        await asyncio.to_thread(call_command, "broadcast", room, "[1]", json=True, stdout=said)
+        assert json.loads((await peer.texts(1))[0])["json"] == [1]
+    assert said.getvalue().endswith("1 process took it.\n")
+    assert [each.message for each in (await history(room)).messages] == ["text", "[1]"]
 
 
 # Everybody but the sender

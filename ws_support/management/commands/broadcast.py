@@ -6,7 +6,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ws_support._topics.brokers import is_between_processes
+from ws_support._topics.brokers import broker_class, is_between_processes
+from ws_support._topics.messages import JSONText
+from ws_support._topics.rules import rules_of
 from ws_support.broadcast import BroadcastError, count_takers
 
 
@@ -33,18 +35,24 @@ class Command(BaseCommand):
                 "Nobody outside this process would hear it: CHANNEL_LAYERS has no layer between"
                 " processes. With Redis, its BACKEND is channels_redis.core.RedisChannelLayer."
             )
+        message = given["message"]
         if given["json"]:
             try:
-                json.loads(given["message"], parse_constant=_refuse)
+                json.loads(message, parse_constant=_refuse)
             except (ValueError, RecursionError) as error:
                 raise CommandError(f"The message is not valid JSON: {error}.") from None
+            message = JSONText(message)
         try:
-            takers = asyncio.run(count_takers(given["topic"], given["message"], given["wait"]))
+            takers = asyncio.run(count_takers(given["topic"], message, given["wait"]))
         except (BroadcastError, ValueError) as error:
             raise CommandError(str(error)) from error
         if takers:
             processes = "1 process" if takers == 1 else f"{takers} processes"
             self.stdout.write(f"{processes} took it.")
+        elif getattr(rules_of(given["topic"]), "history", 0) and broker_class().has_history:
+            self.stdout.write(
+                f"It is kept in the history. Nobody has subscribed to {given['topic']!r:.100} now."
+            )
         else:
             self.stdout.write(
                 f"No process took it within {given['wait']:g} s: nobody has subscribed to"
