@@ -66,6 +66,28 @@ def project(tmp_path, serve):
     return start
 
 
+def assert_its_tests_pass(directory: Path, page: str, count: int = 1) -> None:
+    """Run `mysite/tests.py` of a page with the other examples of that page."""
+    (directory / "mysite").mkdir()
+    files = {
+        "__init__": "",
+        **examples_of(page),
+        "settings": f"{_SETTINGS}{_ACCOUNTS}ROOT_URLCONF = 'tests.project.urls'\n",
+    }
+    for name, text in files.items():
+        (directory / "mysite" / f"{name}.py").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "django", "test", "mysite"],
+        cwd=directory,
+        env={**clean_environment(), **environment_of(directory)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    ran = f"Ran {count} test{'s' if count > 1 else ''} in"
+    assert (done.returncode, ran in done.stderr) == (0, True), done.stderr
+
+
 def environment_of(directory: Path) -> dict[str, str]:
     return {
         "PYTHONPATH": f"{directory}:{ROOT}",

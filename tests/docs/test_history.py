@@ -8,7 +8,13 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.docs.test_examples import _ASGI, _DATABASE, environment_of, examples_of
+from tests.docs.test_examples import (
+    _ASGI,
+    _DATABASE,
+    assert_its_tests_pass,
+    environment_of,
+    examples_of,
+)
 from tests.harness import BOUND
 
 VIEWS = """
@@ -45,6 +51,11 @@ def server(tmp_path, serve):
     for name, text in files.items():
         (directory / f"{name}.py").write_text(text)
     return serve(environment=environment_of(tmp_path), ASGI_APPLICATION="mysite.asgi.application")
+
+
+@pytest.mark.slow
+def test_the_tests_of_the_news_run_as_they_are(tmp_path):
+    assert_its_tests_pass(tmp_path, "history.md")
 
 
 def get(server, path):

@@ -9,7 +9,12 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import browser, expected_errors, new_page, page  # noqa: F401
-from tests.docs.test_examples import _ACCOUNTS, environment_of, examples_of
+from tests.docs.test_examples import (
+    _ACCOUNTS,
+    assert_its_tests_pass,
+    environment_of,
+    examples_of,
+)
 from tests.harness import BOUND, ROOT
 
 NAME = "topics-page.md"
@@ -57,3 +62,8 @@ def test_the_room_runs_as_it_is(
     expect(page.get_by_role("listitem").last).to_have_text("Lunch is ready")
     with urlopen(f"{server.origin}/rendered", timeout=BOUND) as response:
         assert re.fullmatch(r"2-\d+", response.read().decode())
+
+
+@pytest.mark.slow
+def test_the_tests_of_the_rules_run_as_they_are(tmp_path):
+    assert_its_tests_pass(tmp_path, NAME)

@@ -473,6 +473,7 @@ async def test_what_a_snapshot_raises_leaves_no_subscription(
 
 
 FORBIDDEN = "forbidden: There is no such topic for you."
+UNPUBLISHED = "forbidden: You may not publish this here."
 
 
 async def test_forbidden_topics_and_topics_that_are_not_there_look_the_same(
@@ -482,7 +483,7 @@ async def test_forbidden_topics_and_topics_that_are_not_there_look_the_same(
         for name in (room, "nowhere", "secret/x", "", "ws_support.hubs.x:all"):
             for call in (("Subscribe", name, None), ("History", name, None, None)):
                 assert await client.refusal(*call) == FORBIDDEN
-            assert await client.refusal("Publish", name, "hello", None) == FORBIDDEN
+            assert await client.refusal("Publish", name, "hello", None) == UNPUBLISHED
 
 
 async def test_a_token_of_the_page_is_a_permission(in_memory, problems):
@@ -593,7 +594,7 @@ async def test_what_was_not_for_a_client_is_not_repeated_to_it(way, problems, ro
 
 
 async def test_rules_see_what_is_published(in_memory, ann, room):
-    assert await ann.refusal("Publish", room, "forbidden", None) == FORBIDDEN
+    assert await ann.refusal("Publish", room, "forbidden", None) == UNPUBLISHED
 
 
 async def test_a_topic_without_history_gives_no_position(in_memory, ann):

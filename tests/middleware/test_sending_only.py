@@ -11,8 +11,10 @@ from tests.peers import Served, connected
 from tests.test_connection import eventually
 from ws_support._connection.lifecycle import TURN
 from ws_support._connection.queue import MAX_MESSAGES
+from ws_support.consumers import AsyncWebsocketConsumer
 from ws_support.middleware.heartbeat import Heartbeat
 from ws_support.signals import disconnected
+from ws_support.testing import Peer
 
 
 def sender(told):
@@ -160,6 +162,32 @@ async def test_one_that_receives_beside_its_sending_gets_its_message(begins_befo
         await peer.says("stop")
         await peer.wait()
     assert told[0]["text"] == "stop"
+
+
+class Echo(AsyncWebsocketConsumer):
+    channel_layer_alias = None  # With one, the connection reads ahead from its start.
+
+    async def receive(self, text_data=None, bytes_data=None):
+        await self.send(text_data)
+
+
+def sending_through(application):
+    """Wraps `send`, and not `receive`, as the middleware for sessions of Channels does."""
+
+    async def middleware(scope, receive, send):
+        async def forward(message):
+            await send(message)
+
+        await application(scope, receive, forward)
+
+    return middleware
+
+
+async def test_a_consumer_whose_send_is_wrapped_gets_every_message():
+    async with Peer(Heartbeat(sending_through(Echo.as_asgi())), "/") as peer:
+        for number in range(2 * TURN):
+            await peer.send(str(number))
+            assert await peer.receive() == str(number)
 
 
 async def test_a_silent_client_is_given_up():

@@ -352,7 +352,8 @@ class Lifecycle:
         if not self._turn:
             # As in `Connection.send_data()`.
             self._turn = TURN
-            if self._reader is None:
+            # A listener receives by itself: it would miss what is read here.
+            if self._reader is None and self._listener is None:
                 self._read_ahead()
             await asyncio.sleep(0)
 

@@ -187,7 +187,8 @@ async def publish(
         raise _refusal("limit", "Too many messages at a time.")
     rules = _rules(name)
     if rules is None or not await rules.may_publish(_user(connection), data):
-        raise _forbidden()
+        # The same for a topic that is not there: see `_forbidden()`.
+        raise _refusal("forbidden", "You may not publish this here.")
     send = broadcast if isinstance(data, (str, bytes)) else broadcast_json
     try:
         return await send(name, data, exclude=None if options.echo else connection.id)
