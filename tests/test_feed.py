@@ -411,10 +411,25 @@ async def test_after_an_outage_histories_are_read_in_turn(monkeypatch):
         registry.catch_up()
         await asyncio.sleep(0)
         registry.catch_up()
-        for reader in readers[100:]:
-            await registry.leave_all(reader)
+        await asyncio.sleep(0)
+        await asyncio.gather(*(registry.leave_all(each) for each in readers[100:]))
         await eventually(lambda: registry._catching_up is None)
         assert set(read) >= {f"turn {number}" for number in range(100)}
         assert 1 < max(most) <= 2 * 64
         for reader in readers:
             await registry.leave_all(reader)
+
+
+async def test_what_was_missed_is_read_in_parts_while_more_comes():
+    with override_settings(CHANNEL_LAYERS={}, WS_SUPPORT={"TOPICS": {"<path:n>": {"history": 5}}}):
+        registry, topic = TopicRegistry(), f"feed {next(_names)}"
+        broker = registry.broker = Unreliable(registry)
+        reader = Reader(None)
+        await registry.subscribe(topic, reader)
+        reader.heard = -1
+        for number in range(3):
+            message = {"type": "websocket.send", "text": str(number)}
+            await broker.append(topic, message, Keeping(5, 600))
+        registry.deliver_kept(*broker.on_the_way[1])
+        await eventually(lambda: reader.heard == 2 and registry._feeds[topic]._task is None)
+        await registry.leave_all(reader)

@@ -115,8 +115,7 @@ class Histories:
         """Append a message, and return its position and that before it."""
         history = self._get(topic)
         if history is None:
-            beginning, _ = self._beginnings.pop(topic, None) or (position(0), 0.0)
-            history = self._histories[topic] = _History(beginning)
+            history = self._histories[topic] = _History(self._take_beginning(topic))
         previous = history.position
         history.append(message, keeping)
         if history.next_look < history.look_at:
@@ -141,12 +140,16 @@ class Histories:
 
     def _beginning(self, topic: str) -> Position:
         """Return the position of a topic without any message."""
-        beginning, _ = self._beginnings.pop(topic, None) or (position(0), 0.0)
+        beginning = self._take_beginning(topic)
         self._beginnings[topic] = (beginning, monotonic() + KEEP_BEGINNING)
         if len(self._beginnings) > _MOST_BEGINNINGS:
             del self._beginnings[next(iter(self._beginnings))]
         self._begin_to_sweep()
         return beginning
+
+    def _take_beginning(self, topic: str) -> Position:
+        known = self._beginnings.pop(topic, None)
+        return position(0) if known is None else known[0]
 
     # What has expired
 
