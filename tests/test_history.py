@@ -9,6 +9,7 @@ from io import StringIO
 from itertools import count
 
 import pytest
+from django.core.exceptions import SynchronousOnlyOperation
 from django.core.management import call_command
 from django.test import override_settings
 
@@ -560,6 +561,25 @@ async def test_everybody_but_a_user_gets_a_message(all_ways, room):
             assert await one.texts(1) == await other_tab.texts(1) == ["for all"]
             for each in (two, nobody, unknown):
                 assert await each.texts(1) == ["for all"]
+
+
+class Unresolved:
+    """A lazy user that no middleware has resolved."""
+
+    @property
+    def pk(self):
+        raise SynchronousOnlyOperation("You cannot call this from an async context")
+
+
+async def test_a_user_who_cannot_be_known_here_holds_up_nobody(all_ways, room):
+    scope = {"topics": ["plain", room], "excluding": "self"}
+    async with (
+        connected(Excluding.as_asgi(), user=Unresolved(), **scope) as one,
+        connected(Excluding.as_asgi(), user=Person(2), **scope) as two,
+    ):
+        for topic in ("plain", room):
+            await broadcast(topic, "hello", exclude=Person(1))
+            assert await one.texts(1) == await two.texts(1) == ["hello"]
 
 
 async def test_who_was_excluded_does_not_recover_the_message(way, room):

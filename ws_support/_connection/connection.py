@@ -21,6 +21,7 @@ from ws_support._connection.queue import MessageQueue
 from ws_support._connection.state import Close, Side, State
 from ws_support._connection.watchdog import Watchdog
 from ws_support._logging import mark_as_logged
+from ws_support._topics.messages import names
 from ws_support._topics.positions import Position
 from ws_support._topics.registry import Recovery, TopicRegistry
 from ws_support._topics.subscriber import Subscriber, Wrapping
@@ -218,11 +219,7 @@ class Connection:
 
     def is_known_as(self, name: str) -> bool:
         """Return True if `name`, of `exclusion_of()`, stands for the connection or its user."""
-        kind, _, value = name.partition(":")
-        if kind == "c":
-            return value == self._id
-        user = self._scope.get("user")
-        return user is not None and str(user.pk) == value
+        return names(name, self._id, self._scope)
 
     # Presence.
 

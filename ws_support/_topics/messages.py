@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from django.core.serializers.json import DjangoJSONEncoder
@@ -135,6 +135,18 @@ def _checked_exclusion(name: str) -> str:
         raise ValueError(f"exclude has up to {MAX_EXCLUDED - 2} characters: got {len(name) - 2}.")
     check_text(name, "exclude")
     return name
+
+
+def names(name: str, connection_id: str | None, scope: Mapping[str, Any]) -> bool:
+    """Return True if `name`, of `exclusion_of()`, stands for a connection or its user."""
+    kind, _, value = name.partition(":")
+    if kind == "c":
+        return value == connection_id
+    user = scope.get("user")
+    try:
+        return user is not None and str(user.pk) == value
+    except Exception:  # A lazy user asks the database, which an event loop must not do.
+        return False
 
 
 def check_text(text: str, what: str) -> None:

@@ -12,6 +12,7 @@ from ws_support._hubs.messages import Invocation
 from ws_support._hubs.published import Published as Written
 from ws_support._hubs.topics.watching import Watching
 from ws_support._hubs.topics.written import for_hubs
+from ws_support._topics.messages import names
 from ws_support._topics.positions import Position
 from ws_support._topics.registry import Recovery, TopicRegistry
 from ws_support._topics.subscriber import Published, Subscriber
@@ -79,11 +80,7 @@ class Follower:
         return is_open
 
     def is_known_as(self, name: str) -> bool:
-        kind, _, value = name.partition(":")
-        if kind == "c":
-            return value == self._connection.id
-        user = self._connection.scope.get("user")
-        return user is not None and str(user.pk) == value
+        return names(name, self._connection.id, self._connection.scope)
 
     def tell(self, target: str, *arguments: Any) -> None:
         """Invoke a method of the client, however slow it is."""
