@@ -165,6 +165,16 @@ async def test_what_somebody_else_has_put_into_a_history_is_left_out(redis, topi
         assert (texts(log), log.position) == (["b"], "3-1")
 
 
+async def test_an_entry_of_somebody_else_that_is_newer_stops_nobody_from_publishing(redis, topic):
+    with override_settings(**redis.settings(BROKER)):
+        broker = Receiver().broker
+        first, last = await appended(broker, topic, "a", "b")
+        redis.ask("XADD", f"asgi:log:{{{topic}}}", "99-1", "p", "98-1", "d", "tforeign")
+        after = await appended(broker, topic, "c", "d")
+        assert texts(await broker.read(topic, last, 10)) == ["c", "d"]
+        assert await broker.read(topic, first, 10) == ([], after[1], False, False)
+
+
 async def test_a_damaged_message_is_skipped_and_those_after_it_come(redis, topic, caplog):
     with override_settings(**redis.settings(BROKER)):
         one = Receiver()

@@ -24,7 +24,15 @@ if not previous or not string.match(previous, '^%d+%-%d+$') then
 end
 local offset = tonumber(string.match(previous, '^%d+')) + 1
 local position = string.format('%.0f-%s', offset, ARGV[2])
-redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[3], position, 'p', previous, 'd', ARGV[6])
+local function add(call)
+  return call('XADD', KEYS[1], 'MAXLEN', ARGV[3], position, 'p', previous, 'd', ARGV[6])
+end
+local added = add(redis.pcall)
+if type(added) == 'table' and added.err then
+  if not string.find(added.err, 'equal or smaller') then return added end
+  redis.call('DEL', KEYS[1])
+  add(redis.call)
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('SET', KEYS[2], position, 'PX', ARGV[5])
 local takers = redis.call('PUBLISH', ARGV[7], 'h ' .. position .. ' ' .. previous .. ' ' .. ARGV[6])
@@ -32,7 +40,8 @@ return {position, takers}
 """)
 """Append an entry to the stream, note its position, and publish it. Each entry names the position
 before it: a stream that was lost, or restored from an older copy, does not fit what came before. A
-position that somebody else has overwritten is lost."""
+position that somebody else has overwritten is lost, and so is a stream with an entry of somebody
+else that is newer."""
 
 READ: Final = Script("""
 local top = redis.call('GET', KEYS[2])
