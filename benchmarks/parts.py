@@ -12,9 +12,18 @@ from itertools import groupby
 from typing import Any, Final, TypeAlias
 
 from benchmarks.client import measure, running_client
+from benchmarks.load.dialects import DIALECTS
 from benchmarks.processes import Cores, ServerProcess, running, running_redis
 from benchmarks.results import Sample
-from benchmarks.servers import ECHOES, HUBS, OURS_HISTORY, RUNASGI, SERVERS, Competitor
+from benchmarks.servers import (
+    ECHOES,
+    HUBS,
+    OURS_HISTORY,
+    RUNASGI,
+    SERVERS,
+    TOPICS_HUB,
+    Competitor,
+)
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ _HUBS: Final = (
         "to 500 clients",
         {"subscribers": 500, "at_once": 4, "least": 40, **_SHORT},
         _FAST_LANE,
-        ("json-consumer", "hub"),
+        ("json-consumer", "hub", TOPICS_HUB),
         "fanout",
     ),
     Case("idle connections", {"idle": 2000}, _FAST_LANE, load_name="memory"),
@@ -233,7 +242,7 @@ def _sample(
     load = case.load_name or part.load
     if load != "fanout":
         arguments["path"] = competitor.path
-    if competitor.application in HUBS:
+    if competitor.application in DIALECTS:
         arguments["dialect"] = competitor.application
     measured = measure(client, load, servers, **arguments)
     return Sample(name, case.name, competitor.server, competitor.application, number, measured)

@@ -56,6 +56,10 @@ def _own_protocol(ours: Competitor) -> Competitor:
     return Competitor("uvicorn", ours.application) if is_fast else ours
 
 
+def _without_history(ours: Competitor) -> Competitor:
+    return Competitor(ours.server, ours.application.removesuffix("-history"))
+
+
 def _consumer(hub: Competitor) -> Competitor:
     return Competitor(hub.server, "json-consumer")
 
@@ -101,6 +105,7 @@ TABLES: Final[dict[str, tuple[Column | Ratio, ...]]] = {
         Column("CPU us/delivery", "cpu_us", 1),
         *_SHARES,
         Ratio("to Channels", "per_second", _channels),
+        Ratio("CPU to no history", "cpu_us", _without_history),
         Ratio("CPU to websockets", "cpu_us", lambda _: _WEBSOCKETS),
         Ratio("CPU to Node's ws", "cpu_us", lambda _: _NODE),
     ),

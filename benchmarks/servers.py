@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.applications import HOST, HUB_PATH, LAYER_PATH, PATH
+from benchmarks.applications import HOST, HUB_PATH, LAYER_PATH, PATH, TOPICS_PATH
 
 _DJANGO: Final = ("bare", "channels", "ours", "channels-layer", "ours-layer")
 ECHOES: Final = (*_DJANGO, "starlette", "websockets", "node")
@@ -27,7 +27,10 @@ OURS_HISTORY: Final = "ours-history"
 HUBS: Final = ("json-consumer", "hub", "hub-messagepack")
 """Those that answer calls, by the names of the `DIALECTS` of the load."""
 
-APPLICATIONS: Final = (*ECHOES, OURS_HISTORY, *HUBS)
+TOPICS_HUB: Final = "topics-hub"
+"""The hub of topics, whose clients have subscribed to the topic that is broadcast to."""
+
+APPLICATIONS: Final = (*ECHOES, OURS_HISTORY, *HUBS, TOPICS_HUB)
 
 RUNASGI: Final = "+runasgi"
 """What the name of a server ends with when `manage.py runasgi` of this package starts it."""
@@ -60,6 +63,8 @@ class Competitor:
     @property
     def path(self) -> str:
         """Where it echoes."""
+        if self.application == TOPICS_HUB:
+            return TOPICS_PATH
         if self.application in HUBS:
             return PATH if self.application == "json-consumer" else HUB_PATH
         return LAYER_PATH if self.application.endswith(_LAYER) else PATH
@@ -88,7 +93,8 @@ class Competitor:
 
     @property
     def _module(self) -> str:
-        name = "hubs" if self.application in HUBS else self.application.partition("-")[0]
+        is_hub = self.application in (*HUBS, TOPICS_HUB)
+        name = "hubs" if is_hub else self.application.partition("-")[0]
         return f"benchmarks.applications.{name}"
 
 
@@ -133,7 +139,9 @@ SERVERS: Final = {
     "uvicorn-picows": Server(
         (*_DJANGO, OURS_HISTORY, "starlette"), f"{_UVICORN} --loop uvloop {_PICOWS}"
     ),
-    f"uvicorn-picows{RUNASGI}": Server(("ours", *HUBS), f"{_RUNASGI} uvicorn --ws picows"),
+    f"uvicorn-picows{RUNASGI}": Server(
+        ("ours", *HUBS, TOPICS_HUB), f"{_RUNASGI} uvicorn --ws picows"
+    ),
     "uvicorn-asyncio": Server((*_DJANGO, "starlette"), f"{_UVICORN} --loop asyncio {_SANSIO}"),
     "hypercorn": Server(
         _DJANGO, f"-m hypercorn {{application}} --bind {HOST}:{{port}} --log-level warning"

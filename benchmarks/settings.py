@@ -28,5 +28,18 @@ ASGI_APPLICATION = os.environ.get("BENCHMARKS_ASGI_APPLICATION")
 WS_SUPPORT = {
     "ALLOWED_ORIGINS": [ORIGIN],
     "HEARTBEAT_INTERVAL": 3600 if "default" in CHANNEL_LAYERS else 15,
-    "TOPICS": {"prices": {"history": int(os.environ.get("BENCHMARKS_HISTORY", "0"))}},
+    "TOPICS": {
+        "prices": {
+            "history": int(os.environ.get("BENCHMARKS_HISTORY", "0")),
+            "may_subscribe": True,
+        },
+        "room/<int:number>": {
+            "history": 100,
+            "history_seconds": 40,
+            "presence": True,
+            "may_subscribe": True,
+            "may_publish": True,
+        },
+    },
+    "TOPICS_PUBLISH_RATE": None,
 }

@@ -8,6 +8,8 @@ import django
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.urls import path
 
+from benchmarks.applications import ROOM
+
 django.setup()
 
 from ws_support.asgi import WebSocketSupport  # noqa: E402
@@ -16,7 +18,7 @@ from ws_support.consumers import (  # noqa: E402
     AsyncJsonWebsocketConsumer,
     AsyncWebsocketConsumer,
 )
-from ws_support.hubs import Hub, HubRouter, hub_context  # noqa: E402
+from ws_support.hubs import Hub, HubRouter, TopicsHub, hub_context  # noqa: E402
 
 
 class Echo(AsyncJsonWebsocketConsumer):
@@ -43,6 +45,13 @@ class HubPublisher(AsyncWebsocketConsumer):
         await hub_context(Prices).clients.all.send("Price", text_data)
 
 
+class Present(AsyncWebsocketConsumer):
+    async def connect(self) -> None:
+        await self.accept()
+        await self.present(ROOM, {"page": "chat"})
+        await self.send("present")
+
+
 application = HubRouter(
     ProtocolTypeRouter(
         {
@@ -53,11 +62,12 @@ application = HubRouter(
                         path("topic", Subscriber.as_asgi()),
                         path("publish", Publisher.as_asgi()),
                         path("publish-to-hub", HubPublisher.as_asgi()),
+                        path("present", Present.as_asgi()),
                     ]
                 )
             )
         }
     ),
-    {"hub": Prices},
+    {"hub": Prices, "topics": TopicsHub},
     middleware=lambda application: application,
 )

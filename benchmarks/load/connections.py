@@ -20,8 +20,9 @@ _TIMEOUT = 30.0
 
 
 _TEXT: Final = DIALECTS["text"]
-_PINGS: Final = (b'{"type":6}\x1e', b"\x02\x91\x06")
-"""What hubs send now and then, in JSON and in MessagePack."""
+_PINGS: Final = (b'{"type":6}\x1e', b"\x02\x91\x06", b"{}\x1e")
+"""What hubs send now and then, in JSON and in MessagePack, and the answer to a handshake with which
+something else was asked for."""
 
 
 class Connection(WSListener):

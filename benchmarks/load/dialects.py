@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import msgspec
 from picows import WSMsgType
 
-from benchmarks.applications import HUB_PATH, HUB_PUBLISH, PATH, PUBLISH, TOPIC
+from benchmarks.applications import HUB_PATH, HUB_PUBLISH, PATH, PUBLISH, TOPIC, TOPICS_PATH
 
 _SEPARATOR: Final = b"\x1e"
 
@@ -48,6 +48,10 @@ def _invocation(text: str) -> bytes:
     return _json({"type": 1, "target": "Price", "arguments": [text]})
 
 
+def _message(text: str) -> bytes:
+    return _json({"type": 1, "target": "Message", "arguments": ["prices", None, text]})
+
+
 def _exchange_in_json(id_: str, text: str) -> tuple[bytes, bytes]:
     call = {"type": 1, "invocationId": id_, "target": "Echo", "arguments": [text]}
     return _json(call), _json({"type": 3, "invocationId": id_, "result": text})
@@ -60,6 +64,11 @@ def _exchange_in_messagepack(id_: str, text: str) -> tuple[bytes, bytes]:
 def _exchange_with_consumer(id_: str, text: str) -> tuple[bytes, bytes]:
     content = json.dumps({"id": id_, "value": text}).encode()
     return content, content
+
+
+def _subscribe(topic: str) -> bytes:
+    call = {"type": 1, "invocationId": "0", "target": "Subscribe", "arguments": [topic, None]}
+    return _json(call)
 
 
 def _hello(protocol: str) -> bytes:
@@ -78,6 +87,17 @@ DIALECTS: Final = {
         path=HUB_PATH,
         subscribers=HUB_PATH,
         publisher=HUB_PUBLISH,
+    ),
+    # The handshake and the call come in one frame; of their answers, the second is waited for.
+    "topics-hub": Dialect(
+        _exchange_in_json,
+        _message,
+        hello=_hello("json") + _subscribe("prices"),
+        welcome=_json(
+            {"type": 3, "invocationId": "0", "result": {"recovered": False, "position": None}}
+        ),
+        path=TOPICS_PATH,
+        subscribers=TOPICS_PATH,
     ),
     "hub-messagepack": Dialect(
         _exchange_in_messagepack,
