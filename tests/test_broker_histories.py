@@ -198,6 +198,15 @@ async def test_a_channel_layer_keeps_nothing():
             await broker.read("topic", None, 1)
 
 
+async def test_messages_come_with_pauses_to_who_has_much_to_do(kind, topic):
+    one = Receiver()
+    one.is_filling = True
+    await one.broker.subscribe(topic)
+    await appended(one.broker, topic, "a", "b")
+    await one.takes((topic, "a"), (topic, "b"))
+    await one.broker.unsubscribe(topic)
+
+
 async def test_messages_of_many_threads_are_delivered_in_the_order_of_the_history(kind, topic):
     one = Receiver()
     await one.broker.subscribe(topic)

@@ -465,6 +465,33 @@ async def test_a_server_that_fails_while_a_client_recovers_ends_its_connection(w
     assert statistics().topics == 0
 
 
+async def test_a_server_that_fails_after_the_close_of_a_client_that_recovers_is_no_error(way, room):
+    first, *_ = await positions_of(room, "seen", *(f"old {number}" for number in range(100)))
+    told = []
+
+    @websocket_view
+    async def closing(websocket):
+        await websocket.accept()
+        recovering = asyncio.create_task(websocket.subscribe(room, since=first))
+        await peers[0].is_sent(2)
+        closed = asyncio.create_task(websocket.close(4000))
+        await asyncio.sleep(0)
+        peers[0].fail_sends(RuntimeError("It is closed"))
+        told.append(await recovering)
+        await asyncio.wait([closed])
+        closed.exception()
+
+    peers = []
+    async with Client(closing) as peer:
+        peers.append(peer)
+        await peer.connects()
+        await peer.receive_output()
+        peer.pause_reading()
+        await eventually(lambda: bool(told))
+        await peer.leaves()
+        await peer.wait()
+
+
 async def test_a_message_with_its_position_is_written_once_for_all_but_who_is_excluded(way, room):
     async with client() as one, client() as two, client(user=Person(1)) as three:
         for each in (one, two, three):
@@ -541,6 +568,21 @@ async def test_everybody_but_the_sender_gets_a_message(all_ways, room, excluding
             assert await two.texts(1) == ["hello"]
             await broadcast(topic, "for all")
             assert await one.texts(1) == await two.texts(1) == ["for all"]
+
+
+async def test_everybody_but_a_websocket_gets_a_message(all_ways):
+    @websocket_view
+    async def view(websocket):
+        await websocket.subscribe("plain")
+        await websocket.accept()
+        async for message in websocket:
+            await broadcast("plain", message, exclude=websocket)
+
+    async with connected(view) as one, connected(view) as two:
+        await one.says("hello")
+        assert await two.texts(1) == ["hello"]
+        await two.says("back")
+        assert await one.texts(1) == ["back"]
 
 
 async def test_everybody_but_a_user_gets_a_message(all_ways, room):

@@ -240,6 +240,12 @@ def test_sessions_and_users_need_their_applications(settings, serve):
     assert "AuthMiddleware" in error.msg
 
 
+def test_a_project_without_hubs_is_checked_without_what_they_need(settings, serve, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ws_support.hubs")
+    serve(guarded(path("ws", echo)))
+    assert check_application(None) == []
+
+
 def test_hubs_behind_a_route_are_named(settings, serve):
     class Chat(Hub):
         pass
