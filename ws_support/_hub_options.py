@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 
-from ws_support._validators import LISTS, Problem, boolean, number, short
+from ws_support._validators import LISTS, Problem, boolean, dictionary_problems, number, short
 
 TRANSPORTS: Final = ("WebSockets", "ServerSentEvents", "LongPolling")
 """The transports by their names in the protocol, in the order in which clients try them."""
@@ -117,18 +116,7 @@ OPTIONS: Final = {each.name.upper(): each.metadata for each in fields(HubOptions
 
 def hub_options_problems(value: object) -> Iterator[Problem]:
     """Validate the value of `WS_SUPPORT["HUBS"]`, or of `options` of a hub."""
-    if not isinstance(value, Mapping):
-        message = f"is {short(value)}, which is not a dictionary."
-        yield Problem("E003", message, 'Write {"KEEP_ALIVE_INTERVAL": 15}.')
-        return
-    for key, option in value.items():
-        if key not in OPTIONS:
-            close = difflib.get_close_matches(str(key).upper(), OPTIONS, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"The keys are {', '.join(OPTIONS)}."
-            yield Problem("E002", f"has no key {short(key)}.", hint)
-            continue
-        for problem in OPTIONS[key]["validate"](option):
-            yield problem._replace(key=f'["{key}"]{problem.key}')
+    return dictionary_problems(value, OPTIONS, '{"KEEP_ALIVE_INTERVAL": 15}')
 
 
 def hub_options(given: Mapping[str, Any]) -> HubOptions:

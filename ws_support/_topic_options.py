@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from ws_support._validators import Problem, boolean, number, short
+from ws_support._validators import Problem, boolean, dictionary_problems, number, short
 
 
 def _permission(value: object) -> Iterator[Problem]:
@@ -69,6 +68,8 @@ class TopicOptions:
 OPTIONS: Final = {each.name: each.metadata for each in fields(TopicOptions)}
 """The keys of one pattern."""
 
+_EXAMPLE: Final = '{"history": 100, "may_subscribe": True}'
+
 VALUES: Final = ("history", "history_seconds", "presence")
 """The keys that are attributes of a `Topic` as well; the others are its methods."""
 
@@ -87,23 +88,8 @@ def topics_problems(value: object) -> Iterator[Problem]:
             message = f"has the pattern {short(pattern)}, which is not a string."
             yield Problem("E003", message, 'Write "news/<slug:name>".')
             continue
-        for problem in _options_problems(options):
+        for problem in dictionary_problems(options, OPTIONS, _EXAMPLE):
             yield problem._replace(key=f"[{short(pattern)}]{problem.key}")
-
-
-def _options_problems(value: object) -> Iterator[Problem]:
-    if not isinstance(value, Mapping):
-        message = f"is {short(value)}, which is not a dictionary."
-        yield Problem("E003", message, 'Write {"history": 100, "may_subscribe": True}.')
-        return
-    for key, option in value.items():
-        if key not in OPTIONS:
-            close = difflib.get_close_matches(str(key).lower(), OPTIONS, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"The keys are {', '.join(OPTIONS)}."
-            yield Problem("E002", f"has no key {short(key)}.", hint)
-            continue
-        for problem in OPTIONS[key]["validate"](option):
-            yield problem._replace(key=f'["{key}"]')
 
 
 def topic_options(given: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, TopicOptions], ...]:

@@ -6,9 +6,10 @@ sentence that begins with the name of the setting or argument: a validator does 
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from ws_support._protocol.origins import OriginRules, PatternError, WildcardError
 
@@ -132,6 +133,31 @@ def regexes(value: object) -> Iterator[Problem]:
         except (re.error, OverflowError, RecursionError) as error:
             message = f"holds {short(regex)}, which is not a regular expression: {error}."
             yield Problem("E007", message, f"Write it as Python's re module reads it: {example}.")
+
+
+def dictionary_problems(
+    value: object, options: Mapping[str, Mapping[str, Any]], example: str
+) -> Iterator[Problem]:
+    """Validate a dictionary whose keys are among `options`, each of which has a validator under
+    `validate`."""
+    if not isinstance(value, Mapping):
+        yield Problem("E003", f"is {short(value)}, which is not a dictionary.", f"Write {example}.")
+        return
+    for key, option in value.items():
+        if key not in options:
+            yield Problem("E002", f"has no key {short(key)}.", known_keys(key, options))
+            continue
+        for problem in options[key]["validate"](option):
+            yield problem._replace(key=f'["{key}"]{problem.key}')
+
+
+def known_keys(key: object, known: Iterable[str]) -> str:
+    """Return the hint for a key that is none of those that are known."""
+    by_letters = {each.upper(): each for each in known}
+    close = difflib.get_close_matches(str(key).upper(), by_letters, n=1)
+    if close:
+        return f"Did you mean {by_letters[close[0]]!r}?"
+    return f"The keys are {', '.join(by_letters.values())}."
 
 
 def short(value: object) -> str:

@@ -26,6 +26,7 @@ from ws_support._validators import (
     Validator,
     boolean,
     broker,
+    known_keys,
     number,
     optional_text,
     origins,
@@ -193,7 +194,8 @@ def settings_problems() -> Iterator[Problem]:
         return
     for key, value in given.items():
         if key not in SETTINGS:
-            yield Problem("E002", f"WS_SUPPORT has no key {short(key)}.", _known_keys(key))
+            hint = known_keys(key, SETTINGS)
+            yield Problem("E002", f"WS_SUPPORT has no key {short(key)}.", hint)
             continue
         for problem in SETTINGS[key].validate(value):
             name = f'WS_SUPPORT["{key}"]{problem.key}'
@@ -283,13 +285,6 @@ setting_changed.connect(_forget)
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, LISTS) else value
-
-
-def _known_keys(key: object) -> str:
-    close = difflib.get_close_matches(str(key).upper(), SETTINGS, n=1)
-    if close:
-        return f"Did you mean {close[0]!r}?"
-    return f"The keys are {', '.join(SETTINGS)}."
 
 
 def _is_host(host: object) -> bool:
