@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
 from functools import partial
 from random import uniform
 from time import monotonic
@@ -61,6 +62,20 @@ class Backoff:
 def after_fork(function: Callable[[], None]) -> None:
     """Call `function` in each process that is forked from this one. Windows forks none."""
     getattr(os, "register_at_fork", lambda **_: None)(after_in_child=function)
+
+
+def in_this_loop(function: Callable[..., None]) -> Callable[..., None]:
+    """Return what any thread may call: it calls `function` in the running event loop.
+
+    Once the loop is closed, it does nothing.
+    """
+    loop = asyncio.get_running_loop()
+
+    def call(*arguments: Any) -> None:
+        with suppress(RuntimeError):  # The loop has been closed.
+            loop.call_soon_threadsafe(function, *arguments)
+
+    return call
 
 
 def cancelled_by_others(task: asyncio.Task[Any]) -> bool:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any, Final, cast
 
-from ws_support._asyncio import PerLoop
+from ws_support._asyncio import PerLoop, in_this_loop
 from ws_support._topics.brokers.base import BrokerError
 from ws_support._topics.presence.entries import Entry, difference_topic, read_entries, worker_of
 from ws_support._topics.presence.storage import PresenceStorage, Stored
@@ -83,7 +82,7 @@ class Tracker:
     async def _sweep(self, topic: str, workers: Iterable[str]) -> None:
         await self._remove(topic, await self._dead(workers))
 
-    def _doubt(self) -> None:
+    def _doubt(self, error: Exception | None = None) -> None:
         """Note that there is an outage or its end, or that this process stood still.
 
         What is known may be old, and others have to renew their leases first.
@@ -130,13 +129,8 @@ class Tracker:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-
-        def on_outage(error: Exception) -> None:
-            with suppress(RuntimeError):  # The loop has been closed.
-                loop.call_soon_threadsafe(self._doubt)
-
         # It does not notice outages itself. The listener does, which hears the differences.
-        outage = self._storage.outages.detector(on_outage)
+        outage = self._storage.outages.detector(in_this_loop(self._doubt))
         wake = self._wake = asyncio.Event()
         self._look_at = loop.time() + LOOK_EVERY
         was_away = False

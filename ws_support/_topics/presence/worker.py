@@ -6,9 +6,9 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any, Final
 
+from ws_support._asyncio import in_this_loop
 from ws_support._topics.brokers.base import TIMEOUT, BrokerError
 from ws_support._topics.outages import OutageDetector
 from ws_support._topics.presence.storage import LEASE, PresenceStorage
@@ -130,13 +130,7 @@ class Worker:
             self._wake.set()
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-
-        def on_outage(error: Exception) -> None:
-            with suppress(RuntimeError):  # The loop has been closed.
-                loop.call_soon_threadsafe(self._doubt)
-
-        outage = self._outage = self._storage.outages.detector(on_outage)
+        outage = self._outage = self._storage.outages.detector(in_this_loop(self._doubt))
         wake = self._wake = asyncio.Event()
         self._renew_at = 0.0
         try:
@@ -198,7 +192,7 @@ class Worker:
 
     # The lease
 
-    def _doubt(self) -> None:
+    def _doubt(self, error: Exception | None = None) -> None:
         """Note that nobody knows what the storage has: there is an outage."""
         self._doubts += 1
         self._renew_at = 0.0

@@ -10,7 +10,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
-from ws_support._asyncio import cancelled
+from ws_support._asyncio import cancelled, in_this_loop
 from ws_support._topics.brokers.base import MOMENT, BrokerError, Receiver
 from ws_support._topics.brokers.channel_layer.calls import (
     PROBE,
@@ -79,8 +79,9 @@ class Listener:
         # A listener on channels_redis.pubsub, which alone has this method, may hear nothing of an
         # outage: the layer connects again by itself, and meanwhile reports nothing.
         hears_nothing = hasattr(type(layer), "_get_layer")
-        self._outage = outages.detector(self._take_part if hears_nothing else None)
-        self._loop = asyncio.get_running_loop()
+        self._outage = outages.detector(
+            in_this_loop(self._lose_unless_closed) if hears_nothing else None
+        )
         self._look = asyncio.Event()
         self._came_round = asyncio.Event()
         # True if a message has come since the turn began.
@@ -311,12 +312,8 @@ class Listener:
     def _all(self) -> tuple[_Membership, ...]:
         return (self._probe, *self._memberships.values())
 
-    def _take_part(self, error: Exception) -> None:
-        """Take part in an outage that another user of the layer, in any thread, has noticed."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._lose_unless_closed, error)
-
     def _lose_unless_closed(self, error: Exception) -> None:
+        """Take part in an outage that another user of the layer has noticed."""
         if not self._tender.done():
             self._lose(error)
 
