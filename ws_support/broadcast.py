@@ -13,7 +13,8 @@ Subscribers are consumers with `subscriptions`, or after `subscribe()`, and `Web
 
 A message goes through Redis or the channel layer `default` to all processes that use the same one.
 With the in-memory layer, or without a layer, it goes to this process only. Delivery is at most
-once: a message is lost for a client that is not connected, and during an outage.
+once: a message is lost for a client that is not connected, and during an outage, unless the topic
+has a history (`ws_support.topics`).
 """
 
 from __future__ import annotations

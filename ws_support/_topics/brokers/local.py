@@ -43,28 +43,18 @@ class LocalBroker(Broker):
     async def publish(self, topic: str, message: Any) -> None:
         if not _Listeners.are_here:
             _Listeners.warn(topic)
-        is_filling = _hand_out(topic, message)
+        _, is_filling = _hand_out("deliver", topic, message)
         # Code that publishes in an endless loop must let other tasks run.
         await asyncio.sleep(MOMENT if is_filling else 0)
 
     async def append(self, topic: str, message: Any, keeping: Keeping) -> Appended:
         if not _Listeners.are_here:
             _Listeners.warn(topic)
-        here = asyncio.get_running_loop()
-        takers, is_filling = 0, False
         kept = histories()
         # Under the lock, so that messages of several threads are handed out in their order.
         with kept.lock:
             position, previous = kept.append(topic, message, keeping)
-            given = (topic, message, position, previous)
-            for loop, topics in _receivers.items():
-                for receiver in tuple(topics.get(topic, {}).values()):
-                    takers += 1
-                    if loop is here:
-                        is_filling |= receiver.deliver_kept(*given)
-                    else:
-                        with suppress(RuntimeError):  # That loop has been closed.
-                            loop.call_soon_threadsafe(receiver.deliver_kept, *given)
+            takers, is_filling = _hand_out("deliver_kept", topic, message, position, previous)
         await asyncio.sleep(MOMENT if is_filling else 0)
         return Appended(position, takers)
 
@@ -82,22 +72,27 @@ class LocalBroker(Broker):
         return self._presence
 
 
-def _hand_out(topic: str, message: Any) -> bool:
-    """Deliver a message. Return True if a receiver of this event loop says so."""
+def _hand_out(method: str, topic: str, *message: Any) -> tuple[int, bool]:
+    """Give a message to that method of each receiver.
+
+    Return how many there are, and True if one of this event loop has much to do.
+    """
     here = asyncio.get_running_loop()
-    is_filling = False
+    takers, is_filling = 0, False
     for loop, topics in _receivers.items():
         for receiver in tuple(topics.get(topic, {}).values()):
+            takers += 1
+            deliver = getattr(receiver, method)
             if loop is here:
-                is_filling |= receiver.deliver(topic, message)
+                is_filling |= deliver(topic, *message)
             else:
                 with suppress(RuntimeError):  # That loop has been closed.
-                    loop.call_soon_threadsafe(receiver.deliver, topic, message)
-    return is_filling
+                    loop.call_soon_threadsafe(deliver, topic, *message)
+    return takers, is_filling
 
 
 def _hand_out_text(topic: str, text: str) -> None:
-    _hand_out(topic, {"type": "websocket.send", "text": text})
+    _hand_out("deliver", topic, {"type": "websocket.send", "text": text})
 
 
 _receivers: Final = PerLoop[dict[str, dict[LocalBroker, Receiver]]](dict)

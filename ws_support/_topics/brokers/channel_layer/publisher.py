@@ -53,13 +53,14 @@ class Publisher:
             envelope = {
                 **message,
                 **more,
-                "json": isinstance(message.get("text"), JSONText),
                 "type": PUBLISHED,
                 "topic": topic,
                 "id": f"{_PROCESS}.{os.getpid()}.{next(_ids)}",
                 "publisher": f"{self._numbers.publisher.hex}.{os.getpid()}",
                 "number": number,
             }
+            if isinstance(message.get("text"), JSONText):
+                envelope["json"] = True
             try:
                 await send_to_group(self._layer, group_of(topic), envelope)
             except BrokerUnavailable as outage:
