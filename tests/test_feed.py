@@ -253,6 +253,17 @@ Feeds.TestCase.settings = settings(max_examples=50, stateful_step_count=30, dead
 TestFeeds = Feeds.TestCase
 
 
+class Closing(Reader):
+    """Can be told of a gap only by being closed."""
+
+    gap = None
+    is_closed = False
+
+    def miss(self):
+        self.is_closed = True
+        return True
+
+
 @pytest.fixture
 def topic(monkeypatch):
     monkeypatch.setattr(feed, "_MOVE", 0.01)
@@ -433,3 +444,44 @@ async def test_what_was_missed_is_read_in_parts_while_more_comes():
         registry.deliver_kept(*broker.on_the_way[1])
         await eventually(lambda: reader.heard == 2 and registry._feeds[topic]._task is None)
         await registry.leave_all(reader)
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_who_gives_up_recovering_and_has_missed_something_meanwhile_hears_of_it(
+    topic, is_told
+):
+    stage, reader = Stage(topic), (Reader(None) if is_told else Closing(None))
+    since = await stage.publishes()
+    await stage.publishes()
+    stage.broker.on_the_way.clear()
+    await stage.registry.subscribe(topic, reader)
+    reader.may_read.clear()
+    again = asyncio.create_task(stage.registry.subscribe(topic, reader, since))
+    await asyncio.sleep(0)
+    last = await stage.publishes()
+    await stage.delivers()
+    again.cancel()
+    await asyncio.wait([again])
+    if is_told:
+        assert (reader.heard, reader.position) == (None, last)
+    else:
+        assert reader.is_closed
+    await stage.registry.leave_all(reader)
+
+
+async def test_who_gives_up_recovering_and_has_missed_nothing_goes_on(topic):
+    stage, reader = Stage(topic), Closing(None)
+    since = await stage.publishes()
+    await stage.publishes()
+    stage.broker.on_the_way.clear()
+    await stage.registry.subscribe(topic, reader)
+    reader.may_read.clear()
+    again = asyncio.create_task(stage.registry.subscribe(topic, reader, since))
+    await asyncio.sleep(0)
+    again.cancel()
+    await asyncio.wait([again])
+    assert not reader.is_closed
+    await stage.publishes()
+    await stage.delivers()
+    assert reader.heard == 2
+    await stage.registry.leave_all(reader)

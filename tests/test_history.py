@@ -331,16 +331,20 @@ async def test_who_unsubscribes_while_recovering_gets_no_more(way, room):
     first, *_ = await positions_of(room, "seen", *(f"old {number}" for number in range(100)))
     websockets = []
 
+    begins = asyncio.Event()
+
     @websocket_view
     async def hasty(websocket):
         websockets.append(websocket)
         await websocket.accept()
+        await begins.wait()
         await websocket.subscribe(room, since=first)
         await websocket.send("end")
         await websocket.wait_closed()
 
     async with connected(hasty) as peer:
         peer.pause_reading()
+        begins.set()
         await eventually(lambda: statistics().subscriptions == 1)
         await websockets[0].unsubscribe(room)
         peer.resume_reading()

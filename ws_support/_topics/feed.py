@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import uniform
 from typing import Any, Final
 
@@ -191,21 +191,28 @@ class Feed:
         on it gets messages. Raises `BrokerError` when the history cannot be read.
         """
         position = since
+        if self.position is None:
+            self.catch_up()  # Beside the first reading below, not before it.
         while position != self.position and subscriber in self._subscribers:
             if known := self._known_after(position):
-                for at, published in known:
-                    await subscriber.replay(published)
-                    position = at
+                await self._replay(subscriber, [published for _, published in known])
+                position = known[-1][0]
                 continue
+            before = self.position
             log = await self._broker.read(self._topic, position, _CHUNK)
             if not log.is_complete:
                 return False, self.position or log.position
-            if log.position == position:
+            if log.position == position and self.position == before:
                 await self._until_moved()
-            for at, message in log.entries:
-                await subscriber.replay(Published(self._topic, message, at))
+            missed = [Published(self._topic, message, at) for at, message in log.entries]
+            await self._replay(subscriber, missed)
             position = log.position  # Somebody else may have written the last ones.
         return True, position
+
+    async def _replay(self, subscriber: Any, missed: Iterable[Published]) -> None:
+        for published in missed:
+            if subscriber in self._subscribers:  # It may unsubscribe meanwhile.
+                await subscriber.replay(published)
 
     def _known_after(self, position: Position) -> list[tuple[Position, Published]]:
         tail = list(self._tail)

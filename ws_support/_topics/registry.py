@@ -104,14 +104,17 @@ class TopicRegistry:
     ) -> Recovery:
         is_new = topic not in subscriber.topics
         feed = self._feed(topic)
+        held_at = feed.position
         feed.hold(subscriber)
         try:
             await self._add(topic, subscriber)
-            await feed.until_known()
             return Recovery(*await feed.recover(subscriber, since))
         except BaseException:
             if is_new:
                 await to_the_end(self.unsubscribe(topic, subscriber))
+            elif feed.position != held_at:
+                # Others have got meanwhile what this one has not.
+                _tell_gap(subscriber, topic, feed.position)
             raise
         finally:
             feed.release(subscriber)
@@ -221,11 +224,7 @@ class TopicRegistry:
         TopicRegistry.lost += 1
         closed = 0
         for subscriber in tuple(self._topics.get(topic, ())):
-            tell = getattr(subscriber, "gap", None)
-            if tell is None:
-                closed += subscriber.miss()
-            else:
-                tell(topic, position)
+            closed += _tell_gap(subscriber, topic, position)
         self._log_loss("at least 1", topic, _NO_HISTORY, closed)
 
     def _log_loss(self, count: str, topic: str, cause: str, closed: int) -> None:
@@ -241,6 +240,18 @@ class TopicRegistry:
                 cause,
                 closed,
             )
+
+
+def _tell_gap(subscriber: Any, topic: str, position: Position | None) -> bool:
+    """Tell a subscriber that messages before `position` are missing.
+
+    Close one that cannot be told, and return True.
+    """
+    tell = getattr(subscriber, "gap", None)
+    if tell is None:
+        return bool(subscriber.miss())
+    tell(topic, position)
+    return False
 
 
 def statistics() -> Statistics:
