@@ -435,6 +435,20 @@ describe("calls", () => {
     }
   });
 
+  for (const [given, message] of [
+    [2, /takes an object, such as \{ limit: 50 \}, not 2\./],
+    [null, /takes an object/],
+    ["1-1", /takes an object/],
+    [{ limt: 5 }, /has no option limt/],
+    [{ limit: 0 }, /limit must be a whole number above 0, or null, not 0/],
+    [{ since: "first" }, /since must be a position or null, not first/],
+  ]) {
+    test(`a history of ${JSON.stringify(given)} is refused at once`, async () => {
+      const { room } = await subscribed();
+      assert.throws(() => room.history(given), { name: "TypeError", message });
+    });
+  }
+
   test("wait for the first connection", async () => {
     const topics = made();
     const published = topics.publish("room/7", 1);

@@ -42,6 +42,16 @@ const SUBSCRIBE_RULES = {
   ],
 };
 
+const HISTORY_DEFAULTS = { since: null, limit: null };
+
+const HISTORY_RULES = {
+  since: [(value) => value === null || isPosition(value), "a position or null"],
+  limit: [
+    (value) => value === null || (Number.isSafeInteger(value) && value > 0),
+    "a whole number above 0, or null",
+  ],
+};
+
 const FORWARDED = {
   reconnecting: ["attempt", "delay", "code", "reason", "wasClean", "error"],
   reconnected: ["attempts", "downtime"],
@@ -242,7 +252,12 @@ export class TopicSubscription extends EventTarget {
     return this.#link.call("Publish", this.#name, data, options);
   }
 
-  history({ since = null, limit = null } = {}) {
+  history(options = {}) {
+    if (!isObject(options)) {
+      throw new TypeError(`TopicSubscription.history() takes an object, such as { limit: 50 }, not ${options}.`);
+    }
+    const owner = "TopicSubscription.history()";
+    const { since, limit } = checkedOptions(owner, options, HISTORY_DEFAULTS, HISTORY_RULES);
     return this.#link.call("History", this.#name, since, limit);
   }
 
