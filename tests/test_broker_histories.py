@@ -17,6 +17,7 @@ from ws_support._topics.brokers import memory
 from ws_support._topics.brokers.base import BrokerError, Keeping
 from ws_support._topics.brokers.memory import Histories
 from ws_support._topics.messages import EXCLUDE, JSONText
+from ws_support.testing import clear_histories
 
 KEEPING = Keeping(3, 600)
 
@@ -278,6 +279,16 @@ def test_a_history_expires_although_the_event_loop_that_has_filled_it_is_closed(
 
     asyncio.run(append("first"))
     asyncio.run(wait())
+
+
+async def test_a_test_may_begin_without_what_others_have_left():
+    with override_settings(CHANNEL_LAYERS={}):
+        first, _ = await appended(Receiver().broker, "topic of many tests", "a", "b")
+        await Receiver().broker.read("topic of nobody", None, 0)
+        clear_histories()
+        assert len(memory.histories()) == 0
+        log = await Receiver().broker.read("topic of many tests", first, 10)
+        assert (log.entries, log.is_complete) == ([], False)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork(), which this system lacks")

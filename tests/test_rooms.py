@@ -159,11 +159,13 @@ EXPORTS = {
         "RunningApplication",
         "Server",
         "ServerPool",
+        "clear_histories",
         "free_port",
         "wait_until",
         "websocket_scope",
     },
     "ws_support.testing.application": {"RunningApplication", "websocket_scope"},
+    "ws_support.testing.histories": {"clear_histories"},
     "ws_support.testing.peer": {"HandshakeRefused", "Peer"},
     "ws_support.testing.plugin": {
         "websocket_peer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ws_support.testing.application import RunningApplication, websocket_scope
+from ws_support.testing.histories import clear_histories
 from ws_support.testing.peer import HandshakeRefused, Peer
 from ws_support.testing.pool import ServerPool
 from ws_support.testing.ports import free_port
@@ -18,6 +19,7 @@ __all__ = [
     "RunningApplication",
     "Server",
     "ServerPool",
+    "clear_histories",
     "free_port",
     "wait_until",
     "websocket_scope",

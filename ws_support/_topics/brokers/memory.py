@@ -202,6 +202,13 @@ class Histories:
                 return
             del self._beginnings[topic]
 
+    def clear(self) -> None:
+        """Forget everything."""
+        with self.lock:
+            self._histories.clear()
+            self._beginnings.clear()
+            self._looks.clear()
+
     def __len__(self) -> int:
         return len(self._histories) + len(self._beginnings)
 
