@@ -731,6 +731,20 @@ async def test_a_gap_closes_those_who_get_positions_as_well(on_redis, room):
         await peer.wait()
 
 
+async def test_a_connection_that_is_cancelled_while_it_leaves_leaves_everything(on_redis, room):
+    async with client() as peer:
+        await asks(peer, room, positions=True)
+        await peer.texts(1)
+        assert statistics().subscriptions == 2
+        on_redis.pause()
+        await peer.leaves()
+        await eventually(lambda: statistics().subscriptions == 1)
+        peer.cancel()
+        await asyncio.sleep(0)
+        on_redis.go_on()
+        await eventually(lambda: statistics().topics == 0)
+
+
 async def test_a_position_cannot_be_used_while_redis_is_away(on_redis, room):
     first, _ = await positions_of(room, "seen", "a")
     async with client() as peer:

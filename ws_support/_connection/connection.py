@@ -15,7 +15,7 @@ from channels.exceptions import StopConsumer
 
 from ws_support import _logging
 from ws_support._asgi import check_close, direct_of, is_served
-from ws_support._asyncio import cancelled_by_others
+from ws_support._asyncio import cancelled_by_others, to_the_end
 from ws_support._connection.lifecycle import TURN, Lifecycle
 from ws_support._connection.queue import MessageQueue
 from ws_support._connection.state import Close, Side, State
@@ -660,11 +660,16 @@ class Connection:
         for presence in tuple(self._presences or ()):
             presence.end()
         try:
-            for subscriber in (self._subscriber, self._wrapping):
-                if subscriber is not None:
-                    await TopicRegistry.of_this_loop().leave_all(subscriber)
+            if self._subscriber is not None:
+                await to_the_end(self._leave_topics())
         finally:
             await self._stop(*(self._background or ()))
+
+    async def _leave_topics(self) -> None:
+        registry = TopicRegistry.of_this_loop()
+        for each in (self._subscriber, self._wrapping):
+            if each is not None:
+                await registry.leave_all(each)
 
     def _is_told_to_the_client(self, error: BaseException | None) -> bool:
         """Return True if a close frame is sent for `error`.
