@@ -567,6 +567,22 @@ def test_what_publishes_while_the_loop_ends_does_not_hold_it_up():
         gc.collect()
 
 
+def test_whenever_the_loop_ends_no_connection_is_left_open():
+    async def main(milliseconds):
+        one = Receiver()
+        await one.broker.subscribe("topic")
+        await published(one, "message")
+        leaving = asyncio.create_task(one.broker.unsubscribe("topic"))
+        await asyncio.wait([leaving], timeout=milliseconds / 1000)
+
+    with warnings.catch_warnings(record=True) as left:
+        warnings.simplefilter("always", ResourceWarning)
+        for tenths in range(30):
+            asyncio.run(main(tenths / 10))
+        gc.collect()
+    assert [str(each.message) for each in left] == []
+
+
 async def test_an_outage_that_subscribers_come_and_go_in_is_one_line_and_its_end_another(
     redis, caplog
 ):

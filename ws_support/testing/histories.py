@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ws_support._topics.brokers.memory import histories
-
 __all__ = ["clear_histories"]
 
 
@@ -12,4 +10,7 @@ def clear_histories() -> None:
 
     They last as long as the process, also from one test to the next. Those on Redis stay.
     """
+    # Here: a plugin of pytest is imported before Django is there.
+    from ws_support._topics.brokers.memory import histories
+
     histories().clear()

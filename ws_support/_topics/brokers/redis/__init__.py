@@ -78,7 +78,8 @@ class RedisBroker(Broker):
             await leaving
         else:
             del self._listeners[address]
-            await to_the_end(_close(leaving, listener, self._publishers.pop(address)))
+            del self._publishers[address]
+            await to_the_end(_close(leaving, listener))
 
     async def publish(self, topic: str, message: Any) -> None:
         await self._publish(topic, message)
@@ -127,9 +128,6 @@ class RedisBroker(Broker):
         return await use(publisher)
 
 
-async def _close(
-    leaving: Coroutine[Any, Any, None], listener: Listener, publisher: Publisher
-) -> None:
+async def _close(leaving: Coroutine[Any, Any, None], listener: Listener) -> None:
     await leaving
     await listener.close()
-    await publisher.close()

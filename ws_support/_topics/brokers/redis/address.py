@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Final
@@ -82,7 +83,12 @@ class Address:
 
 async def close(pool: ConnectionPool) -> None:
     """End the connections of a pool, and those by which it has asked for the master."""
-    await pool.disconnect()
+    try:
+        await pool.disconnect()
+    except asyncio.CancelledError:
+        # When their event loop ends, all are cancelled, maybe before they have closed the first.
+        await pool.disconnect()
+        raise
     manager = getattr(pool, "sentinel_manager", None)
     for each in manager.sentinels if manager else ():
         await each.aclose()

@@ -107,9 +107,8 @@ class Listener:
         return bool(self._wanted)
 
     async def close(self) -> None:
-        """End the connection."""
+        """End the connections, also those of the publisher."""
         await cancelled(self._task)
-        await close(self._pool)
         self._outage.leave()
 
     def _change(self, channel: bytes) -> None:
@@ -126,6 +125,15 @@ class Listener:
     # The connection
 
     async def _run(self) -> None:
+        try:
+            await self._stay_connected()
+        finally:  # Also when the event loop ends, and with it all that runs.
+            try:
+                await close(self._pool)
+            finally:
+                await self._publisher.close()
+
+    async def _stay_connected(self) -> None:
         while True:
             was_away = self._outage.is_away
             try:

@@ -90,9 +90,11 @@ class Publisher:
 
     async def close(self) -> None:
         """Close the connection, once what is under way has been answered or given up."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
-        await close(self._pool)
+        try:
+            if self._task is not None:
+                await asyncio.wait([self._task])
+        finally:
+            await close(self._pool)
 
     def _command(self, words: Envelope | Call | tuple[bytes, ...]) -> _Command:
         loop = asyncio.get_running_loop()
