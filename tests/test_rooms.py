@@ -81,6 +81,7 @@ EXPORTS = {
         "Hub",
         "HubCallerClients",
         "HubCallerGroups",
+        "HubCallerTopics",
         "HubClients",
         "HubContext",
         "HubException",

@@ -46,6 +46,7 @@ from ws_support._hubs.filters import HubFilter, HubInvocation
 from ws_support._hubs.methods import hub_method_name
 from ws_support._hubs.router import Router, has_sessions
 from ws_support._hubs.topics import calls
+from ws_support._hubs.topics.caller import HubCallerTopics
 from ws_support._hubs.topics.calls import PublishOptions, SubscribeOptions
 from ws_support._hubs.topics.watching import Difference
 from ws_support.asgi import WebSocketSupport
@@ -55,6 +56,7 @@ __all__ = [
     "Hub",
     "HubCallerClients",
     "HubCallerGroups",
+    "HubCallerTopics",
     "HubClients",
     "HubContext",
     "HubException",
@@ -143,6 +145,7 @@ class Hub(Generic[Client]):
     _connection: HubConnection
     _clients: Any = None
     _groups: Any = None
+    _topics: Any = None
     _context: Any = None
 
     # What a test sets in place of the real ones is used.
@@ -169,6 +172,17 @@ class Hub(Generic[Client]):
     @groups.setter
     def groups(self, value: Any) -> None:
         self._groups = value
+
+    @property
+    def topics(self) -> HubCallerTopics:
+        """The topics that the caller follows: what is broadcast under them goes to the client."""
+        if self._topics is None:
+            self._topics = HubCallerTopics(self._connection)
+        return self._topics  # type: ignore[no-any-return]
+
+    @topics.setter
+    def topics(self, value: Any) -> None:
+        self._topics = value
 
     @property
     def context(self) -> HubContext:

@@ -24,19 +24,25 @@ from tests.harness import BOUND, ROOT, Server
 PAGE = "hubs.md"
 TEXT = (ROOT / "docs" / PAGE).read_text(encoding="utf-8")
 GUIDES = """
-from mysite import games, orders, rooms, streams, timing, tokens, typed
+from mysite import feeds, games, orders, rooms, streams, timing, tokens, typed
 class Timed(timing.Timed):
     async def echo(self, value: int) -> int:
         return value
 application = HubRouter(application, {
-    "streams": streams.Numbers, "rooms": rooms.Rooms, "typed": typed.TypedChat,
-    "games": games.Game, "orders": orders.Orders, "timed": Timed,
+    "streams": streams.Numbers, "rooms": rooms.Rooms, "feeds": feeds.Feeds,
+    "typed": typed.TypedChat, "games": games.Game, "orders": orders.Orders, "timed": Timed,
 })
 application = HubRouter(application, {"tokens": Chat}, authenticate=tokens.user_of_token)
 """
 PATHS = """
+from django.http import HttpResponse
 from mysite import news
+from ws_support.broadcast import broadcast_sync
+def tell(request):
+    broadcast_sync("room/7", "Hello")
+    return HttpResponse()
 urlpatterns += [
+    path("tell", tell),
     path("announce", news.announce), path("announce-sync", news.announce_from_synchronous_code),
 ]
 """
@@ -152,6 +158,11 @@ def test_the_guides_do_what_they_say(start):
         two.invoke("Say", "blue", "Hello")
         assert one.called() == ("Said", ["Hello"])
         assert two.result() is None
+    with connected(server, "/feeds") as client:
+        client.invoke("Follow", 7, None)
+        assert client.result() is False
+        urlopen(f"{server.origin}/tell", timeout=BOUND).close()
+        assert client.called() == ("Message", ["room/7", None, "Hello"])
     with connected(server, "/typed") as client:
         client.invoke("SendMessage", "ann", "Hello")
         assert client.called() == ("ReceiveMessage", ["ann", "Hello"])

@@ -20,7 +20,8 @@ from ws_support._topics.brokers.base import BrokerUnavailable
 from ws_support._topics.registry import TopicRegistry
 from ws_support._topics.tokens import topic_token
 from ws_support.broadcast import broadcast, broadcast_json, statistics
-from ws_support.hubs import TopicsHub, description_of
+from ws_support.exceptions import BroadcastError
+from ws_support.hubs import Hub, TopicsHub, description_of
 from ws_support.presence import present
 from ws_support.topics import Topic, topic
 
@@ -912,3 +913,73 @@ async def test_a_gap_before_the_subscription_is_not_told(in_memory, ann, room):
     ann.record.end(connections.End())
     follower.tell("Gap", "plain/x", "3-3")
     assert [each.__class__.__name__ for each in await ann.until_end()] == ["Close"]
+
+
+# In a hub of one's own
+
+
+class Feeds(Hub):
+    async def follow(self, name, since):
+        return list(await self.topics.subscribe(name, since))
+
+    async def leave(self, name):
+        await self.topics.unsubscribe(name)
+
+    async def on_disconnected(self, error):
+        with pytest.raises(RuntimeError, match="after the connection had ended"):
+            await self.topics.subscribe("too late")
+
+
+async def test_a_hub_subscribes_its_client_and_no_rule_is_asked(way, problems):
+    name = f"secret/{next(_names)}"
+    async with Client(hub=Feeds) as client:
+        assert (await client.result("Follow", name, None))[0] is False
+        first = await broadcast(name, "one")
+        second = await broadcast_json(name, {"two": 2})
+        assert await client.message() == [name, first, "one"]
+        assert await client.message() == [name, second, {"two": 2}]
+        await client.result("Leave", name)
+        await broadcast(name, "not for this client")
+        assert await client.result("Follow", "plain", None) == [False, None]
+        await broadcast("plain", "end")
+        assert await client.message() == ["plain", None, "end"]
+    await until(lambda: statistics().topics == 0)
+
+
+async def test_a_client_of_a_hub_gets_what_it_has_missed_before_the_answer(way, problems, room):
+    since = await broadcast(room, "seen")
+    missed = [await broadcast(room, text) for text in ("one", "two")]
+    async with Client(hub=Feeds) as client:
+        await client.put_message(Invocation("Follow", [room, since], "1"))
+        assert await client.message() == [room, missed[0], "one"]
+        assert await client.message() == [room, missed[1], "two"]
+        assert (await client.next()).result == [True, missed[1]]
+
+
+async def test_what_a_hub_cannot_subscribe_to_is_an_error_of_its_own(
+    in_memory, problems, room, monkeypatch
+):
+    async def away(*_):
+        raise BrokerUnavailable("the test says so")
+
+    class Careful(Feeds):
+        async def follow(self, name, since):
+            with pytest.raises(TypeError, match="A topic is a string"):
+                await self.topics.subscribe(7)
+            with pytest.raises(ValueError, match="A topic has up to"):
+                await self.topics.subscribe("x" * 2**20)
+            with pytest.raises(TypeError, match="A position is a string"):
+                await self.topics.subscribe(name, since=7)
+            monkeypatch.setattr(TopicRegistry, "subscribe", away)
+            with pytest.raises(BroadcastError, match="the test says so"):
+                await self.topics.subscribe(name, since="1-1")
+            return "all"
+
+    async with Client(hub=Careful) as client:
+        assert await client.result("Follow", room, None) == "all"
+
+
+def test_a_test_may_put_topics_of_its_own_into_a_hub():
+    hub = Feeds()
+    hub.topics = "of the test"
+    assert hub.topics == "of the test"
