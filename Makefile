@@ -25,7 +25,7 @@ demo: $(VENV)/.demo ## Open the pages of the example project (PORT=8000)
 test: $(VENV)/.dev ## Run the tests (PYTEST_ARGS="-k origin")
 	@# Python keeps what it has compiled, also where the environment says otherwise. There are more
 	@# processes than cores, since many tests wait.
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 10 --dist loadgroup --no-loadscope-reorder \
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 6 --dist loadgroup --no-loadscope-reorder \
 		$(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## Check style and formatting

@@ -94,6 +94,7 @@ def test_any_string_is_a_topic(shared, topic):
         assert reader.recv(BOUND) == "message"
 
 
+@pytest.mark.slow
 def test_when_a_process_is_killed_the_subscribers_of_others_miss_nothing(two_servers):
     killed, other = two_servers
     with ExitStack() as stack:
@@ -106,6 +107,7 @@ def test_when_a_process_is_killed_the_subscribers_of_others_miss_nothing(two_ser
         assert [reader.recv(BOUND) for _ in range(300)] == [f"{n} " for n in range(300)]
 
 
+@pytest.mark.slow
 def test_memberships_are_renewed_before_they_expire(redis, serve):
     server = serve(asgi_server="uvicorn", **redis.settings(group_expiry=3))
     with ExitStack() as stack:
@@ -165,6 +167,7 @@ async def test_what_is_broadcast_together_arrives_in_order_and_does_not_ask_too_
             assert await peer.texts(count) == [str(number) for number in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "seconds", [0, pytest.param(6, marks=pytest.mark.slow)], ids=["briefly", "for-long"]
 )

@@ -73,6 +73,7 @@ def test_sockets_stay_open_while_redis_is_away_and_subscriptions_are_back_with_i
             assert server.events("disconnect()") == []
 
 
+@pytest.mark.slow
 def test_who_subscribes_first_while_redis_is_away_hears_all_once_it_is_there(redis, two_servers):
     redis.stop()
     with ExitStack() as stack:
@@ -83,6 +84,7 @@ def test_who_subscribes_first_while_redis_is_away_hears_all_once_it_is_there(red
         comes(publisher, "all", two)
 
 
+@pytest.mark.slow
 def test_subscriptions_are_restored_when_redis_has_forgotten_them(redis, two_servers):
     with ExitStack() as stack:
         one, two = (subscribed(stack, server, "all") for server in two_servers)

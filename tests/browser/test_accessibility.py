@@ -17,7 +17,7 @@ from tests.browser.test_room import RoomPage
 from tests.conftest import need_npm_package
 from tests.harness import Server, free_port
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

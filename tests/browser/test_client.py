@@ -112,6 +112,7 @@ def test_a_network_that_is_cut_without_a_word_is_noticed_and_one_that_heals_used
         page.close()  # Before the proxy goes, which it would try to reach again.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SERVERS)
 def test_with_the_settings_of_the_server_a_quiet_page_stays_connected(
     serve_client: Callable[..., Server], page: Page, name: str

@@ -139,6 +139,7 @@ def test_a_broadcast_from_one_page_appears_on_both(
         page.expect_message("the first", live, place=1)
 
 
+@pytest.mark.slow
 def test_pages_on_two_processes_see_the_messages_of_both(
     serve_live: Callable[..., Server], new_page: Callable[..., Page], redis: Redis
 ) -> None:
@@ -236,6 +237,7 @@ def test_a_text_that_is_refused_with_400_stays_in_its_field_with_the_reason(
     expect(live_page.messages).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_a_text_is_refused_with_503_while_redis_is_away_and_taken_when_it_is_back(
     serve_live: Callable[..., Server], page: Page, redis: Redis, expected_errors: list[str]
 ) -> None:

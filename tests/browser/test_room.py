@@ -336,6 +336,7 @@ def test_after_a_reload_everything_is_there_and_the_page_says_what_is_new(
     ada.expect_texts("one", "two", "three", "four")
 
 
+@pytest.mark.slow
 def test_without_redis_a_server_that_was_killed_has_lost_the_history_and_the_page_says_so(
     serve_room: Callable[..., Server], page: Page, room: str, expected_errors: list[str]
 ) -> None:
@@ -357,6 +358,7 @@ def test_without_redis_a_server_that_was_killed_has_lost_the_history_and_the_pag
     ada.expect_texts("after")
 
 
+@pytest.mark.slow
 def test_with_redis_the_chat_is_complete_after_the_server_was_killed(
     serve_room: Callable[..., Server],
     new_page: Callable[..., Page],

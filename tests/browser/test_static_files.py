@@ -17,7 +17,7 @@ from tests.browser.test_hub_js import USED
 from tests.browser.test_room import RoomPage
 from tests.harness import Server, serving, to_its_end
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 STORAGES = [
     "django.contrib.staticfiles.storage.ManifestStaticFilesStorage",

@@ -110,7 +110,9 @@ def test_a_page_hears_of_a_gap_after_a_server_without_its_history(
 # Tabs that share a connection
 
 
-@pytest.fixture(params=["worker", "locks", "no worker allowed"])
+@pytest.fixture(
+    params=["worker", "locks", pytest.param("no worker allowed", marks=pytest.mark.slow)]
+)
 def way(request: pytest.FixtureRequest) -> str:
     """What has the connection: a shared worker, or the tab that holds a lock."""
     return request.param

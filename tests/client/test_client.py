@@ -35,6 +35,7 @@ def test_the_client_does_what_its_unit_tests_say(node: str) -> None:
     assert passed(node, file="client.test.js") > 90
 
 
+@pytest.mark.slow
 def test_the_client_of_hubs_keeps_to_the_protocol_with_real_sockets(
     node: str, websocket_options: list[str]
 ) -> None:

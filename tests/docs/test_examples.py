@@ -184,6 +184,7 @@ def examples_of(page: str) -> dict[str, str]:
     return examples
 
 
+@pytest.mark.slow
 def test_a_service_writes_to_the_sockets_that_were_handed_to_it(project):
     server = project(
         "background.md",
@@ -215,6 +216,7 @@ def publish(server) -> str:
         return response.read().decode()
 
 
+@pytest.mark.slow
 def test_a_handler_talks_to_its_client(project):
     server = project("background.md")
     with server.connect("/chat/red", subprotocols=["v1"]) as socket:
@@ -244,6 +246,7 @@ def broadcasting(project):
     )
 
 
+@pytest.mark.slow
 def test_views_broadcast_to_everybody(broadcasting):
     with ExitStack() as stack:
         sockets = [stack.enter_context(broadcasting.connect("/prices")) for _ in range(3)]
@@ -253,6 +256,7 @@ def test_views_broadcast_to_everybody(broadcasting):
         assert {socket.recv(BOUND) for socket in sockets} == {"closed for today"}
 
 
+@pytest.mark.slow
 def test_what_is_committed_is_broadcast_and_what_is_rolled_back_is_not(broadcasting):
     with broadcasting.connect("/prices") as socket:
         for query in ("order=1&fails=1", "order=2"):
@@ -260,6 +264,7 @@ def test_what_is_committed_is_broadcast_and_what_is_rolled_back_is_not(broadcast
         assert socket.recv(BOUND) == '{"paid": "2"}'
 
 
+@pytest.mark.slow
 def test_a_room_is_a_topic(broadcasting):
     with ExitStack() as stack:
         one, two = (stack.enter_context(broadcasting.connect("/rooms/red")) for _ in range(2))
@@ -314,6 +319,7 @@ print(json.dumps(asyncio.run(ask())))
 """
 
 
+@pytest.mark.slow
 def test_the_rules_of_topics_admit_whom_they_say(tmp_path):
     (tmp_path / "mysite").mkdir()
     files = {"__init__": "", **examples_of("topics.md")}
@@ -341,6 +347,7 @@ def test_the_rules_of_topics_admit_whom_they_say(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_who_is_online_is_told_and_asked_for(project):
     server = project(
         "presence.md",
@@ -379,6 +386,7 @@ def test_who_is_online_is_told_and_asked_for(project):
                     break
 
 
+@pytest.mark.slow
 def test_the_settings_for_redis_reach_other_processes(project, redis):
     address = f"redis://127.0.0.1:{redis.port}"
     server = project(

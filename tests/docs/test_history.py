@@ -67,6 +67,7 @@ def received(socket):
     return json.loads(socket.recv(BOUND))
 
 
+@pytest.mark.slow
 def test_a_client_of_the_news_goes_on_where_it_was(server):
     with server.connect("/news/sport") as socket:
         assert received(socket)["recovered"] is False
@@ -83,6 +84,7 @@ def test_a_client_of_the_news_goes_on_where_it_was(server):
     assert loaded == {"news": ["1:0", "2:0"], "position": second}
 
 
+@pytest.mark.slow
 def test_an_editor_hears_the_others_and_not_itself(server):
     with server.connect("/edit") as one, server.connect("/edit") as two:
         one.send("from one")

@@ -118,6 +118,7 @@ def connected(server: Server, path: str) -> Iterator[Client]:
         yield Client(socket)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_chat_of_the_tutorial_runs_as_it_is(
     start,
@@ -136,6 +137,7 @@ def test_the_chat_of_the_tutorial_runs_as_it_is(
     expect(page.get_by_role("alert")).to_contain_text("A message has at most 500 characters.")
 
 
+@pytest.mark.slow
 def test_the_guides_do_what_they_say(start):
     server = start(asgi=GUIDES, urls=PATHS)
     with connected(server, "/streams") as client:

@@ -45,6 +45,7 @@ def server(tmp_path, serve):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_room_runs_as_it_is(
     server,

@@ -43,6 +43,7 @@ def ends_of(server: Server) -> list[tuple[str, str | None]]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.websocket_tracebacks
 @each_server
 def test_each_behaviour_is_the_same_with_each_client_transport_and_protocol(
@@ -55,6 +56,7 @@ def test_each_behaviour_is_the_same_with_each_client_transport_and_protocol(
     assert exceptions_in(server.log()) == provoked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "items"),
     [

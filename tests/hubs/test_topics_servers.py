@@ -45,6 +45,7 @@ def check_that_all_came_once_and_in_order(follower: Follower) -> None:
     assert (counts["subscribed"], counts["gap"], counts["error"]) == (1, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASGI_SERVERS)
 def test_a_network_that_is_cut_loses_no_message_and_repeats_none(
     serve: Callable[..., Server], follow: Callable[[str], Follower], tmp_path: Path, name: str
@@ -70,6 +71,7 @@ def test_a_network_that_is_cut_loses_no_message_and_repeats_none(
     assert follower.counts()["recovered"] >= 2
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_loses_no_message_that_redis_has(
     serve: Callable[..., Server], redis: Any, follow: Callable[[str], Follower]
 ) -> None:

@@ -731,6 +731,7 @@ def compiled(folder: Path, **files: str) -> str:
     return run.stdout
 
 
+@pytest.mark.slow
 def test_right_calls_compile_and_wrong_ones_do_not(tmp_path):
     text = declaration(Chat, Hub)
     assert compiled(tmp_path, chat_d_ts=text, page_ts=PAGE) == ""
@@ -823,6 +824,7 @@ def examples(strategy: st.SearchStrategy[Any]) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 def test_what_a_hub_sends_is_what_it_has_declared(tmp_path):
     values = {type_: examples(strategy) for type_, strategy in VALUES.items()}
     hub = type("Chat", (Hub,), {})

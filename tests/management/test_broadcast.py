@@ -15,6 +15,7 @@ pytestmark = pytest.mark.alone
 NOWHERE = {"CHANNEL_LAYERS": {"default": {"BACKEND": "channels_redis.core.RedisChannelLayer"}}}
 
 
+@pytest.mark.slow
 def test_the_command_says_how_many_processes_took_it(two_servers, connected_settings):
     with ExitStack() as stack:
         one, two = (subscribed(stack, server, "all") for server in two_servers)

@@ -431,6 +431,7 @@ def test_a_busy_application_misses_no_pong(serve):
         assert {socket.recv(BOUND).strip() for _ in range(2001)} == {"2", "0"}
 
 
+@pytest.mark.slow
 def test_a_large_buffer_is_given_back(serve):
     server = serve(asgi_server="uvicorn-picows")  # A fresh one, which has no memory in reserve.
     before = memory(server.process.pid)

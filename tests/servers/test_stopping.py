@@ -154,6 +154,7 @@ STARTED += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("started", STARTED)
 def test_a_signal_that_does_not_interrupt_the_event_loop_stops_it(serve, started):
     """It comes to another thread, or just before the loop waits."""
@@ -212,6 +213,7 @@ def test_sighup_to_every_process_at_once_stops_workers_in_good_order(serve, name
         ended(server)
 
 
+@pytest.mark.slow
 def test_sighup_replaces_the_workers_of_granian_in_good_order(serve):
     server = serve(asgi_server="granian", arguments=("--workers", "2"))
     with ExitStack() as stack:
@@ -517,6 +519,7 @@ def unread(client) -> int:
     return size[0]
 
 
+@pytest.mark.slow
 def test_a_client_that_has_closed_and_reads_nothing_holds_up_no_stop(serve, name):
     server = serve(asgi_server=name)
     with server.raw() as silent, ExitStack() as stack:
@@ -601,6 +604,7 @@ def served_by(stack: ExitStack, server, workers: int):
     raise AssertionError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_WORKERS, indirect=True)
 def test_a_killed_worker_is_replaced_and_only_its_own_connections_are_lost(serve, name):
     server = serve(asgi_server=name, arguments=("--workers", "2"))

@@ -42,6 +42,7 @@ def test_five(websocket_server):
 """
 
 
+@pytest.mark.slow
 def test_a_server_is_shared_by_tests_and_its_log_checked_after_each(pytester):
     pytester.makeini("[pytest]\naddopts = --strict-markers -p no:randomly")
     pytester.makeconftest(CONFTEST)
@@ -51,6 +52,7 @@ def test_a_server_is_shared_by_tests_and_its_log_checked_after_each(pytester):
     result.stdout.fnmatch_lines(["*There is a traceback in the log of the server*"])
 
 
+@pytest.mark.slow
 def test_the_report_of_a_failed_test_shows_what_its_servers_have_logged(pytester):
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(f"""
