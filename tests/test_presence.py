@@ -838,9 +838,9 @@ async def test_the_rights_that_the_docs_name_are_enough(operator, on_redis, quic
     [commands] = re.findall(r"needs the rights `([^`]+)`", page)
     keys = re.findall(r"`(ws_support:[^`]+)`", page)
     operator.acl_setuser(
-        "limited", enabled=True, nopass=True, channels=["ws_support:*"], keys=keys,
-        categories=["+@connection"],
-        commands=["+publish", "+subscribe", "+unsubscribe", *commands.split()],
+        "limited", enabled=True, nopass=True, channels=["ws_support:*"], reset_channels=True,
+        keys=keys, categories=["+@connection"],
+        commands=["+select", "+publish", "+subscribe", "+unsubscribe", *commands.split()],
     )  # fmt: skip
     url = f"redis://limited:x@127.0.0.1:{on_redis.port}/1"
     with override_settings(WS_SUPPORT={"BROKER": url}):

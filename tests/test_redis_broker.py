@@ -188,8 +188,9 @@ async def test_a_replica_is_an_outage_for_who_publishes(operator, caplog):
 
 async def test_a_user_who_may_only_publish_and_subscribe_is_enough(operator, redis):
     operator.acl_setuser(
-        "limited", enabled=True, nopass=True, channels=["ws_support:*"],
-        categories=["+@pubsub", "+@connection"],
+        "limited", enabled=True, nopass=True, channels=["ws_support:*"], reset_channels=True,
+        categories=["+@connection"],
+        commands=["+select", "+publish", "+subscribe", "+unsubscribe"],
     )  # fmt: skip
     with override_settings(WS_SUPPORT={"BROKER": f"redis://limited:x@127.0.0.1:{redis.port}/1"}):
         async with listening("topic") as one:
@@ -199,8 +200,9 @@ async def test_a_user_who_may_only_publish_and_subscribe_is_enough(operator, red
 
 async def test_a_channel_that_is_not_allowed_is_an_error_for_who_publishes(operator, redis):
     operator.acl_setuser(
-        "limited", enabled=True, nopass=True, channels=["somebody-else:*"], categories=["+@all"]
-    )
+        "limited", enabled=True, nopass=True, channels=["somebody-else:*"], reset_channels=True,
+        categories=["+@all"],
+    )  # fmt: skip
     url = f"redis://limited:x@127.0.0.1:{redis.port}"
     with (
         override_settings(WS_SUPPORT={"BROKER": url}),
