@@ -330,6 +330,19 @@ async def test_nobody_reads_a_history_again_of_which_nobody_wants_to_hear(topic)
     assert held._retry is None or held._retry.cancelled()
 
 
+async def test_of_what_came_before_the_first_reading_the_history_fills_the_holes(topic):
+    stage, reader = Stage(topic), Reader(None)
+    stage.broker.is_away = True
+    await stage.registry.subscribe(topic, reader)
+    for _ in range(3):
+        await stage.publishes()
+    del stage.broker.on_the_way[1]
+    await stage.delivers()
+    stage.broker.is_away = False
+    await eventually(lambda: reader.heard == 2)
+    await stage.registry.leave_all(reader)
+
+
 async def test_who_knows_more_than_comes_here_is_told_that_it_does_not_come(topic):
     stage, first, second = Stage(topic), Reader(None), Reader(None)
     await stage.registry.subscribe(topic, first)

@@ -282,6 +282,50 @@ async def test_what_is_published_while_a_client_recovers_follows_without_a_hole_
         ]
 
 
+async def test_what_a_client_reads_serves_its_process_too(way, room, monkeypatch):
+    first, second = await positions_of(room, "seen", "missed")
+    broker = TopicRegistry.of_this_loop().broker
+    read, reads = broker.read, []
+
+    async def counted(*arguments):
+        reads.append(arguments)
+        return await read(*arguments)
+
+    monkeypatch.setattr(broker, "read", counted)
+    async with client() as one, client() as other:
+        await asks(one, room, first)
+        assert await one.texts(2) == ["missed", f"recovered True {second}"]
+        await asks(other, room, second)
+        assert await other.texts(1) == [f"recovered True {second}"]
+        await broadcast(room, "new")
+        assert [await each.texts(1) for each in (one, other)] == [["new"], ["new"]]
+    assert len(reads) == 1
+
+
+async def test_the_first_client_of_its_process_may_have_missed_more_than_is_kept(
+    way, room, monkeypatch
+):
+    monkeypatch.setattr(feed, "_CHUNK", 2)
+    first, *_, last = await positions_of(room, "seen", "1", "2", "3", "4", "5")
+    async with client() as one, client() as other:
+        await asks(one, room, "5-no-position-of-this-topic")
+        assert await one.texts(1) == [f"recovered False {last}"]
+        await asks(other, room, first)
+        assert await other.texts(6) == ["1", "2", "3", "4", "5", f"recovered True {last}"]
+        await broadcast(room, "new")
+        assert [await each.texts(1) for each in (one, other)] == [["new"], ["new"]]
+
+
+async def test_the_first_client_of_its_process_reads_in_parts(way, room, monkeypatch):
+    monkeypatch.setattr(feed, "_CHUNK", 2)
+    first, *_, last = await positions_of(room, "seen", "1", "2", "3", "4", "5")
+    async with client() as one:
+        await asks(one, room, first)
+        assert await one.texts(6) == ["1", "2", "3", "4", "5", f"recovered True {last}"]
+        await broadcast(room, "new")
+        assert await one.texts(1) == ["new"]
+
+
 async def test_a_client_that_recovers_slowly_reads_the_history_again(way, room):
     first = await broadcast(room, "seen")
     async with client() as peer:

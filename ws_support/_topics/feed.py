@@ -10,7 +10,7 @@ from random import uniform
 from typing import Any, Final
 
 from ws_support._asyncio import Backoff, comes
-from ws_support._topics.brokers.base import MOMENT, Broker, BrokerError, BrokerUnavailable
+from ws_support._topics.brokers.base import MOMENT, Broker, BrokerError, BrokerUnavailable, Log
 from ws_support._topics.brokers.memory import KEEP_BEGINNING, KEEP_POSITION
 from ws_support._topics.positions import Position, offset_of
 from ws_support._topics.subscriber import Published, hand_out
@@ -115,15 +115,18 @@ class Feed:
         try:
             while not await self._read_on():
                 pass
-            self._backoff = Backoff()
-            # Not all feeds at the same time.
-            self._catch_up_in(self._time_known() / _READS * uniform(0.5, 1))  # noqa: S311
+            self._keep_known()
         except BrokerError as error:
             if not isinstance(error, BrokerUnavailable):
                 logger.error("The history of %.100a could not be read: %s.", self._topic, error)
             self._catch_up_in(self._backoff.next())
         finally:
             self._task = None
+
+    def _keep_known(self) -> None:
+        self._backoff = Backoff()
+        # Not all feeds at the same time.
+        self._catch_up_in(self._time_known() / _READS * uniform(0.5, 1))  # noqa: S311
 
     def _catch_up_in(self, seconds: float) -> None:
         if self._subscribers:
@@ -140,15 +143,17 @@ class Feed:
         """Hand on what follows in the history. Return True if that was all."""
         since = self.position
         log = await self._broker.read(self._topic, since, 0 if since is None else _CHUNK)
+        end = log.position
         if since is None:
-            # What has come already is new, though it is in the history by now.
-            self.position = self._pending[0][1].previous if self._pending else log.position
+            if self._pending:  # What has come already is new, though it is in the history by now.
+                end = self._pending[0][1].previous or end
+            self.position = end
             self._moved()
         elif not log.is_complete:
             self.position = log.position
             self._moved()
             self._tell_gap(self._topic, log.position)
-        self._read = {log.position, *(each.position for each in log.entries)}
+        self._read = {end, *(each.position for each in log.entries)}
         for position, message in log.entries:
             published = Published(self._topic, message, position, self.position)
             if self._pass_on(position, published):
@@ -191,8 +196,6 @@ class Feed:
         on it gets messages. Raises `BrokerError` when the history cannot be read.
         """
         position = since
-        if self.position is None:
-            self.catch_up()  # Beside the first reading below, not before it.
         while position != self.position and subscriber in self._subscribers:
             if known := self._known_after(position):
                 await self._replay(subscriber, [published for _, published in known])
@@ -200,6 +203,8 @@ class Feed:
                 continue
             before = self.position
             log = await self._broker.read(self._topic, position, _CHUNK)
+            if self.position is None:
+                self._begin_after(log)
             if not log.is_complete:
                 return False, self.position or log.position
             if log.position == position and self.position == before:
@@ -208,6 +213,18 @@ class Feed:
             await self._replay(subscriber, missed)
             position = log.position  # Somebody else may have written the last ones.
         return True, position
+
+    def _begin_after(self, log: Log) -> None:
+        """Begin where the history ends, as the first subscriber has read it, or read for that."""
+        if self._task is not None or self._pending or log.has_more:
+            self.catch_up()
+            return
+        self.position = log.position
+        self._read = {log.position, *(each.position for each in log.entries)}
+        if self._retry is not None:
+            self._retry.cancel()
+        self._keep_known()
+        self._moved()
 
     async def _replay(self, subscriber: Any, missed: Iterable[Published]) -> None:
         for published in missed:
