@@ -18,7 +18,7 @@ from hypothesis import settings
 
 from tests.certificates import Certificates, make_certificates
 from tests.harness import ASGI_SERVERS, ROOT, SERVERS, Server, serving
-from tests.redis import WAYS, Redis
+from tests.redis import WAYS, Cluster, Redis
 from tests.warm import end_all
 
 pytest_plugins = ["ws_support.testing.plugin", "tests.tracebacks", "pytester"]
@@ -244,6 +244,17 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
     redis.start()
     yield redis
     redis.stop()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Redis Cluster of three masters, which tests leave as it is."""
+    cluster = Cluster(need_program("redis-server"), tmp_path_factory.mktemp("cluster"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture(params=WAYS)

@@ -22,10 +22,14 @@ from ws_support.testing import clear_histories
 KEEPING = Keeping(3, 600)
 
 
-@pytest.fixture(params=["local", "redis"])
+@pytest.fixture(params=["local", "redis", "cluster"])
 def kind(request):
-    redis = request.param == "redis" and request.getfixturevalue("redis")
-    with override_settings(**(redis.settings(BROKER) if redis else {"CHANNEL_LAYERS": {}})):
+    settings = {"CHANNEL_LAYERS": {}}
+    if request.param == "redis":
+        settings = request.getfixturevalue("redis").settings(BROKER)
+    elif request.param == "cluster":
+        settings = {"WS_SUPPORT": {"BROKER": request.getfixturevalue("cluster").url}}
+    with override_settings(**settings):
         yield request.param
 
 

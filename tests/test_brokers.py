@@ -17,7 +17,7 @@ from ws_support._topics.brokers import broker_class
 from ws_support._topics.brokers.base import BrokerError
 from ws_support._topics.brokers.channel_layer import ChannelLayerBroker
 from ws_support._topics.brokers.local import LocalBroker
-from ws_support._topics.brokers.redis import RedisBroker
+from ws_support._topics.brokers.redis import ClusterBroker, RedisBroker
 
 BOUND = 10
 ON_REDIS = {"core": CORE, "pubsub": PUBSUB}
@@ -39,13 +39,16 @@ def settings_of(request, kind):
         return {"WS_SUPPORT": {"BROKER": f"redis://127.0.0.1:{redis.port}/1"}}
     if kind == "redis":
         return request.getfixturevalue("redis").settings(BROKER)
+    if kind == "cluster":
+        return {"WS_SUPPORT": {"BROKER": request.getfixturevalue("cluster").url}}
     if kind in ON_REDIS:
         return request.getfixturevalue("redis").settings(ON_REDIS[kind])
     layers = {"default": {"BACKEND": f"{__name__}.SharedLayer"}} if kind == "layer" else {}
     return {"CHANNEL_LAYERS": layers}
 
 
-BETWEEN_PROCESSES = [*ON_REDIS, "redis", "url"]
+REDIS = [*ON_REDIS, "redis", "url"]
+BETWEEN_PROCESSES = [*REDIS, "cluster"]
 
 
 @pytest.fixture(params=["local", "layer", *BETWEEN_PROCESSES])
@@ -91,7 +94,12 @@ def text(text):
 
 
 def test_the_broker_follows_from_the_settings(kind):
-    others = {"local": LocalBroker, "redis": RedisBroker, "url": RedisBroker}
+    others = {
+        "local": LocalBroker,
+        "redis": RedisBroker,
+        "url": RedisBroker,
+        "cluster": ClusterBroker,
+    }
     assert broker_class() is others.get(kind, ChannelLayerBroker)
     assert broker_class().is_between_processes == (kind != "local")
 
@@ -321,7 +329,7 @@ async def test_who_subscribes_in_the_last_moment_of_an_outage_is_subscribed_afte
         await one.broker.unsubscribe(topic)
 
 
-@pytest.mark.parametrize("kind", BETWEEN_PROCESSES, indirect=True)
+@pytest.mark.parametrize("kind", REDIS, indirect=True)
 async def test_an_outage_is_an_error_for_who_publishes_and_none_for_who_subscribes(kind, redis):
     one = Receiver()
     await one.broker.subscribe("before")

@@ -76,7 +76,7 @@ def broker(value: object) -> Iterator[Problem]:
     hint = 'Write "redis://127.0.0.1:6379/0", "redis", "channel_layer", or None.'
     if not isinstance(value, str):
         yield Problem("E003", f"is {short(value)}, which is not a string.", hint)
-    elif not re.match(r"(rediss?|unix)://[^\s]+\Z", value):
+    elif not re.match(r"(rediss?(\+cluster)?|unix)://[^\s]+\Z", value):
         message = 'is neither "redis" nor "channel_layer" nor the URL of a Redis.'
         yield Problem("E003", message, hint)
 

@@ -33,8 +33,7 @@ def broker_class() -> type[Broker]:
         raise ImproperlyConfigured(
             f'WS_SUPPORT["BROKER"] needs {name}: pip install "django-ws-support[redis]".'
         ) from error
-    redis.addresses()
-    return redis.RedisBroker
+    return redis.broker_class()
 
 
 def is_between_processes() -> bool:

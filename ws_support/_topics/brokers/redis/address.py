@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import redis
 from channels.layers import get_channel_layer
@@ -81,6 +81,9 @@ class Address:
         return pool
 
 
+AnyAddress = TypeVar("AnyAddress", bound=Address)
+
+
 async def close(pool: ConnectionPool) -> None:
     """End the connections of a pool, and those by which it has asked for the master."""
     try:
@@ -94,6 +97,15 @@ async def close(pool: ConnectionPool) -> None:
         await each.aclose()
 
 
+def check_version() -> None:
+    """Raise `ImproperlyConfigured` if redis-py is too old."""
+    if tuple(map(int, redis.__version__.split(".")[:2])) < _REDIS:
+        raise ImproperlyConfigured(
+            f"Broadcasts through Redis need redis 5.3 or newer, and {redis.__version__} is"
+            ' installed: pip install "django-ws-support[redis]".'
+        )
+
+
 def addresses() -> tuple[Address, ...]:
     """Return the Redis servers among which the topics are shared out.
 
@@ -105,14 +117,10 @@ def addresses() -> tuple[Address, ...]:
 
 @lru_cache(maxsize=1)
 def _addresses() -> tuple[Address, ...]:
-    if tuple(map(int, redis.__version__.split(".")[:2])) < _REDIS:
-        raise ImproperlyConfigured(
-            f"Broadcasts through Redis need redis 5.3 or newer, and {redis.__version__} is"
-            ' installed: pip install "django-ws-support[redis]".'
-        )
+    check_version()
     broker = get_options().broker
     if broker not in (None, "redis"):
-        return _usable('WS_SUPPORT["BROKER"]', [Address({"address": broker}, "ws_support")])
+        return usable('WS_SUPPORT["BROKER"]', [Address({"address": broker}, "ws_support")])
     if not layer.is_redis():
         raise ImproperlyConfigured(
             'WS_SUPPORT["BROKER"] is "redis", which takes the hosts of the channel layer, and'
@@ -127,10 +135,14 @@ def _addresses() -> tuple[Address, ...]:
     config = layer.config()
     prefix, of_layer = config.get("prefix", "asgi"), get_channel_layer()
     hosts = decode_hosts(config.get("hosts"))
-    return _usable('CHANNEL_LAYERS["default"]', [Address(each, prefix, of_layer) for each in hosts])
+    return usable('CHANNEL_LAYERS["default"]', [Address(each, prefix, of_layer) for each in hosts])
 
 
-def _usable(name: str, addresses: list[Address]) -> tuple[Address, ...]:
+def usable(name: str, addresses: list[AnyAddress]) -> tuple[AnyAddress, ...]:
+    """Return `addresses`, which the setting `name` has.
+
+    Raises `ImproperlyConfigured` when one of them cannot be read.
+    """
     try:
         for each in addresses:
             each.make_pool()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, ClassVar, Final, TypeVar
 
 from ws_support._asyncio import after_fork
@@ -22,12 +23,23 @@ _IDLE: Final = 10.0
 
 
 async def in_background(
-    address: Address, use: Callable[[Publisher], Coroutine[Any, Any, Result]]
+    address: Address,
+    use: Callable[[Publisher], Coroutine[Any, Any, Result]],
+    make: Callable[[Address], Publisher] = Publisher,
 ) -> Result:
-    """Use the publisher that this process keeps for that. Returns and raises what `use` does."""
+    """Use the publisher that this process keeps for that, which `make` makes.
+
+    Returns and raises what `use` does.
+    """
     thread = _Thread.taken()
-    using = thread.use(address, use)
+    using = thread.use(address, use, make)
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(using, thread.loop))
+
+
+def once_in_background(key: Any, run: Callable[[], Coroutine[Any, Any, None]]) -> Future[None]:
+    """Run a coroutine there, if none runs for `key`. The result is there when that has ended."""
+    thread = _Thread.taken()
+    return asyncio.run_coroutine_threadsafe(thread.once(key, run), thread.loop)
 
 
 class _Thread:
@@ -55,22 +67,38 @@ class _Thread:
         self.loop = asyncio.new_event_loop()
         self._using = 0
         self._publishers: dict[Address, Publisher] = {}
+        self._running: dict[Any, asyncio.Task[None]] = {}
         # The end of the process does not wait for it.
         thread = threading.Thread(target=self._run, name="ws_support-publisher", daemon=True)
         thread.start()
 
     async def use(
-        self, address: Address, use: Callable[[Publisher], Coroutine[Any, Any, Result]]
+        self,
+        address: Address,
+        use: Callable[[Publisher], Coroutine[Any, Any, Result]],
+        make: Callable[[Address], Publisher],
     ) -> Result:
         publisher = self._publishers.get(address)
         if publisher is None:
-            publisher = self._publishers[address] = Publisher(address)
+            publisher = self._publishers[address] = make(address)
         try:
             return await use(publisher)
         finally:
-            with self._lock:
-                self._using -= 1
-            self._used_at = self.loop.time()
+            self._used()
+
+    async def once(self, key: Any, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = self._running.get(key)
+        if task is None or task.done():
+            task = self._running[key] = asyncio.create_task(run())
+        try:
+            await asyncio.wait([task])
+        finally:
+            self._used()
+
+    def _used(self) -> None:
+        with self._lock:
+            self._using -= 1
+        self._used_at = self.loop.time()
 
     def _run(self) -> None:
         try:

@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import Coroutine
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from redis.asyncio.connection import Connection
 
@@ -50,6 +50,14 @@ _CAUSE: Final = (
 )
 
 
+class Words(NamedTuple):
+    """The commands by which one subscribes, and what a message begins with."""
+
+    subscribe: bytes
+    unsubscribe: bytes
+    message: bytes
+
+
 class Listener:
     """Receives the messages of all topics of one Redis, over one connection.
 
@@ -59,6 +67,8 @@ class Listener:
     Messages that Redis has not handed to a process that was too slow show as gaps in their numbers.
     Messages that are lost during an outage are not counted: the log tells of the outage.
     """
+
+    words = Words(b"SUBSCRIBE", b"UNSUBSCRIBE", b"message")
 
     def __init__(
         self, address: Address, receiver: Receiver, publisher: Publisher, outages: Outages
@@ -80,18 +90,21 @@ class Listener:
         self._has_changed = asyncio.Event()
         # Those who wait until Redis has answered, for each channel.
         self._waiting: dict[bytes, _Future] = {}
-        self._ready = _future()
-        self._came_round = _future()
+        self._ready = new_future()
+        self._came_round = new_future()
         self._has_taken = False
         self._task = asyncio.create_task(self._run(), name="listener")
 
-    async def join(self, topic: str) -> None:
-        """Subscribe to `topic`. Returns when its messages come here, or at once in an outage."""
+    def join(self, topic: str) -> Coroutine[Any, Any, None]:
+        """Subscribe to `topic` now. What is returned waits until its messages come here.
+
+        In an outage, it does not wait.
+        """
         channel = self._address.channel(topic)
         if channel not in self._wanted:
             self._wanted[channel] = topic
             self._change(channel)
-        await self._until_settled(channel)
+        return self._until_settled(channel)
 
     def leave(self, topic: str) -> Coroutine[Any, Any, None]:
         """Unsubscribe from `topic` now. What is returned waits until Redis has answered."""
@@ -115,7 +128,7 @@ class Listener:
         self._changed.add(channel)
         self._has_changed.set()
         if channel not in self._waiting:
-            self._waiting[channel] = _future()
+            self._waiting[channel] = new_future()
 
     async def _until_settled(self, channel: bytes) -> None:
         future = self._waiting.get(channel)
@@ -147,7 +160,7 @@ class Listener:
 
     async def _use_a_connection(self) -> None:
         connection = await within(self._pool.get_connection())
-        self._ready = _future()
+        self._ready = new_future()
         tasks = [
             asyncio.create_task(each, name="listener")
             for each in (self._tell(connection), self._read(connection), self._tend())
@@ -183,7 +196,7 @@ class Listener:
         self._changed = {*self._wanted, *self._waiting}
         await self._tell_changes(connection)
         # The last one: when Redis has answered it, all those before it hold.
-        await connection.send_command(b"SUBSCRIBE", self._probe)
+        await connection.send_command(self.words.subscribe, self._probe)
         while True:
             await self._has_changed.wait()
             await self._tell_changes(connection)
@@ -193,14 +206,17 @@ class Listener:
         changed, self._changed = self._changed, set()
         more = [each for each in changed if each in self._wanted and each not in self._asked]
         less = [each for each in changed if each not in self._wanted and each in self._asked]
-        for command, channels in ((b"SUBSCRIBE", more), (b"UNSUBSCRIBE", less)):
+        for command, channels in ((self.words.subscribe, more), (self.words.unsubscribe, less)):
             for at in range(0, len(channels), _CHUNK):
                 chunk = channels[at : at + _CHUNK]
                 self._asked.symmetric_difference_update(chunk)
                 self._unanswered.update(chunk)
-                await connection.send_command(command, *chunk)
+                await self._send(connection, command, chunk)
         for channel in changed:
             self._settle(channel)
+
+    async def _send(self, connection: Connection, command: bytes, channels: list[bytes]) -> None:
+        await connection.send_command(command, *channels)
 
     def _answered(self, kind: bytes, channel: bytes) -> None:
         if channel == self._probe:
@@ -229,12 +245,12 @@ class Listener:
     # Messages from Redis
 
     async def _read(self, connection: Connection) -> None:
-        now = asyncio.get_running_loop().time
+        now, message = asyncio.get_running_loop().time, self.words.message
         since = now()
         while True:
             answer = await connection.read_response()
             kind, channel = answer[0], answer[1]
-            if kind == b"message":
+            if kind == message:
                 await self._take(channel, answer[2])
                 if now() - since > _SLICE:
                     await asyncio.sleep(0)
@@ -285,7 +301,7 @@ class Listener:
             await asyncio.sleep(_PROBE_EVERY)
 
     async def _send_round(self) -> None:
-        self._came_round = _future()
+        self._came_round = new_future()
         await self._publisher.probe(self._probe)
         quiet = 0
         while quiet < _QUIET_TURNS:
@@ -306,5 +322,6 @@ class Listener:
 _Future: TypeAlias = "asyncio.Future[None]"
 
 
-def _future() -> _Future:
+def new_future() -> _Future:
+    """Return a future of the running event loop."""
     return asyncio.get_running_loop().create_future()

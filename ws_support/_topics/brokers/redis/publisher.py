@@ -235,11 +235,13 @@ def _hand_out(batch: list[_Command], answers: list[Any]) -> None:
             future.set_result(answer)
 
 
-async def within(coroutine: Coroutine[Any, Any, Result], seconds: float = TIMEOUT) -> Result:
+async def within(
+    coroutine: Coroutine[Any, Any, Result], seconds: float = TIMEOUT, of: float | None = None
+) -> Result:
     """Wait for Redis, and return what comes.
 
     Raises `BrokerUnavailable` when the error reports an outage or it takes longer than `seconds`,
-    and `BrokerError` for any other error.
+    and `BrokerError` for any other error. The text names `of` seconds, or `TIMEOUT`.
 
     `asyncio.wait_for()` of Python 3.11 loses a cancellation that comes together with the result.
     """
@@ -252,10 +254,10 @@ async def within(coroutine: Coroutine[Any, Any, Result], seconds: float = TIMEOU
             task.cancel()
             await asyncio.wait([task], timeout=TIMEOUT)
     if task.cancelled():
-        raise BrokerUnavailable(f"no answer within {TIMEOUT:g} s")
+        raise BrokerUnavailable(f"no answer within {of or TIMEOUT:g} s")
     error = task.exception()
     if isinstance(error, Exception):
-        raise unavailable(error)
+        raise error if isinstance(error, BrokerError) else unavailable(error)
     return task.result()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from hashlib import sha1
 from typing import NamedTuple
 
@@ -12,6 +13,11 @@ class Script:
     def __init__(self, text: str) -> None:
         self.text = text.encode()
         self.digest = sha1(self.text, usedforsecurity=False).hexdigest().encode()
+
+    @cached_property
+    def sharded(self) -> Script:
+        """The same script for a Redis Cluster: what it publishes stays in the shard."""
+        return Script(self.text.decode().replace("'PUBLISH'", "'SPUBLISH'"))
 
 
 class Call(NamedTuple):

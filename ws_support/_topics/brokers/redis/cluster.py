@@ -1,0 +1,261 @@
+"""Which node of a Redis Cluster: the map of its slots, of `WS_SUPPORT["BROKER"]`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from concurrent.futures import Future
+from functools import lru_cache
+from itertools import count
+from time import monotonic
+from typing import Any, Final
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+
+from ws_support._topics.brokers.base import TIMEOUT, BrokerError, BrokerUnavailable
+from ws_support._topics.brokers.redis.address import Address, check_version, close, usable
+from ws_support._topics.brokers.redis.background import once_in_background
+from ws_support._topics.brokers.redis.publisher import within
+from ws_support._topics.outages import Outages
+from ws_support.conf import get_options
+
+NAME: Final = 'WS_SUPPORT["BROKER"]'
+
+_URL: Final = re.compile(r"(rediss?)\+cluster://(?:([^/?]*)@)?([^/?@]+)(.*)\Z")
+"""The scheme, user and password, the nodes, and what follows."""
+
+_PORT: Final = 6379
+
+_EVERY: Final = 1.0
+"""Seconds between two readings of the map."""
+
+_TURN: Final = 1.0
+"""Seconds that a node has to tell the map. Then the next one is asked."""
+
+
+class Node(Address):
+    """One node of a cluster. The names of channels and keys are the same for all nodes."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        super().__init__({"address": cluster.url_of(name)}, "ws_support")
+        self.cluster = cluster
+        self.name = name
+        """The host and the port."""
+
+    def channel(self, topic: str) -> bytes:
+        return f"{self.prefix}:{self.database}:{_tagged(topic)}".encode()
+
+    def key(self, kind: str, topic: str) -> bytes:
+        return f"{self.prefix}:{kind}:{_tagged(topic)}".encode()
+
+    @property
+    def probe(self) -> bytes:
+        """The beginning of a channel that is no topic's, whose slot this node has, if it has one.
+
+        One needs 16384 attempts to find one certain slot.
+        """
+        slots = self.cluster.slots
+        tags = (b"{%d}" % number for number in count())
+        if self not in slots:
+            return super().probe
+        return super().probe + next(each for each in tags if slots[key_slot(each)] is self) + b":"
+
+    def outages(self) -> Outages:
+        """Return the outages of the cluster: the log tells of them together."""
+        return Outages.of(self.cluster, "Redis Cluster")
+
+
+def _tagged(topic: str) -> str:
+    """Return the name of a topic within a channel or key: what is between the first braces says
+    which slot it has. With nothing there, all of the name would."""
+    return f"{{{topic}}}" if topic and topic[0] != "}" else f"no tag{{-}}{topic}"
+
+
+class Cluster:
+    """A Redis Cluster: which of its masters has which slot.
+
+    Used by all event loops of the process. The map is read by the thread of those who publish
+    without a subscription, so that no two loops ask at the same time.
+    """
+
+    def __init__(self, url: str) -> None:
+        match = _URL.match(url)
+        if match is None:
+            raise ValueError("no URL of a cluster")
+        self._scheme, user, names, self._rest = match.groups()
+        self._user = f"{user}@" if user else ""
+        with_ports = [
+            each if re.search(r":\d+\Z", each) else f"{each}:{_PORT}" for each in names.split(",")
+        ]
+        self.seeds = [Node(self, each) for each in with_ports]
+        self._nodes: dict[str, Node] = {}
+        # Who is asked for the map first.
+        self._best = self.seeds[0]
+        self.slots: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        """The master of each slot. It may change any time."""
+        self.version = object()
+        """Another object after each change of the map."""
+        self._problem: tuple[type[BrokerError], str] | None = (BrokerUnavailable, "no answer yet")
+        self._read_at = self._asked_at = -_EVERY
+
+    def url_of(self, name: str) -> str:
+        """Return the URL of a node: what is configured holds for each of them."""
+        return f"{self._scheme}://{self._user}{name}{self._rest}"
+
+    @property
+    def is_known(self) -> bool:
+        """True once the map has been read."""
+        return bool(self._nodes)
+
+    def error(self, slot: int) -> BrokerError:
+        """Return why there is no node for a slot."""
+        if self._problem is None:
+            return BrokerUnavailable(f"no node of the cluster has the slot {slot}")
+        kind, text = self._problem
+        return kind(text)
+
+    async def renew(self) -> None:
+        """Read the map again, or wait for the end of a reading that goes on. It may fail."""
+        reading = asyncio.wrap_future(self._start())
+        await asyncio.wait([reading], timeout=TIMEOUT)
+
+    def renew_soon(self) -> None:
+        """Read the map again, without waiting for it."""
+        if monotonic() - self._asked_at >= _EVERY:
+            self._asked_at = monotonic()
+            self._start()
+
+    def heed(self, error: BrokerError, node: Node) -> Node | None:
+        """Heed an error of a node. Return the node that has taken its place, if the error says so.
+
+        What was asked for was not executed then. The map is read again.
+        """
+        moved = moved_to(error.__cause__)
+        if moved is not None:
+            return self.note(*moved, node)
+        if isinstance(error, BrokerUnavailable):
+            self.renew_soon()
+        return None
+
+    def note(self, slot: int, name: str, node: Node) -> Node:
+        """Note that `node` has said that a slot is at another one, which is returned."""
+        target = self._node(name, node)
+        self.slots[slot] = self._best = target
+        self.version = object()
+        self.renew_soon()
+        return target
+
+    def _node(self, name: str, asked: Node) -> Node:
+        """Return the node with this name, as the node that was asked has called it.
+
+        Without a host, it is that of the node that was asked.
+        """
+        host, _, port = name.rpartition(":")
+        host = host or asked.name.rpartition(":")[0]
+        if ":" in host and host[0] != "[":
+            host = f"[{host}]"
+        name = f"{host}:{port}"
+        # Several threads may note the same.
+        return self._nodes.get(name) or self._nodes.setdefault(name, Node(self, name))
+
+    def _start(self) -> Future[None]:
+        return once_in_background(self, self._read)
+
+    async def _read(self) -> None:
+        await asyncio.sleep(self._read_at + _EVERY - monotonic())
+        problems = []
+        for node in dict.fromkeys([self._best, *self._nodes.values(), *self.seeds]):
+            self._read_at = monotonic()
+            try:
+                shards = await within(_shards(node), _TURN, of=_TURN)
+            except BrokerError as error:
+                problems.append(_explained(error, node))
+            else:
+                self._best = node
+                self._take(shards, node)
+                self._problem = None
+                return
+        self._problem = problems[0]
+
+    def _take(self, shards: list[Any], asked: Node) -> None:
+        port = b"tls-port" if self._scheme == "rediss" else b"port"
+        slots: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        nodes = {}
+        for shard in map(_dictionary, shards):
+            spans = shard[b"slots"]
+            for each in map(_dictionary, shard[b"nodes"]):
+                name = f"{(each[b'endpoint'] or b'').decode()}:{each[port]}"
+                node = self._node(name, asked)
+                nodes[node.name] = node
+                if each[b"role"] == b"master":
+                    for start, end in zip(spans[::2], spans[1::2], strict=True):
+                        slots[start : end + 1] = [node] * (end + 1 - start)
+        self._nodes = nodes
+        if slots != self.slots:
+            self.slots = slots
+            self.version = object()
+
+
+def moved_to(error: BaseException | None) -> tuple[int, str] | None:
+    """Return the slot and the node that an error of Redis names, if it is "MOVED"."""
+    found = re.match(r"MOVED (\d+) (\S+)", str(error))
+    return (int(found[1]), found[2]) if found else None
+
+
+async def _shards(node: Node) -> list[Any]:
+    pool = node.make_pool()
+    try:
+        connection = await pool.get_connection()
+        await connection.send_command(b"CLUSTER", b"SHARDS")
+        shards: list[Any] = await connection.read_response()
+        return shards
+    finally:
+        await close(pool)
+
+
+def _dictionary(pairs: list[Any]) -> dict[bytes, Any]:
+    return dict(zip(pairs[::2], pairs[1::2], strict=True))
+
+
+def _explained(error: BrokerError, node: Node) -> tuple[type[BrokerError], str]:
+    text = str(error)
+    if "cluster support disabled" in text:
+        return BrokerError, f'{NAME} names a Redis Cluster, and {node.name} is none: "redis://"'
+    if "unknown subcommand" in text.lower():
+        return BrokerError, f"a cluster in {NAME} needs Redis 7, and {node.name} is older"
+    return type(error), f"{node.name}: {text}"
+
+
+def is_cluster() -> bool:
+    """Return True if `WS_SUPPORT["BROKER"]` is the URL of a cluster."""
+    return "+cluster://" in (get_options().broker or "")
+
+
+@lru_cache(maxsize=1)
+def cluster() -> Cluster:
+    """Return the cluster of `WS_SUPPORT["BROKER"]`.
+
+    Raises `ImproperlyConfigured` when its URL cannot be read.
+    """
+    check_version()
+    try:
+        cluster = Cluster(get_options().broker or "")
+    except ValueError:  # Its text may hold a password.
+        raise ImproperlyConfigured(
+            f'{NAME} has no URL of a Redis Cluster that can be read. Write "redis+cluster://'
+            '10.0.0.1:6379,10.0.0.2:6379", and what is special in a password as %2F.'
+        ) from None
+    usable(NAME, cluster.seeds)
+    if cluster.seeds[0].database != 0:
+        raise ImproperlyConfigured(f"{NAME} names a database, and a Redis Cluster has only 0.")
+    return cluster
+
+
+def _forget(*, setting: str, **_: object) -> None:
+    if setting == "WS_SUPPORT":
+        cluster.cache_clear()
+
+
+setting_changed.connect(_forget)
