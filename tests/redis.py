@@ -99,6 +99,8 @@ class Cluster:
         self.masters = [self._node(program, directory / f"master-{at}") for at in range(3)]
         self.replicas = [self._node(program, directory / f"replica-{at}") for at in range(replicas)]
 
+        self._buses = {node: free_port() for node in self.nodes}
+
     def _node(self, program: str, directory: Path) -> Redis:
         directory.mkdir()
         return Redis(program, directory)
@@ -114,15 +116,14 @@ class Cluster:
     def start(self) -> None:
         """Start the nodes and make them a cluster; returns when all of them agree on it."""
         for node in self.nodes:
-            node.start(*CLUSTERED, "--cluster-port", str(free_port()))
+            self._start(node)
         first, *others = self.nodes
         bounds = [round(at * SLOTS / 3) for at in range(4)]
         for master, start, end in zip(self.masters, bounds, bounds[1:], strict=False):
             expect_ok(master, "ADDSLOTSRANGE", str(start), str(end - 1))
-        bus = bus_port(first)
         for at, node in enumerate(others, 2):
             expect_ok(node, "SET-CONFIG-EPOCH", str(at))
-            expect_ok(node, "MEET", "127.0.0.1", str(first.port), bus)
+            expect_ok(node, "MEET", "127.0.0.1", str(first.port), str(self._buses[first]))
         for _ in until("the cluster knows all its nodes"):
             if all(f"cluster_known_nodes:{len(self.nodes)}" in info(each) for each in self.nodes):
                 break
@@ -137,8 +138,11 @@ class Cluster:
         """Start the nodes that were stopped, which remember the cluster."""
         for node in self.nodes:
             if not node.is_running:
-                node.start(*CLUSTERED, "--cluster-port", str(free_port()))
+                self._start(node)
         self.until_whole()
+
+    def _start(self, node: Redis) -> None:
+        node.start(*CLUSTERED, "--cluster-port", str(self._buses[node]))
 
     def until_whole(self) -> None:
         """Return when each node that runs says that each slot is served."""
@@ -205,11 +209,6 @@ def masters_by(node: Redis) -> Iterator[str]:
 
 def slot_of(node: Redis, key: str) -> int:
     return int(node.ask("CLUSTER", "KEYSLOT", key)[1:])
-
-
-def bus_port(node: Redis) -> str:
-    own = next(line for line in node.ask("CLUSTER", "NODES").split("\n") if "myself" in line)
-    return own.split()[1].partition("@")[2].partition(",")[0]
 
 
 def expect_ok(node: Redis, *words: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ws_support._topics.brokers.redis.address import addresses
 from ws_support._topics.brokers.redis.broker import RedisBroker
-from ws_support._topics.brokers.redis.cluster import cluster, is_cluster
+from ws_support._topics.brokers.redis.cluster import configured_cluster, is_cluster
 from ws_support._topics.brokers.redis.cluster_broker import ClusterBroker
 
 __all__ = ["ClusterBroker", "RedisBroker", "broker_class"]
@@ -16,7 +16,7 @@ def broker_class() -> type[RedisBroker]:
     Raises `ImproperlyConfigured` when it cannot know its Redis.
     """
     if is_cluster():
-        cluster()
+        configured_cluster()
         return ClusterBroker
     addresses()
     return RedisBroker

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import redis
 from channels.layers import get_channel_layer
@@ -81,9 +81,6 @@ class Address:
         return pool
 
 
-AnyAddress = TypeVar("AnyAddress", bound=Address)
-
-
 async def close(pool: ConnectionPool) -> None:
     """End the connections of a pool, and those by which it has asked for the master."""
     try:
@@ -120,7 +117,7 @@ def _addresses() -> tuple[Address, ...]:
     check_version()
     broker = get_options().broker
     if broker not in (None, "redis"):
-        return usable('WS_SUPPORT["BROKER"]', [Address({"address": broker}, "ws_support")])
+        return _usable('WS_SUPPORT["BROKER"]', [Address({"address": broker}, "ws_support")])
     if not layer.is_redis():
         raise ImproperlyConfigured(
             'WS_SUPPORT["BROKER"] is "redis", which takes the hosts of the channel layer, and'
@@ -135,14 +132,10 @@ def _addresses() -> tuple[Address, ...]:
     config = layer.config()
     prefix, of_layer = config.get("prefix", "asgi"), get_channel_layer()
     hosts = decode_hosts(config.get("hosts"))
-    return usable('CHANNEL_LAYERS["default"]', [Address(each, prefix, of_layer) for each in hosts])
+    return _usable('CHANNEL_LAYERS["default"]', [Address(each, prefix, of_layer) for each in hosts])
 
 
-def usable(name: str, addresses: list[AnyAddress]) -> tuple[AnyAddress, ...]:
-    """Return `addresses`, which the setting `name` has.
-
-    Raises `ImproperlyConfigured` when one of them cannot be read.
-    """
+def _usable(name: str, addresses: list[Address]) -> tuple[Address, ...]:
     try:
         for each in addresses:
             each.make_pool()

@@ -13,9 +13,10 @@ from typing import Any, Final
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.exceptions import MovedError
 
 from ws_support._topics.brokers.base import TIMEOUT, BrokerError, BrokerUnavailable
-from ws_support._topics.brokers.redis.address import Address, check_version, close, usable
+from ws_support._topics.brokers.redis.address import Address, check_version, close
 from ws_support._topics.brokers.redis.background import once_in_background
 from ws_support._topics.brokers.redis.publisher import within
 from ws_support._topics.outages import Outages
@@ -23,7 +24,7 @@ from ws_support.conf import get_options
 
 NAME: Final = 'WS_SUPPORT["BROKER"]'
 
-_URL: Final = re.compile(r"(rediss?)\+cluster://(?:([^/?]*)@)?([^/?@]+)(.*)\Z")
+_URL: Final = re.compile(r"(rediss?)\+cluster://(?:([^/?]*)@)?([^/?@]+)((?:[/?].*)?)\Z")
 """The scheme, user and password, the nodes, and what follows."""
 
 _PORT: Final = 6379
@@ -200,7 +201,9 @@ class Cluster:
 
 def moved_to(error: BaseException | None) -> tuple[int, str] | None:
     """Return the slot and the node that an error of Redis names, if it is "MOVED"."""
-    found = re.match(r"MOVED (\d+) (\S+)", str(error))
+    # Older versions of redis-py know this error only in a client of their own for clusters.
+    code = "" if isinstance(error, MovedError) else "MOVED "
+    found = re.match(rf"{code}(\d+) (\S+)", str(error))
     return (int(found[1]), found[2]) if found else None
 
 
@@ -234,7 +237,7 @@ def is_cluster() -> bool:
 
 
 @lru_cache(maxsize=1)
-def cluster() -> Cluster:
+def configured_cluster() -> Cluster:
     """Return the cluster of `WS_SUPPORT["BROKER"]`.
 
     Raises `ImproperlyConfigured` when its URL cannot be read.
@@ -242,20 +245,20 @@ def cluster() -> Cluster:
     check_version()
     try:
         cluster = Cluster(get_options().broker or "")
+        databases = {each.database for each in cluster.seeds}
     except ValueError:  # Its text may hold a password.
         raise ImproperlyConfigured(
             f'{NAME} has no URL of a Redis Cluster that can be read. Write "redis+cluster://'
             '10.0.0.1:6379,10.0.0.2:6379", and what is special in a password as %2F.'
         ) from None
-    usable(NAME, cluster.seeds)
-    if cluster.seeds[0].database != 0:
+    if databases != {0}:
         raise ImproperlyConfigured(f"{NAME} names a database, and a Redis Cluster has only 0.")
     return cluster
 
 
 def _forget(*, setting: str, **_: object) -> None:
     if setting == "WS_SUPPORT":
-        cluster.cache_clear()
+        configured_cluster.cache_clear()
 
 
 setting_changed.connect(_forget)

@@ -18,7 +18,7 @@ from ws_support._topics.brokers.base import (
 from ws_support._topics.brokers.redis.address import Address
 from ws_support._topics.brokers.redis.background import in_background
 from ws_support._topics.brokers.redis.broker import RedisBroker
-from ws_support._topics.brokers.redis.cluster import NAME, Node, cluster
+from ws_support._topics.brokers.redis.cluster import NAME, Node, configured_cluster
 from ws_support._topics.brokers.redis.envelope import Envelope
 from ws_support._topics.brokers.redis.presence import RedisPresence
 from ws_support._topics.brokers.redis.publisher import Publisher, within
@@ -38,7 +38,7 @@ class ClusterBroker(RedisBroker):
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._cluster = cluster()
+        self._cluster = configured_cluster()
         self.title = f"Redis Cluster ({NAME})"
         self._names = self._cluster.seeds[0]
         self._topics: set[str] = set()

@@ -1,0 +1,588 @@
+"""The broker on a Redis Cluster, as only it behaves."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+import threading
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+from redis.crc import key_slot
+
+from tests.conftest import need_program
+from tests.harness import BOUND
+from tests.redis import Cluster
+from tests.test_brokers import Receiver, text
+from tests.test_connection import eventually
+from tests.test_history import asks, client
+from tests.test_outages import sooner_or_later
+from tests.test_presence import ANN, TOPIC, Place, becomes, following, names
+from ws_support._topics.brokers import broker_class
+from ws_support._topics.brokers.base import BrokerError, BrokerUnavailable, Keeping
+from ws_support._topics.brokers.redis import cluster as clusters
+from ws_support._topics.brokers.redis.sharded import ShardListener
+from ws_support._topics.presence.entries import difference_topic
+from ws_support.broadcast import BroadcastError, broadcast, broadcast_sync
+from ws_support.presence import present
+
+REDIS = "ws_support._topics.brokers.redis"
+KEEPING = Keeping(1000, 600)
+ODD = ["", "}", "}x", "{", "{}", "a}b", "no tag{-}", "é"]
+
+
+def settings_of(cluster, **options):
+    rules = {"room/<path:name>": {"history": 1000}}
+    return {"BROKER": cluster.url, "TOPICS": rules, "BROADCAST_QUEUE": 1000, **options}
+
+
+@pytest.fixture
+def settings(cluster):
+    for each in cluster.masters:
+        each.ask("FLUSHALL")
+        each.ask("CONFIG", "RESETSTAT")
+    with override_settings(WS_SUPPORT=settings_of(cluster)):
+        yield
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A cluster of this test's own, with a replica of the first master."""
+    monkeypatch.setattr(f"{REDIS}.listener._RETRY_EVERY", 0.2)
+    cluster = Cluster(need_program("redis-server"), tmp_path, replicas=1)
+    try:
+        cluster.start()
+        with override_settings(WS_SUPPORT=settings_of(cluster)):
+            yield cluster
+    finally:
+        cluster.stop()
+
+
+@asynccontextmanager
+async def listening(*topics):
+    receiver = Receiver()
+    for topic in topics:
+        await receiver.broker.subscribe(topic)
+    yield receiver
+    for topic in topics:
+        await receiver.broker.unsubscribe(topic)
+
+
+def tag_of(topic):
+    return f"{{{topic}}}"
+
+
+def topic_on(cluster, master, kind="topic"):
+    """A topic whose slot a master has."""
+    names = (f"{kind}/{number}" for number in range(1000))
+    return next(each for each in names if cluster.master_of(tag_of(each)) is master)
+
+
+def other_than(cluster, master):
+    return next(each for each in cluster.masters if each is not master)
+
+
+def listeners(receiver):
+    return list(receiver.broker._shards.values())
+
+
+# Shards
+
+
+async def test_topics_of_all_shards_are_published_and_kept(settings, cluster):
+    topics = [*ODD, *(topic_on(cluster, each) for each in cluster.masters)]
+    async with listening(*topics) as one:
+        assert len(listeners(one)) == 3
+        for topic in topics:
+            assert await one.broker.count_takers(topic, text("plain"), 1) == 1
+            position = (await one.broker.append(topic, text("kept"), KEEPING)).position
+            log = await one.broker.read(topic, None, 1)
+            assert (log.position, len(log.entries)) == (position, 1)
+        heard = [(topic, message) for topic in topics for message in ("plain", "kept")]
+        await eventually(lambda: len(one.taken) == len(heard))
+        assert sorted(one.taken) == sorted(heard)
+        assert one.missed == []
+
+
+async def test_a_message_stays_in_the_shard_of_its_topic(settings, cluster):
+    master = cluster.masters[1]
+    topic = topic_on(cluster, master)
+    async with listening(topic) as one:
+        await one.broker.publish(topic, text("first"))
+        for each in cluster.masters:
+            each.ask("CONFIG", "RESETSTAT")
+        for _ in range(10):
+            await one.broker.publish(topic, text("plain"))
+            await one.broker.append(topic, text("kept"), KEEPING)
+        await eventually(lambda: len(one.taken) == 21)
+        await present(topic)
+    for each in cluster.masters:
+        called = each.ask("INFO", "commandstats")
+        assert ("cmdstat_spublish" in called) == (each is master)
+        assert "cmdstat_publish" not in called
+        assert "messages_publish_sent" not in each.ask("CLUSTER", "INFO")
+
+
+async def test_who_is_present_is_known_although_leases_are_on_another_node(settings, cluster):
+    place = Place()
+    try:
+        lease = cluster.master_of("{ws_support.presence}")
+        topics = (f"{TOPIC}/{number}" for number in range(1000))
+        topic = next(
+            each for each in topics
+            if cluster.master_of(tag_of(difference_topic(each))) is not lease
+        )  # fmt: skip
+        async with following(topic) as follower:
+            there = present(topic, user=ANN)
+            await place.does(there.__aenter__())
+            assert await names(topic) == ["ann"]
+            await eventually(lambda: follower.names == [(["ann"], [])])
+            await place.does(there.__aexit__(None, None, None))
+            await becomes([], topic)
+            await eventually(lambda: follower.people == {})
+    finally:
+        place.ends()
+
+
+def test_synchronous_code_publishes(settings, cluster):
+    heard = []
+    is_ready = threading.Event()
+
+    async def listen():
+        async with listening("topic") as one:
+            is_ready.set()
+            await eventually(lambda: one.taken)
+            heard.extend(one.taken)
+
+    thread = threading.Thread(target=asyncio.run, args=(listen(),))
+    thread.start()
+    assert is_ready.wait(BOUND)
+    broadcast_sync("topic", "message")
+    thread.join(BOUND)
+    assert heard == [("topic", "message")]
+
+
+# Slots that move
+
+
+async def test_a_slot_that_moves_loses_nothing_of_a_history(settings, cluster):
+    topic = topic_on(cluster, cluster.masters[0], "room")
+    source, target = cluster.masters[0], cluster.masters[1]
+    sent = []
+    is_over = asyncio.Event()
+
+    async def publish():
+        while not is_over.is_set():
+            number = str(len(sent))
+            try:
+                await broadcast(topic, number)
+                sent.append(number)
+            except BroadcastError as error:
+                # While its slot is on its way, a topic is at times nowhere.
+                assert re.search("AskError|TryAgainError", str(error))
+            await asyncio.sleep(0.01)
+
+    async with client() as peer:
+        await asks(peer, topic)
+        await peer.texts(1)
+        publishing = asyncio.create_task(publish())
+        for start, end in ((source, target), (target, source)):
+            count = len(sent)
+            await eventually(lambda count=count: len(sent) > count + 20)
+            await asyncio.to_thread(cluster.move, tag_of(topic), start, end)
+        count = len(sent)
+        await eventually(lambda: len(sent) > count + 20)
+        is_over.set()
+        await publishing
+        assert await peer.texts(len(sent)) == sent
+
+
+async def test_a_plain_topic_whose_slot_moves_goes_on_and_the_log_tells(settings, cluster, caplog):
+    master = cluster.masters[0]
+    topic, other = topic_on(cluster, master), topic_on(cluster, cluster.masters[2])
+    async with listening(topic, other) as one:
+        before = {each.node for each in listeners(one)}
+        await asyncio.to_thread(cluster.move, tag_of(topic), master, cluster.masters[1])
+        await eventually(lambda: "Redis Cluster is back" in caplog.text)
+        assert "Redis Cluster is away: slots have moved to another node" in caplog.text
+        assert one.catches_up == 1
+        assert len(before - {each.node for each in listeners(one)}) == 1
+        await one.broker.publish(topic, text("after"))
+        await one.broker.publish(other, text("after"))
+        await eventually(lambda: len(one.taken) == 2)
+        assert one.missed == []
+    assert caplog.text.count("is away") == 1
+
+
+async def test_what_a_node_refuses_since_a_slot_has_moved_is_sent_to_the_other_one(
+    settings, cluster
+):
+    publisher = Receiver()
+    master = cluster.masters[2]
+    topic = topic_on(cluster, master)
+    await publisher.broker.publish(topic, text("the map is known"))
+    await asyncio.to_thread(cluster.move, tag_of(topic), master, cluster.masters[0])
+    stale = publisher.broker._cluster
+    assert stale.slots[publisher.broker._slot(topic)].name == f"127.0.0.1:{master.port}"
+    assert await publisher.broker.count_takers(topic, text("nobody's"), 1) == 0
+    assert stale.slots[publisher.broker._slot(topic)].name.endswith(f":{cluster.masters[0].port}")
+    await asyncio.to_thread(cluster.move, tag_of(topic), cluster.masters[0], master)
+    assert (await publisher.broker.append(topic, text("kept"), KEEPING)).takers == 0
+    log = await publisher.broker.read(topic, None, 9)
+    assert len(log.entries) == 1
+
+
+async def test_who_subscribes_where_a_slot_was_hears_from_where_it_is(settings, cluster, caplog):
+    master = cluster.masters[2]
+    kept, topic = (topic_on(cluster, master, kind) for kind in ("kept", "topic"))
+    async with listening(kept) as one:
+        await asyncio.to_thread(cluster.move, tag_of(topic), master, cluster.masters[0])
+        await one.broker.subscribe(topic)
+        assert await one.broker.count_takers(topic, text("heard"), 1) == 1
+        await one.broker.publish(kept, text("heard"))
+        await eventually(lambda: len(one.taken) == 2)
+        assert len(listeners(one)) == 2
+        await one.broker.unsubscribe(topic)
+        await asyncio.to_thread(cluster.move, tag_of(topic), cluster.masters[0], master)
+
+
+async def test_who_leaves_where_a_slot_was_waits_for_nobody(settings, cluster, monkeypatch):
+    master = cluster.masters[2]
+    kept, topic = (topic_on(cluster, master, kind) for kind in ("kept", "topic"))
+    async with listening(kept) as one:
+        await one.broker.subscribe(topic)
+        # It has not yet read that its subscription has ended.
+        cluster.move(tag_of(topic), master, cluster.masters[0])
+        async with asyncio.timeout(2) if hasattr(asyncio, "timeout") else suppress():
+            await one.broker.unsubscribe(topic)
+        cluster.move(tag_of(topic), cluster.masters[0], master)
+        await one.broker.publish(kept, text("heard"))
+        await one.takes((kept, "heard"))
+
+
+async def test_a_slot_that_goes_and_comes_back_is_subscribed_to_again(settings, cluster, caplog):
+    master, other = cluster.masters[0], cluster.masters[1]
+    topic = topic_on(cluster, master)
+    async with listening(topic) as one:
+        # At once: this loop reads nothing meanwhile.
+        cluster.move(tag_of(topic), master, other)
+        cluster.move(tag_of(topic), other, master)
+        await eventually(lambda: "Redis Cluster is back" in caplog.text)
+        assert await one.broker.count_takers(topic, text("heard"), 1) == 1
+        await one.takes((topic, "heard"))
+        assert (one.missed, one.catches_up) == ([], 1)
+
+
+@pytest.mark.parametrize("is_quiet", [True, False])
+async def test_the_slot_of_the_probe_may_move(settings, cluster, caplog, monkeypatch, is_quiet):
+    monkeypatch.setattr(f"{REDIS}.listener._PROBE_EVERY", 3600 if is_quiet else 0.01)
+    if not is_quiet:
+        monkeypatch.setattr(ShardListener, "_answered", _but_no_end(ShardListener._answered))
+    master = cluster.masters[0]
+    topic = topic_on(cluster, master)
+    async with listening(topic) as one:
+        [listener] = listeners(one)
+        probe = listener._probe
+        key = re.search(rb"{.*}", probe)[0].decode()
+        await asyncio.to_thread(cluster.move, key, master, cluster.masters[1])
+        await eventually(lambda: listener._probe != probe and listener._ready.done())
+        await listener._send_round()
+        assert listeners(one) == [listener]
+    assert "is away: messages" not in caplog.text
+
+
+def _but_no_end(answered):
+    """It does not heed that a subscription to a probe has ended."""
+
+    def _answered(self, kind, channel):
+        if kind != b"sunsubscribe" or channel != self._probe:
+            answered(self, kind, channel)
+
+    return _answered
+
+
+# Outages
+
+
+@pytest.mark.slow
+async def test_a_master_that_dies_is_replaced_and_histories_recover(own, caplog):
+    dead, living = own.masters[0], own.masters[1]
+    plain, room = topic_on(own, dead), topic_on(own, dead, "room")
+    other = topic_on(own, living, "other")
+    publisher = Receiver()
+    async with listening(plain, other) as one, client() as peer:
+        await asks(peer, room)
+        await peer.texts(1)
+        [undisturbed] = [each for each in listeners(one) if str(living.port) in each.node.name]
+        await broadcast(room, "before")
+        assert await peer.texts(1) == ["before"]
+        dead.stop(signal.SIGKILL)
+        await eventually(lambda: "Redis Cluster is away: ConnectionError" in caplog.text)
+        with pytest.raises(BrokerError):
+            await publisher.broker.publish(plain, text("lost"))
+        await publisher.broker.publish(other, text("in the outage"))
+        await one.takes((other, "in the outage"))
+        sent = []
+        while len(sent) < 5:
+            with suppress(BroadcastError):
+                await broadcast(room, f"{len(sent)}")
+                sent.append(f"{len(sent)}")
+            await asyncio.sleep(0.1)
+        assert await peer.texts(5) == sent
+        await sooner_or_later(lambda: "Redis Cluster is back" in caplog.text)
+        await publisher.broker.publish(plain, text("after"))
+        await one.takes((plain, "after"))
+        assert one.catches_up >= 1
+        assert one.missed == []
+        assert undisturbed in listeners(one)
+        assert not undisturbed.is_lost
+        assert {each.node.name for each in listeners(one)} == {
+            f"127.0.0.1:{own.replicas[0].port}", undisturbed.node.name
+        }  # fmt: skip
+    assert caplog.text.count("is away") == caplog.text.count("is back") == 1
+
+
+@pytest.mark.slow
+async def test_all_nodes_may_go_and_come_back(own, caplog):
+    topics = [topic_on(own, each) for each in own.masters]
+    async with listening(*topics) as one:
+        own.stop()
+        await eventually(lambda: "Redis Cluster is away" in caplog.text)
+        with pytest.raises(BrokerUnavailable):
+            await one.broker.publish(topics[0], text("lost"))
+        await one.broker.subscribe("meanwhile")
+        await asyncio.to_thread(own.start_again)
+        await sooner_or_later(lambda: "Redis Cluster is back" in caplog.text)
+        for topic in (*topics, "meanwhile"):
+            assert await one.broker.count_takers(topic, text("after"), 1) == 1
+        await eventually(lambda: len(one.taken) == 4)
+        assert one.missed == []
+        await one.broker.unsubscribe("meanwhile")
+
+
+async def test_who_comes_before_the_cluster_hears_all_once_it_is_there(cluster, caplog):
+    port = cluster.masters[0].port
+    nobody, gone = cluster.url.replace(str(port), "1"), "left"
+    with override_settings(WS_SUPPORT=settings_of(cluster, BROKER=nobody)):
+        async with listening("topic", gone) as one:
+            assert one.broker._places == {}
+            await one.broker.unsubscribe(gone)
+            assert "Redis Cluster is away: localhost:1: ConnectionError" in caplog.text or (
+                "Redis Cluster is away: 127.0.0.1:1: ConnectionError" in caplog.text
+            )
+            with pytest.raises(BrokerUnavailable, match="127.0.0.1:1: ConnectionError"):
+                await one.broker.publish("topic", text("lost"))
+            # Now it has that name.
+            [seed] = one.broker._cluster.seeds
+            seed.host["address"] = seed.host["address"].replace(":1", f":{port}")
+            await eventually(lambda: "Redis Cluster is back" in caplog.text)
+            assert await one.broker.count_takers("topic", text("heard"), 1) == 1
+            await one.takes(("topic", "heard"))
+            assert one.catches_up == 1
+    assert caplog.text.count("is away") == caplog.text.count("is back") == 1
+
+
+async def test_a_subscription_that_waits_for_the_map_may_end_meanwhile(cluster, settings):
+    one = Receiver()
+    coming = asyncio.create_task(one.broker.subscribe("topic"))
+    await asyncio.sleep(0)
+    await one.broker.unsubscribe("topic")
+    await asyncio.wait_for(coming, BOUND)
+    assert listeners(one) == []
+    assert not [each for each in asyncio.all_tasks() if each.get_name() in ("cluster", "listener")]
+
+
+async def test_a_node_that_hangs_is_not_asked_for_long(cluster):
+    hanging = socket.create_server(("127.0.0.1", 0))
+    url = (
+        f"redis+cluster://127.0.0.1:{hanging.getsockname()[1]},127.0.0.1:{cluster.masters[2].port}"
+    )
+    with hanging, override_settings(WS_SUPPORT=settings_of(cluster, BROKER=url)):
+        one = Receiver()
+        since = asyncio.get_running_loop().time()
+        await one.broker.publish("topic", text("heard by nobody"))
+        assert asyncio.get_running_loop().time() - since < 3
+        # From now on, it asks who has answered.
+        assert one.broker._cluster._best.name.endswith(str(cluster.masters[2].port))
+
+
+async def test_a_cluster_that_does_not_answer_is_an_error_within_six_seconds(cluster, monkeypatch):
+    hanging = socket.create_server(("127.0.0.1", 0))
+    url = f"redis+cluster://127.0.0.1:{hanging.getsockname()[1]}"
+    with hanging, override_settings(WS_SUPPORT=settings_of(cluster, BROKER=url)):
+        with pytest.raises(BrokerUnavailable, match="no answer within 1 s"):
+            await Receiver().broker.publish("topic", text("lost"))
+
+
+async def test_a_slot_of_nobody_is_an_error_that_names_it(settings, cluster):
+    one = Receiver()
+    await one.broker.publish("topic", text("the map is known"))
+    slot = one.broker._slot("topic")
+    map_, owner = one.broker._cluster, cluster.master_of("{topic}")
+    owner.ask("CLUSTER", "DELSLOTS", str(slot))
+    try:
+        map_.slots[slot] = None
+        with pytest.raises(BrokerUnavailable, match=f"no node of the cluster has the slot {slot}"):
+            for each in map_.seeds:
+                map_._best = map_._node(f"127.0.0.1:{owner.port}", each)
+                await one.broker.publish("topic", text("lost"))
+    finally:
+        owner.ask("CLUSTER", "ADDSLOTS", str(slot))
+        cluster.until_whole()
+
+
+@pytest.mark.parametrize("code", ["CLUSTERDOWN", "LOADING", "READONLY", "TRYAGAIN"])
+async def test_other_refusals_are_errors_and_the_map_is_read_again(
+    settings, cluster, monkeypatch, code
+):
+    one = Receiver()
+    await one.broker.publish("topic", text("the map is known"))
+    owner = cluster.master_of("{topic}")
+    before = calls_of("cluster|shards", cluster)
+    one.broker._cluster._asked_at = -1
+    with pytest.raises(BrokerError, match="refused"):
+        await one.broker.call("topic", refusing(code), ["log"], [])
+    assert calls_of("evalsha", cluster, owner) <= 2  # It did not know the script.
+    await eventually(lambda: calls_of("cluster|shards", cluster) > before)
+
+
+def refusing(code):
+    from ws_support._topics.brokers.redis.scripts import Script
+
+    return Script(f"return redis.error_reply('{code} refused')")
+
+
+def calls_of(command, cluster, *nodes):
+    calls = 0
+    for each in nodes or cluster.masters:
+        found = re.search(
+            rf"cmdstat_{re.escape(command)}:calls=(\d+)", each.ask("INFO", "commandstats")
+        )
+        calls += int(found[1]) if found else 0
+    return calls
+
+
+async def test_a_channel_that_is_not_allowed_is_an_outage(settings, cluster, caplog):
+    for each in cluster.masters:
+        each.ask("ACL", "SETUSER", "limited", "on", "nopass", "+@all", "resetchannels")
+    url = cluster.url.replace("//", "//limited:x@")
+    with override_settings(WS_SUPPORT=settings_of(cluster, BROKER=url)):
+        async with listening("topic"):
+            await eventually(lambda: "is away: NoPermissionError" in caplog.text)
+
+
+# Settings
+
+
+async def test_rights_that_are_enough(settings, cluster):
+    for each in cluster.masters:
+        each.ask(
+            "ACL", "SETUSER", "few", "reset", "on", ">pass", "&ws_support:*", "+@connection",
+            "+spublish", "+ssubscribe", "+sunsubscribe", "+cluster|shards",
+        )  # fmt: skip
+    url = cluster.url.replace("//", "//few:pass@")
+    with override_settings(WS_SUPPORT=settings_of(cluster, BROKER=url)):
+        async with listening("topic") as one:
+            await one.broker.publish("topic", text("heard"))
+            await one.takes(("topic", "heard"))
+
+
+async def test_a_wrong_password_is_an_error_and_an_outage(cluster, caplog):
+    url = cluster.url.replace("//", "//few:rosebud@")
+    with override_settings(WS_SUPPORT=settings_of(cluster, BROKER=url)):
+        async with listening("topic"):
+            await eventually(lambda: "Redis Cluster is away" in caplog.text)
+            with pytest.raises(BroadcastError, match=r"AuthenticationError|invalid username") as no:
+                await broadcast("other", "lost")
+    assert "rosebud" not in f"{no.value}{caplog.text}"
+
+
+async def test_a_redis_that_is_no_cluster_is_named_with_the_setting(redis, caplog):
+    url = f"redis+cluster://127.0.0.1:{redis.port}"
+    with override_settings(WS_SUPPORT={"BROKER": url}):
+        expected = (
+            rf'WS_SUPPORT\["BROKER"\] names a Redis Cluster, and 127.0.0.1:{redis.port} is none'
+        )
+        with pytest.raises(BroadcastError, match=expected):
+            await broadcast("topic", "lost")
+        async with listening("topic"):
+            assert re.search(f"is away: {expected}", caplog.text)
+
+
+async def test_an_old_redis_is_named_with_the_setting():
+    async def answer(reader, writer):
+        while data := await reader.read(1000):
+            # As Redis 6.2 answers to CLUSTER SHARDS.
+            error = b"-ERR Unknown subcommand or wrong number of arguments for 'SHARDS'.\r\n"
+            writer.write(error * len(re.findall(rb"(?m)^\*\d+\r", data)))
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with override_settings(WS_SUPPORT={"BROKER": f"redis+cluster://127.0.0.1:{port}"}):
+        with pytest.raises(
+            BroadcastError, match=r'cluster in WS_SUPPORT\["BROKER"\] needs Redis 7'
+        ):
+            await broadcast("topic", "lost")
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis+cluster://:rosebud@localhost:port", "has no URL of a Redis Cluster"),
+        ("redis+cluster://:rosebud@", "has no URL of a Redis Cluster"),
+        ("redis+cluster://:rosebud@localhost/1", "names a database"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_an_error_without_a_password(url, expected):
+    with (
+        override_settings(WS_SUPPORT={"BROKER": url}),
+        pytest.raises(ImproperlyConfigured, match=expected) as caught,
+    ):
+        broker_class()
+    assert "rosebud" not in str(caught.value)
+
+
+def test_what_is_configured_holds_for_each_node():
+    url = "rediss+cluster://me:p%2Fw@a.example,[::1]:7001,b.example:7002/?ssl_cert_reqs=none"
+    cluster = clusters.Cluster(url)
+    assert [each.name for each in cluster.seeds] == [
+        "a.example:6379", "[::1]:7001", "b.example:7002"
+    ]  # fmt: skip
+    node = cluster._node("fe80::1:7003", cluster.seeds[0])
+    assert node.host["address"] == "rediss://me:p%2Fw@[fe80::1]:7003/?ssl_cert_reqs=none"
+    assert node.make_pool().connection_kwargs["ssl_cert_reqs"] == "none"
+    # A node that does not know its own address leaves it out.
+    assert cluster._node(":7004", cluster.seeds[2]).name == "b.example:7004"
+
+
+def test_nodes_of_a_cluster_with_tls_are_asked_on_their_ports_for_tls():
+    node = [b"port", 1, b"tls-port", 2, b"endpoint", None, b"role", b"master"]
+    shards = [[b"slots", [0, 9, 20, 20], b"nodes", [node]]]
+    cluster = clusters.Cluster("rediss+cluster://a.example")
+    cluster._take(shards, cluster.seeds[0])
+    assert {each.name for each in cluster.slots if each} == {"a.example:2"}
+    assert [at for at, each in enumerate(cluster.slots) if each] == [*range(10), 20]
+
+
+def test_all_of_a_topic_has_one_slot():
+    [node] = clusters.Cluster("redis+cluster://a.example").seeds
+    for topic in ODD:
+        names = [node.channel(topic), *(node.key(each, topic) for each in ("log", "position"))]
+        assert len({key_slot(each) for each in names}) == 1
+    assert len({node.channel(each) for each in ODD}) == len(ODD)
+    assert node.probe == b"ws_support:0:probe:"  # It has no slots.
+
+
+def test_errors_of_older_and_newer_versions_of_the_client_name_the_node():
+    from redis.exceptions import MovedError, ResponseError
+
+    for error in (MovedError("7 host:1"), ResponseError("MOVED 7 host:1")):
+        assert clusters.moved_to(error) == (7, "host:1")
+    assert clusters.moved_to(ResponseError("7 host:1")) is None
