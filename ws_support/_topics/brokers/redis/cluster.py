@@ -181,14 +181,14 @@ class Cluster:
         self._problem = problems[0]
 
     def _take(self, shards: list[Any], asked: Node) -> None:
-        port = b"tls-port" if self._scheme == "rediss" else b"port"
+        ports = (b"tls-port", b"port") if self._scheme == "rediss" else (b"port", b"tls-port")
         slots: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         nodes = {}
         for shard in map(_dictionary, shards):
             spans = shard[b"slots"]
             for each in map(_dictionary, shard[b"nodes"]):
-                name = f"{(each[b'endpoint'] or b'').decode()}:{each[port]}"
-                node = self._node(name, asked)
+                port = next(each[name] for name in ports if name in each)
+                node = self._node(f"{(each[b'endpoint'] or b'').decode()}:{port}", asked)
                 nodes[node.name] = node
                 if each[b"role"] == b"master":
                     for start, end in zip(spans[::2], spans[1::2], strict=True):

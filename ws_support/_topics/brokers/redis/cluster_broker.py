@@ -24,6 +24,7 @@ from ws_support._topics.brokers.redis.presence import RedisPresence
 from ws_support._topics.brokers.redis.publisher import Publisher, within
 from ws_support._topics.brokers.redis.scripts import Script
 from ws_support._topics.brokers.redis.sharded import ShardListener, ShardPublisher
+from ws_support._topics.outages import OutageDetector
 
 Result = TypeVar("Result")
 
@@ -47,7 +48,7 @@ class ClusterBroker(RedisBroker):
         self._shards: dict[Node, ShardListener] = {}
         self._publishers: dict[Address, Publisher] = {}
         self._presence: RedisPresence | None = None
-        self._outage = self._names.outages().detector()
+        self._outage: OutageDetector
         self._has_trouble = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
         self._arranged: object = None
@@ -63,6 +64,7 @@ class ClusterBroker(RedisBroker):
     async def subscribe(self, topic: str) -> None:
         self._topics.add(topic)
         if self._following is None:
+            self._outage = self._names.outages().detector()
             self._following = asyncio.create_task(self._follow(), name="cluster")
         if not self._cluster.is_known:
             await self._cluster.renew()

@@ -148,7 +148,7 @@ class ShardListener(Listener):
         if channel == self._probe:
             if kind == b"sunsubscribe":
                 self._lose_probe()
-            elif not self._ready.done():
+            else:
                 self._ready.set_result(None)
             return
         if self._unanswered[channel]:
