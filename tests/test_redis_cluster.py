@@ -553,6 +553,27 @@ async def test_a_channel_that_is_not_allowed_is_an_outage(settings, cluster, cap
             await eventually(lambda: "is away: NoPermissionError" in caplog.text)
 
 
+@pytest.mark.slow
+async def test_after_a_failover_by_hand_messages_come_once_and_in_order(own, caplog):
+    topic = topic_on(own, own.masters[0])
+    async with listening(topic) as one:
+        publisher = Receiver()
+        sent = []
+        while "Redis Cluster is back" not in caplog.text or len(sent) < 200:
+            if len(sent) == 100:
+                assert "OK" in own.replicas[0].ask("CLUSTER", "FAILOVER")
+            with suppress(BrokerError):
+                await publisher.broker.publish(topic, text(f"{len(sent)}"))
+            sent.append(f"{len(sent)}")
+            await asyncio.sleep(0.001)
+        await publisher.broker.publish(topic, text("last"))
+        await eventually(lambda: one.taken[-1] == (topic, "last"))
+        numbers = [int(message) for _, message in one.taken[:-1]]
+        assert numbers == sorted(set(numbers))
+        assert one.missed == []
+        assert [each.node.name for each in listeners(one)] == [f"127.0.0.1:{own.replicas[0].port}"]
+
+
 # Settings
 
 
@@ -567,6 +588,15 @@ async def test_rights_that_are_enough(settings, cluster):
         async with listening("topic") as one:
             await one.broker.publish("topic", text("heard"))
             await one.takes(("topic", "heard"))
+            with pytest.raises(BrokerError, match="NoPermissionError"):
+                await one.broker.append("topic", text("kept"), KEEPING)
+            for each in cluster.masters:
+                each.ask("ACL", "SETUSER", "few", "~ws_support:*", "+@scripting", *_COMMANDS)
+            await one.broker.append("topic", text("kept"), KEEPING)
+            assert len((await one.broker.read("topic", None, 1)).entries) == 1
+
+
+_COMMANDS = ("+get", "+set", "+del", "+xadd", "+xrange", "+pexpire", "+pttl")
 
 
 async def test_a_wrong_password_is_an_error_and_an_outage(cluster, caplog):

@@ -119,8 +119,8 @@ class Options:
         None,
         broker,
         'What carries broadcasts between processes: `"redis"` with the hosts of the channel layer,'
-        ' `"channel_layer"`, or the URL of a Redis or a Redis Cluster; `None`: `"redis"` if the layer'
-        " has one.",
+        ' `"channel_layer"`, or the URL of a Redis or a Redis Cluster; `None`: `"redis"` if the'
+        " layer has one.",
     )
     max_subscriptions: int = _setting(
         1000,
