@@ -672,7 +672,8 @@ def test_what_is_configured_holds_for_each_node():
 
 def test_nodes_of_a_cluster_with_tls_are_asked_on_their_ports_for_tls():
     node = [b"port", 1, b"tls-port", 2, b"endpoint", None, b"role", b"master"]
-    shards = [[b"slots", [0, 9, 20, 20], b"nodes", [node]]]
+    replica = [b"tls-port", 3, b"endpoint", b"", b"role", b"replica"]
+    shards = [[b"slots", [0, 9, 20, 20], b"nodes", [node, replica]]]
     cluster = clusters.Cluster("rediss+cluster://a.example")
     cluster._take(shards, cluster.seeds[0])
     assert {each.name for each in cluster.slots if each} == {"a.example:2"}
