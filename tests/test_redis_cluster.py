@@ -497,6 +497,20 @@ async def test_a_cluster_that_does_not_answer_is_an_error_within_six_seconds(clu
         await Receiver().broker.publish("topic", text("lost"))
 
 
+async def test_the_map_is_read_by_one_at_a_time_and_once_a_second(settings, cluster):
+    def read_by_another_loop():
+        asyncio.run(Receiver().broker._cluster.renew())
+
+    one = Receiver()
+    await asyncio.gather(*(one.broker.publish("topic", text("heard by nobody")) for _ in range(20)))
+    assert calls_of("cluster|shards", cluster) == 1
+    since = asyncio.get_running_loop().time()
+    threads = [asyncio.to_thread(read_by_another_loop) for _ in range(3)]
+    await asyncio.gather(*threads, *(one.broker._cluster.renew() for _ in range(3)))
+    assert calls_of("cluster|shards", cluster) == 2
+    assert asyncio.get_running_loop().time() - since > 0.8
+
+
 async def test_a_slot_of_nobody_is_an_error_that_names_it(settings, cluster):
     one = Receiver()
     await one.broker.publish("topic", text("the map is known"))
