@@ -41,3 +41,17 @@ class Gaps:
     def forget_all(self) -> None:
         """Forget all numbers: after an outage of the layer they say nothing."""
         self._last.clear()
+
+
+LATE: Final = -1
+"""What is said of a message that has come behind a later one."""
+
+
+class GapsInOrder(Gaps):
+    """The same where messages may overtake each other: one that was overtaken is `LATE`."""
+
+    def lost_before(self, topic: str, publisher: str, number: int, base: int | None = None) -> int:
+        last = self._last.get(topic, {}).get(publisher, 0)
+        if 1 < number < last:
+            return LATE
+        return super().lost_before(topic, publisher, number, base)

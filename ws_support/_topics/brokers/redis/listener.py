@@ -21,7 +21,7 @@ from ws_support._topics.brokers.base import (
 from ws_support._topics.brokers.redis.address import Address, close
 from ws_support._topics.brokers.redis.envelope import Kept, read
 from ws_support._topics.brokers.redis.publisher import Publisher, unavailable, within
-from ws_support._topics.gaps import Gaps
+from ws_support._topics.gaps import LATE, Gaps
 from ws_support._topics.outages import Outages, Strangers
 
 _PROBE_EVERY: Final = 3.0
@@ -69,6 +69,7 @@ class Listener:
     """
 
     words = Words(b"SUBSCRIBE", b"UNSUBSCRIBE", b"message")
+    gaps: type[Gaps] = Gaps
 
     def __init__(
         self, address: Address, receiver: Receiver, publisher: Publisher, outages: Outages
@@ -77,7 +78,7 @@ class Listener:
         self._receiver = receiver
         self._publisher = publisher
         self._outage = outages.detector()
-        self._gaps = Gaps()
+        self._gaps = self.gaps()
         self._strangers = Strangers()
         self._pool = address.make_pool()
         self._probe = address.probe + uuid.uuid4().hex.encode()
@@ -281,6 +282,8 @@ class Listener:
             return
         lost = self._gaps.lost_before(topic, received.publisher, received.number, received.base)
         if lost:
+            if lost == LATE:
+                return
             self._receiver.miss(topic, lost, _CAUSE)
         if self._receiver.deliver(topic, received.message):
             await asyncio.sleep(MOMENT)
