@@ -50,13 +50,15 @@ class Person:
         self.is_authenticated = pk is not None
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def way(request):
     """Where histories are kept."""
     settings = {"CHANNEL_LAYERS": {}, "WS_SUPPORT": {"TOPICS": RULES, "BROADCAST_QUEUE": 1000}}
     if request.param == "redis":
         redis = request.getfixturevalue("redis")
         settings = redis.settings(BROKER, options=settings["WS_SUPPORT"])
+    elif request.param == "cluster":
+        settings["WS_SUPPORT"]["BROKER"] = request.getfixturevalue("cluster").url
     with override_settings(**settings):
         yield request.param
 
