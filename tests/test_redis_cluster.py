@@ -538,6 +538,15 @@ async def test_the_map_is_read_by_one_at_a_time_and_once_a_second(settings, monk
     assert began[1] - began[0] > 0.99
 
 
+async def test_a_map_that_cannot_be_read_is_an_error(settings, monkeypatch):
+    async def read(node):
+        return [[b"nonsense"]]
+
+    monkeypatch.setattr(clusters, "_shards", read)
+    with pytest.raises(BrokerError, match="ValueError"):
+        await Receiver().broker.publish("topic", text("lost"))
+
+
 async def test_a_slot_of_nobody_is_an_error_that_names_it(settings, cluster):
     one = Receiver()
     await one.broker.publish("topic", text("the map is known"))

@@ -170,15 +170,17 @@ class Cluster:
         for node in dict.fromkeys([self._best, *self._nodes.values(), *self.seeds]):
             self._read_at = monotonic()
             try:
-                shards = await within(_shards(node), _TURN, of=_TURN)
+                await within(self._learn_from(node), _TURN, of=_TURN)
             except BrokerError as error:
                 problems.append(_explained(error, node))
             else:
                 self._best = node
-                self._take(shards, node)
                 self._problem = None
                 return
         self._problem = problems[0]
+
+    async def _learn_from(self, node: Node) -> None:
+        self._take(await _shards(node), node)
 
     def _take(self, shards: list[Any], asked: Node) -> None:
         ports = (b"tls-port", b"port") if self._scheme == "rediss" else (b"port", b"tls-port")
