@@ -20,7 +20,7 @@ from django.test import override_settings
 from redis import Redis as Client
 
 from tests.conftest import need_program
-from tests.harness import BOUND
+from tests.harness import BOUND, free_port
 from tests.redis import BROKER, CORE, PUBSUB, Redis
 from tests.test_brokers import Receiver, text
 from tests.test_connection import eventually
@@ -386,6 +386,31 @@ async def test_what_a_url_says_besides_does_no_harm(redis, address):
         async with listening("topic") as one:
             await published(one, "heard")
             await one.takes(("topic", "heard"))
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "rediss+cluster"])
+async def test_tls_and_a_password(tmp_path, certificates, scheme):
+    redis, port = Redis(need_program("redis-server"), tmp_path), free_port()
+    options = {
+        "requirepass": "secret", "tls-port": port, "tls-auth-clients": "no",
+        "tls-ca-cert-file": certificates.root, "tls-cert-file": certificates.chain,
+        "tls-key-file": certificates.key,
+    }  # fmt: skip
+    if "cluster" in scheme:
+        options |= {"cluster-enabled": "yes", "tls-cluster": "yes", "cluster-port": free_port()}
+    redis.start(*(word for name, value in options.items() for word in (f"--{name}", str(value))))
+    try:
+        if "cluster" in scheme:
+            with Client(port=redis.port, password="secret", decode_responses=True) as client:
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+                await eventually(lambda: client.cluster("info")["cluster_state"] == "ok")
+        url = f"{scheme}://:secret@127.0.0.1:{port}?ssl_ca_certs={certificates.root}"
+        with override_settings(WS_SUPPORT={"BROKER": url}):
+            async with listening("topic") as one:
+                await published(one, "heard")
+                await one.takes(("topic", "heard"))
+    finally:
+        redis.stop()
 
 
 async def test_databases_of_one_redis_are_apart(redis):
