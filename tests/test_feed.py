@@ -343,6 +343,24 @@ async def test_of_what_came_before_the_first_reading_the_history_fills_the_holes
     await stage.registry.leave_all(reader)
 
 
+async def test_when_somebody_has_read_where_a_history_ends_nobody_tries_again(topic, monkeypatch):
+    monkeypatch.setattr(Backoff, "next", lambda self: 60)
+    stage, one, other = Stage(topic), Reader(None), Reader(0)
+    since = await stage.publishes()
+    await stage.delivers()
+    stage.broker.is_away = True
+    await stage.registry.subscribe(topic, one)
+    trying = stage.registry._feeds[topic]._retry
+    stage.broker.is_away = False
+    assert (await stage.registry.subscribe(topic, other, since)).recovered
+    assert trying.cancelled()
+    await stage.publishes()
+    await stage.delivers()
+    assert (one.heard, other.heard) == (1, 1)
+    for each in (one, other):
+        await stage.registry.leave_all(each)
+
+
 async def test_who_knows_more_than_comes_here_is_told_that_it_does_not_come(topic):
     stage, first, second = Stage(topic), Reader(None), Reader(None)
     await stage.registry.subscribe(topic, first)
