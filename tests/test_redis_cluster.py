@@ -17,8 +17,8 @@ from redis import Redis as Client
 from redis.crc import key_slot
 
 from tests.conftest import need_program
-from tests.harness import BOUND
-from tests.redis import Cluster
+from tests.harness import BOUND, free_port
+from tests.redis import Cluster, Redis
 from tests.test_brokers import Receiver, text
 from tests.test_connection import eventually
 from tests.test_history import asks, client
@@ -527,8 +527,8 @@ async def test_the_map_is_read_by_one_at_a_time_and_once_a_second(settings, monk
     def read_by_another_loop():
         asyncio.run(Receiver().broker._cluster.renew())
 
-    original, began = clusters._shards, []
-    monkeypatch.setattr(clusters, "_shards", read)
+    original, began = clusters._spans, []
+    monkeypatch.setattr(clusters, "_spans", read)
     one = Receiver()
     await asyncio.gather(*(one.broker.publish("topic", text("heard by nobody")) for _ in range(20)))
     assert len(began) == 1
@@ -542,9 +542,76 @@ async def test_a_map_that_cannot_be_read_is_an_error(settings, monkeypatch):
     async def read(node):
         return [[b"nonsense"]]
 
-    monkeypatch.setattr(clusters, "_shards", read)
+    monkeypatch.setattr(clusters, "_spans", read)
     with pytest.raises(BrokerError, match="ValueError"):
         await Receiver().broker.publish("topic", text("lost"))
+
+
+async def test_a_node_that_has_left_the_cluster_is_asked_for_nothing(settings, tmp_path):
+    left = Redis(need_program("redis-server"), tmp_path)
+    left.start("--save", "", "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    try:
+        one = Receiver()
+        await one.broker.publish("topic", text("the map is known"))
+        map_ = one.broker._cluster
+        map_._best = map_._node(f"127.0.0.1:{left.port}", map_.seeds[0])
+        slots = list(map_.slots)
+        await map_.renew()
+        assert map_.slots == slots
+        await one.broker.publish("topic", text("taken"))
+    finally:
+        left.stop()
+
+
+async def test_who_is_cancelled_while_the_map_is_read_is_subscribed_by_the_next_one(
+    settings, monkeypatch, caplog
+):
+    one = Receiver()
+    reading, original = asyncio.Event(), one.broker._cluster.renew
+
+    async def renew():
+        reading.set()
+        await original()
+
+    monkeypatch.setattr(one.broker._cluster, "renew", renew)
+    joining = asyncio.create_task(one.broker.subscribe("topic"))
+    await reading.wait()
+    joining.cancel()
+    await asyncio.wait([joining])
+    await eventually(lambda: "is back" in caplog.text)
+    await one.broker.publish("topic", text("heard"))
+    await one.takes(("topic", "heard"))
+    await one.broker.unsubscribe("topic")
+
+
+async def test_a_slot_that_two_masters_send_to_each_other_holds_up_nothing_else(
+    settings, cluster, caplog
+):
+    owner, other = cluster.masters[:2]
+    lost, near, far = (
+        topic_on(cluster, owner),
+        topic_on(cluster, owner, "x"),
+        topic_on(cluster, other),
+    )
+    async with listening(lost, near, far) as one:
+        slot = str(one.broker._slot(lost))
+        # A resharding that was broken off.
+        owner.ask("CLUSTER", "SETSLOT", slot, "NODE", cluster.id_of(other))
+        try:
+            await eventually(lambda: "is away" in caplog.text)
+            rounds = calls_of("cluster|slots", cluster) + 3
+            await eventually(lambda: calls_of("cluster|slots", cluster) > rounds)
+            for topic in (near, far):
+                await one.broker.publish(topic, text("heard"))
+                await one.takes((topic, "heard"))
+            assert caplog.text.count("is away") == 1
+            assert "is back" not in caplog.text
+        finally:
+            for each in (other, owner, cluster.masters[2]):
+                each.ask("CLUSTER", "SETSLOT", slot, "NODE", cluster.id_of(owner))
+        await eventually(lambda: "is back" in caplog.text)
+        await one.broker.publish(lost, text("heard again"))
+        await one.takes((lost, "heard again"))
 
 
 async def test_a_slot_of_nobody_is_an_error_that_names_it(settings, cluster):
@@ -570,12 +637,12 @@ async def test_other_refusals_are_errors_and_the_map_is_read_again(
     one = Receiver()
     await one.broker.publish("topic", text("the map is known"))
     owner = cluster.master_of("{topic}")
-    before = calls_of("cluster|shards", cluster)
+    before = calls_of("cluster|slots", cluster)
     one.broker._cluster._asked_at = -1
     with pytest.raises(BrokerError, match="refused"):
         await one.broker.call("topic", refusing(code), ["log"], [])
     assert calls_of("evalsha", cluster, owner) <= 2  # It did not know the script.
-    await eventually(lambda: calls_of("cluster|shards", cluster) > before)
+    await eventually(lambda: calls_of("cluster|slots", cluster) > before)
 
 
 def refusing(code):
@@ -641,7 +708,7 @@ async def test_rights_that_are_enough(settings, cluster):
     for each in cluster.masters:
         each.ask(
             "ACL", "SETUSER", "few", "reset", "on", ">pass", "&ws_support:*", "+@connection",
-            "+spublish", "+ssubscribe", "+sunsubscribe", "+cluster|shards",
+            "+spublish", "+ssubscribe", "+sunsubscribe", "+cluster|slots",
         )  # fmt: skip
     url = cluster.url.replace("//", "//few:pass@")
     with override_settings(WS_SUPPORT=settings_of(cluster, BROKER=url)):
@@ -684,11 +751,13 @@ async def test_a_redis_that_is_no_cluster_is_named_with_the_setting(redis, caplo
 async def test_an_old_redis_is_named_with_the_setting():
     async def answer(reader, writer):
         while data := await reader.read(1000):
-            # As Redis 6.2 answers to CLUSTER SHARDS.
-            error = b"-ERR Unknown subcommand or wrong number of arguments for 'SHARDS'.\r\n"
-            writer.write(error * len(re.findall(rb"(?m)^\*\d+\r", data)))
+            for command in re.split(rb"(?m)^\*\d+\r\n", data)[1:]:
+                writer.write(slots if b"SLOTS" in command else b"-ERR unknown command\r\n")
             await writer.drain()
         writer.close()
+
+    # As Redis 6.2 has it, without the metadata of a node.
+    slots = b"*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n$1\r\nx\r\n:1\r\n$2\r\nid\r\n"
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -730,14 +799,13 @@ def test_what_is_configured_holds_for_each_node():
     assert cluster._node(":7004", cluster.seeds[2]).name == "b.example:7004"
 
 
-def test_nodes_of_a_cluster_with_tls_are_asked_on_their_ports_for_tls():
-    node = [b"port", 1, b"tls-port", 2, b"endpoint", None, b"role", b"master"]
-    replica = [b"tls-port", 3, b"endpoint", b"", b"role", b"replica"]
-    shards = [[b"slots", [0, 9, 20, 20], b"nodes", [node, replica]]]
+def test_a_node_without_a_host_is_where_the_one_is_that_was_asked():
+    nodes = [[None, 2, b"id", []], [b"?", 3, b"id", []], [b"", 4, b"id", []], [b"::1", 5, b"", []]]
     cluster = clusters.Cluster("rediss+cluster://a.example")
-    cluster._take(shards, cluster.seeds[0])
-    assert {each.name for each in cluster.slots if each} == {"a.example:2"}
-    assert [at for at, each in enumerate(cluster.slots) if each] == [*range(10), 20]
+    cluster._take([[0, 9, *nodes], [20, 20, nodes[3]]], cluster.seeds[0])
+    assert list(cluster._nodes) == ["a.example:2", "a.example:3", "a.example:4", "[::1]:5"]
+    owners = {at: each.name for at, each in enumerate(cluster.slots) if each}
+    assert owners == {**dict.fromkeys(range(10), "a.example:2"), 20: "[::1]:5"}
 
 
 def test_all_of_a_topic_has_one_slot():

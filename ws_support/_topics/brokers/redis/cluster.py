@@ -35,6 +35,9 @@ _EVERY: Final = 1.0
 _TURN: Final = 1.0
 """Seconds that a node has to tell the map. Then the next one is asked."""
 
+_PARTS: Final = 4
+"""Parts of the name of a node since Redis 7: host, port, id, and more names."""
+
 
 class Node(Address):
     """One node of a cluster. The names of channels and keys are the same for all nodes."""
@@ -180,25 +183,30 @@ class Cluster:
         self._problem = problems[0]
 
     async def _learn_from(self, node: Node) -> None:
-        self._take(await _shards(node), node)
+        spans = await _spans(node)
+        if not spans:  # It has left the cluster. Others may know better.
+            raise BrokerUnavailable("it knows of no slots")
+        if any(len(master) < _PARTS for _, _, master, *_ in spans):
+            raise BrokerError(f"a cluster in {NAME} needs Redis 7, and this is older")
+        self._take(spans, node)
 
-    def _take(self, shards: list[Any], asked: Node) -> None:
-        ports = (b"tls-port", b"port") if self._scheme == "rediss" else (b"port", b"tls-port")
+    def _take(self, spans: list[Any], asked: Node) -> None:
         slots: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
-        nodes = {}
-        for shard in map(_dictionary, shards):
-            spans = shard[b"slots"]
-            for each in map(_dictionary, shard[b"nodes"]):
-                port = next(each[name] for name in ports if name in each)
-                node = self._node(f"{(each[b'endpoint'] or b'').decode()}:{port}", asked)
-                nodes[node.name] = node
-                if each[b"role"] == b"master":
-                    for start, end in zip(spans[::2], spans[1::2], strict=True):
-                        slots[start : end + 1] = [node] * (end + 1 - start)
+        nodes: dict[str, Node] = {}
+        for start, end, *of_shard in spans:
+            master, *replicas = [self._named(each, asked) for each in of_shard]
+            nodes.update((each.name, each) for each in (master, *replicas))
+            slots[start : end + 1] = [master] * (end + 1 - start)
         self._nodes = nodes
         if slots != self.slots:
             self.slots = slots
             self.version = object()
+
+    def _named(self, node: list[Any], asked: Node) -> Node:
+        host, port, *_ = node
+        # Without a host, or with one that the node has not been told yet.
+        host = "" if host in (None, b"?") else host.decode()
+        return self._node(f"{host}:{port}", asked)
 
 
 def moved_to(error: BaseException | None) -> tuple[int, str] | None:
@@ -209,27 +217,26 @@ def moved_to(error: BaseException | None) -> tuple[int, str] | None:
     return (int(found[1]), found[2]) if found else None
 
 
-async def _shards(node: Node) -> list[Any]:
+async def _spans(node: Node) -> list[Any]:
+    """Return spans of slots: their start and end, the master, and the replicas.
+
+    CLUSTER SHARDS has more, but newer servers name there also the master that has failed beside the
+    one that took its place, and some give the slots to neither.
+    """
     pool = node.make_pool()
     try:
         connection = await pool.get_connection()
-        await connection.send_command(b"CLUSTER", b"SHARDS")
-        shards: list[Any] = await connection.read_response()
-        return shards
+        await connection.send_command(b"CLUSTER", b"SLOTS")
+        spans: list[Any] = await connection.read_response()
+        return spans
     finally:
         await close(pool)
-
-
-def _dictionary(pairs: list[Any]) -> dict[bytes, Any]:
-    return dict(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 def _explained(error: BrokerError, node: Node) -> tuple[type[BrokerError], str]:
     text = str(error)
     if "cluster support disabled" in text:
         return BrokerError, f'{NAME} names a Redis Cluster, and {node.name} is none: "redis://"'
-    if "unknown subcommand" in text.lower():
-        return BrokerError, f"a cluster in {NAME} needs Redis 7, and {node.name} is older"
     return type(error), f"{node.name}: {text}"
 
 

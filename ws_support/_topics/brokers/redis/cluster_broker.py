@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from redis.crc import key_slot
 
@@ -27,6 +27,9 @@ from ws_support._topics.brokers.redis.sharded import ShardListener, ShardPublish
 from ws_support._topics.outages import OutageDetector
 
 Result = TypeVar("Result")
+
+_PATIENCE: Final = 1.0
+"""Seconds for nodes to answer who moves topics to them. Then the others go on."""
 
 
 class ClusterBroker(RedisBroker):
@@ -67,7 +70,11 @@ class ClusterBroker(RedisBroker):
             self._outage = self._names.outages().detector()
             self._following = asyncio.create_task(self._follow(), name="cluster")
         if not self._cluster.is_known:
-            await self._cluster.renew()
+            try:
+                await self._cluster.renew()
+            except asyncio.CancelledError:
+                self._has_trouble.set()  # The topic has no listener yet.
+                raise
         place = self._place(topic)
         while place is not None:
             await place.join(topic)
@@ -128,9 +135,13 @@ class ClusterBroker(RedisBroker):
             self._has_trouble.clear()
             await self._cluster.renew()
             await self._arrange()
-            is_lost = any(each.is_lost for each in self._shards.values())
-            if is_lost or len(self._places) < len(self._topics):
+            if not self._is_whole():
                 self._has_trouble.set()
+
+    def _is_whole(self) -> bool:
+        """Return True if every topic is at a node, and none of these has lost it."""
+        is_lost = any(each.is_lost for each in self._shards.values())
+        return not is_lost and len(self._places) == len(self._topics)
 
     async def _arrange(self) -> None:
         """Take topics to the nodes that have their slots, and ask for those that are gone."""
@@ -139,10 +150,10 @@ class ClusterBroker(RedisBroker):
         if waiting:
             # What is told of an outage holds: something may be lost that was published meanwhile.
             self._outage.lose(BrokerUnavailable("slots have moved to another node"))
-            await asyncio.gather(*waiting)
-            self._receiver.catch_up()
+            if await _some_are_done(waiting):
+                self._receiver.catch_up()
         await to_the_end(self._close_idle())
-        if len(self._places) == len(self._topics):
+        if self._is_whole():
             self._outage.find()
 
     def _moving(self) -> list[tuple[str, Node]]:
@@ -228,6 +239,17 @@ class ClusterBroker(RedisBroker):
         if publisher is None:
             return await in_background(address, use, ShardPublisher)
         return await use(publisher)
+
+
+async def _some_are_done(waiting: Sequence[Coroutine[Any, Any, None]]) -> bool:
+    """Wait for all of these, but not long: a slot may be nobody's for ever."""
+    tasks = [asyncio.create_task(each) for each in waiting]
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=_PATIENCE)
+        return bool(done)
+    finally:
+        for each in tasks:
+            each.cancel()
 
 
 class _Presence(RedisPresence):
