@@ -477,6 +477,31 @@ async def test_what_was_missed_is_read_in_parts_while_more_comes():
         await registry.leave_all(reader)
 
 
+@pytest.mark.parametrize("again", [None, "with a position"])
+async def test_a_subscription_that_fails_takes_none_away_that_was_asked_for_meanwhile(topic, again):
+    stage, reader = Stage(topic), Reader(0)
+    since = await stage.publishes()
+    await stage.publishes()
+    stage.broker.on_the_way.clear()
+    reader.may_read.clear()
+    failing = asyncio.create_task(stage.registry.subscribe(topic, reader, since))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    other = asyncio.create_task(stage.registry.subscribe(topic, reader, again and since))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    failing.cancel()
+    await asyncio.wait([failing])
+    reader.may_read.set()
+    await other
+    reader.heard = 1
+    await stage.publishes()
+    await stage.delivers()
+    assert reader.heard == 2
+    await stage.registry.leave_all(reader)
+    assert stage.registry._topics == {}
+
+
 @pytest.mark.parametrize("is_told", [True, False])
 async def test_who_gives_up_recovering_and_has_missed_something_meanwhile_hears_of_it(
     topic, is_told

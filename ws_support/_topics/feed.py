@@ -53,7 +53,7 @@ class Feed:
         self,
         topic: str,
         broker: Broker,
-        subscribers: dict[Any, None],
+        subscribers: dict[Any, bool],
         tell_gap: Callable[[str, Position], None],
     ) -> None:
         self._topic = topic
@@ -187,6 +187,10 @@ class Feed:
             del self._held[subscriber]
         if not self._held:
             self._tail.clear()
+
+    def is_held_once(self, subscriber: Any) -> bool:
+        """Return True if a subscriber recovers once, and not several times at once."""
+        return self._held[subscriber] == 1
 
     async def recover(self, subscriber: Any, since: Position) -> tuple[bool, Position]:
         """Send to a subscriber what follows `since`, up to the position of the feed.

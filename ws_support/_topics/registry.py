@@ -65,7 +65,8 @@ class TopicRegistry:
     _logged_at: float | None = None
 
     def __init__(self) -> None:
-        self._topics: dict[str, dict[AnySubscriber, None]] = {}
+        # Whether a subscription holds, or is only on its way: with a position, it may fail.
+        self._topics: dict[str, dict[AnySubscriber, bool]] = {}
         self._feeds: dict[str, Feed] = {}
         self._catching_up: asyncio.Task[None] | None = None
         self.broker = broker_class()(self)
@@ -95,6 +96,7 @@ class TopicRegistry:
         if since is None:
             feed = self._feed(topic)
             await self._add(topic, subscriber)
+            self._confirm(topic, subscriber)
             await feed.until_known()
             return Recovery(recovered=False, position=feed.position)
         return await self._subscribe_since(topic, subscriber, since)
@@ -102,16 +104,18 @@ class TopicRegistry:
     async def _subscribe_since(
         self, topic: str, subscriber: AnySubscriber, since: Position
     ) -> Recovery:
-        is_new = topic not in subscriber.topics
         feed = self._feed(topic)
         held_at = feed.position
         feed.hold(subscriber)
         try:
             await self._add(topic, subscriber)
-            return Recovery(*await feed.recover(subscriber, since))
+            recovery = Recovery(*await feed.recover(subscriber, since))
+            self._confirm(topic, subscriber)
+            return recovery
         except BaseException:
-            if is_new:
-                await to_the_end(self.unsubscribe(topic, subscriber))
+            if not self._topics.get(topic, {}).get(subscriber, False):
+                if feed.is_held_once(subscriber):  # Otherwise, it has asked once more meanwhile.
+                    await to_the_end(self.unsubscribe(topic, subscriber))
             elif feed.position != held_at:
                 # Others have got meanwhile what this one has not.
                 _tell_gap(subscriber, topic, feed.position)
@@ -137,11 +141,16 @@ class TopicRegistry:
     async def _add(self, topic: str, subscriber: AnySubscriber) -> None:
         topics = subscriber.topics
         subscribers = self._topics.setdefault(topic, {})
-        subscribers[subscriber] = None
+        subscribers.setdefault(subscriber, False)
         if topic not in topics:
             topics.add(topic)
             subscriber.topics_length += len(topic)
         await self.broker.subscribe(topic)
+
+    def _confirm(self, topic: str, subscriber: AnySubscriber) -> None:
+        subscribers = self._topics.get(topic, {})
+        if subscriber in subscribers:  # It may have unsubscribed meanwhile.
+            subscribers[subscriber] = True
 
     async def unsubscribe(self, topic: str, subscriber: AnySubscriber) -> None:
         """Remove a subscriber from `topic` at once.
