@@ -7,12 +7,16 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Page
 
-from tests.harness import BOUND, Server, free_port, running
+from tests.browser.conftest import browser, expected_errors, new_page, page  # noqa: F401
+from tests.browser.test_hub_js import FAILED
+from tests.harness import ASGI_SERVERS, BOUND, Server, free_port, running
 from tests.hubs.node import Follower
 from tests.hubs.test_topics_servers import COUNT, WS_SUPPORT, proxy
 from tests.redis import Redis
@@ -77,52 +81,52 @@ def check_all(followers: list[Follower], count: int = COUNT) -> None:
         assert (counts["subscribed"], counts["gap"], counts["error"]) == (1, 0, 0)
 
 
-@pytest.fixture(params=zip(DEFAULTS, ["memory", "redis"], strict=True), ids="-".join)
+@pytest.fixture(params=product(ASGI_SERVERS, ["memory", "redis"]), ids="-".join)
 def server(request: pytest.FixtureRequest, serve: Callable[..., Server]) -> Server:
-    """A server, and where it keeps histories: neither knows of the other."""
+    """A server, and where it keeps histories."""
     name, kept = request.param
-    if kept == "memory":
-        return serve(measured=False, asgi_server=name, WS_SUPPORT=WS_SUPPORT)
-    redis: Redis = request.getfixturevalue("redis")
-    return serve(measured=False, asgi_server=name, **redis.settings("redis", options=WS_SUPPORT))
+    options = {**WS_SUPPORT, "TOPICS": {"room/<str:name>": {**RULES, "history": 3000}}}
+    settings: dict[str, Any] = {"WS_SUPPORT": options}
+    if kept == "redis":
+        redis: Redis = request.getfixturevalue("redis")
+        settings = redis.settings("redis", options=options)
+    return serve(measured=False, asgi_server=name, ROOT_URLCONF="tests.project.urls", **settings)
 
 
-def test_cuts_of_a_tenth_of_a_second_and_of_two_seconds_lose_nothing(
-    server: Server, follow_two: Callable[[str], list[Follower]], tmp_path: Path
-) -> None:
-    with ExitStack() as stack:
-        publisher = Publisher(stack, server)
-        cut = stack.enter_context(proxy(tmp_path, free_port(), server))
-        followers = follow_two(cut.origin)
-        publisher.start()
-        for seconds in (0.1, 2):
-            for each in followers:
-                each.wait_for("message", each.counts()["message"] + 20)
-            cut_for(seconds, cut)
-        assert publisher.end() == []
-        check_all(followers)
-
-
-def test_a_cut_of_twenty_seconds_loses_nothing(
-    serve: Callable[..., Server],
-    follow_two: Callable[[str], list[Follower]],
-    redis: Redis,
+@pytest.mark.browser
+def test_cuts_of_a_tenth_of_a_second_of_two_and_of_twenty_seconds_lose_nothing(
+    server: Server,
+    follow: Callable[[str], Follower],
+    page: Page,  # noqa: F811
+    expected_errors: list[str],  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    options = {**WS_SUPPORT, "TOPICS": {"room/<str:name>": {**RULES, "history": 3000}}}
-    server = serve(
-        measured=False, asgi_server="uvicorn-picows", **redis.settings("redis", options=options)
-    )
+    """In Node.js, and in a page."""
+    expected_errors += FAILED
     with ExitStack() as stack:
-        publisher = Publisher(stack, server, 2200)
+        publisher = Publisher(stack, server, 2600)
         cut = stack.enter_context(proxy(tmp_path, free_port(), server))
-        followers = follow_two(cut.origin)
+        follower = follow(cut.origin)
+        follower.wait_for("subscribed", 1)
+        page.goto(f"{cut.origin}/topics-page")
+        page.wait_for_function("events.some(([type]) => type === 'subscribed')")
         publisher.start()
-        for each in followers:
-            each.wait_for("message", 20)
-        cut_for(20, cut)
+        for seconds in (0.1, 2, 20):
+            follower.wait_for("message", follower.counts()["message"] + 20)
+            page.wait_for_function(MORE, arg=page.evaluate(MESSAGES))
+            cut_for(seconds, cut)
         assert publisher.end() == []
-        check_all(followers, 2200)
+        check_all([follower], 2600)
+        page.wait_for_function("events.some(([, data]) => data === 'the end')")
+    *received, last = page.evaluate("events.filter(([type]) => type === 'message')")
+    assert [int(data) for _, data in received] == list(range(2600))
+    assert last == ["message", "the end"]
+    others = page.evaluate("events.map(([type]) => type)")
+    assert (others.count("subscribed"), others.count("gap"), others.count("error")) == (1, 0, 0)
+
+
+MESSAGES = "events.filter(([type]) => type === 'message').length"
+MORE = f"count => {MESSAGES} >= count + 20"
 
 
 def cut_for(seconds: float, network: Server) -> None:
