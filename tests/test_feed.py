@@ -287,6 +287,11 @@ class Stage:
         self.count += 1
         return (await self.broker.append(self.topic, message, Keeping(KEPT, 600))).position
 
+    async def publishes_two_that_are_lost(self):
+        first, _ = await self.publishes(), await self.publishes()
+        self.broker.on_the_way.clear()
+        return first
+
     async def delivers(self):
         for each in self.broker.on_the_way:
             self.registry.deliver_kept(*each)
@@ -365,9 +370,7 @@ async def test_who_knows_more_than_comes_here_is_told_that_it_does_not_come(topi
     stage, first, second = Stage(topic), Reader(None), Reader(None)
     await stage.registry.subscribe(topic, first)
     stage.broker.unreadable = stage.registry._feeds[topic].position
-    since = await stage.publishes()
-    await stage.publishes()
-    stage.broker.on_the_way.clear()
+    since = await stage.publishes_two_that_are_lost()
     stage.broker.error = BrokerUnavailable("it is away")
     with pytest.raises(BrokerUnavailable, match="messages do not come from it"):
         await stage.registry.subscribe(topic, second, since)
@@ -416,9 +419,7 @@ class Collecting(Reader):
 
 async def test_who_asks_twice_at_once_gets_twice_what_was_missed_and_once_what_is_new(topic):
     stage, reader = Stage(topic), Collecting()
-    since = await stage.publishes()
-    await stage.publishes()
-    stage.broker.on_the_way.clear()
+    since = await stage.publishes_two_that_are_lost()
     reader.may_read.clear()
     twice = [asyncio.create_task(stage.registry.subscribe(topic, reader, since)) for _ in range(2)]
     await eventually(lambda: stage.registry._feeds.get(topic) is not None)
@@ -477,12 +478,22 @@ async def test_what_was_missed_is_read_in_parts_while_more_comes():
         await registry.leave_all(reader)
 
 
+@pytest.mark.parametrize("kept", [0, KEPT])
+@pytest.mark.parametrize("count", range(60, 70))
+async def test_who_ends_while_it_subscribes_to_one_more_is_not_left_behind(topic, kept, count):
+    with override_settings(WS_SUPPORT={"TOPICS": {"<path:name>": {"history": kept}}}):
+        registry, reader = TopicRegistry(), Reader(None)
+        for number in range(count):
+            await registry.subscribe(f"{topic} {number}", reader)
+        leaving = asyncio.create_task(registry.leave_all(reader))
+        await asyncio.gather(registry.subscribe(topic, reader), leaving)
+        assert (reader.topics, registry._topics) == (set(), {})
+
+
 @pytest.mark.parametrize("again", [None, "with a position"])
 async def test_a_subscription_that_fails_takes_none_away_that_was_asked_for_meanwhile(topic, again):
     stage, reader = Stage(topic), Reader(0)
-    since = await stage.publishes()
-    await stage.publishes()
-    stage.broker.on_the_way.clear()
+    since = await stage.publishes_two_that_are_lost()
     reader.may_read.clear()
     failing = asyncio.create_task(stage.registry.subscribe(topic, reader, since))
     for _ in range(5):
@@ -507,9 +518,7 @@ async def test_who_gives_up_recovering_and_has_missed_something_meanwhile_hears_
     topic, is_told
 ):
     stage, reader = Stage(topic), (Reader(None) if is_told else Closing(None))
-    since = await stage.publishes()
-    await stage.publishes()
-    stage.broker.on_the_way.clear()
+    since = await stage.publishes_two_that_are_lost()
     await stage.registry.subscribe(topic, reader)
     reader.may_read.clear()
     again = asyncio.create_task(stage.registry.subscribe(topic, reader, since))
@@ -527,9 +536,7 @@ async def test_who_gives_up_recovering_and_has_missed_something_meanwhile_hears_
 
 async def test_who_gives_up_recovering_and_has_missed_nothing_goes_on(topic):
     stage, reader = Stage(topic), Closing(None)
-    since = await stage.publishes()
-    await stage.publishes()
-    stage.broker.on_the_way.clear()
+    since = await stage.publishes_two_that_are_lost()
     await stage.registry.subscribe(topic, reader)
     reader.may_read.clear()
     again = asyncio.create_task(stage.registry.subscribe(topic, reader, since))

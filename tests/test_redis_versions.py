@@ -43,6 +43,7 @@ def server(request, tmp_path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.alone
+@pytest.mark.timeout(300)  # It takes 20 s alone, and a minute beside all others.
 @pytest.mark.parametrize("suite", SUITES)
 def test_topics_are_the_same_on_it(server, suite):
     environment = {**clean_environment(), "PATH": f"{server}:{os.environ['PATH']}"}

@@ -88,7 +88,8 @@ class TopicRegistry:
         broker is back; but with a position, `BrokerError` is raised, and nothing is subscribed to.
         Raises `ValueError` when the connection may not subscribe to more.
         """
-        await self._check(topic, subscriber)
+        limit = get_options().max_subscriptions
+        check_subscriptions(subscriber.topics, subscriber.topics_length, topic, limit)
         rules = rules_of(topic)
         if rules is None or not rules.history or not self.broker.has_history:
             await self._add(topic, subscriber)
@@ -130,14 +131,6 @@ class TopicRegistry:
             feed = self._feeds[topic] = Feed(topic, self.broker, subscribers, self._gap)
         return feed
 
-    async def _check(self, topic: str, subscriber: AnySubscriber) -> None:
-        topics = subscriber.topics
-        if topics and len(topics) % _TURN == 0:
-            # Without a broker between processes, nothing else here waits.
-            await asyncio.sleep(0)
-        limit = get_options().max_subscriptions
-        check_subscriptions(topics, subscriber.topics_length, topic, limit)
-
     async def _add(self, topic: str, subscriber: AnySubscriber) -> None:
         topics = subscriber.topics
         subscribers = self._topics.setdefault(topic, {})
@@ -146,6 +139,10 @@ class TopicRegistry:
             topics.add(topic)
             subscriber.topics_length += len(topic)
         await self.broker.subscribe(topic)
+        if len(topics) % _TURN == 0:
+            # Without a broker between processes, nothing else here waits. The subscriber has been
+            # added by then: whoever ends it meanwhile has to see that.
+            await asyncio.sleep(0)
 
     def _confirm(self, topic: str, subscriber: AnySubscriber) -> None:
         subscribers = self._topics.get(topic, {})

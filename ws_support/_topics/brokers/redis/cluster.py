@@ -36,7 +36,7 @@ _TURN: Final = 1.0
 """Seconds that a node has to tell the map. Then the next one is asked."""
 
 _PARTS: Final = 4
-"""Parts of the name of a node since Redis 7: host, port, id, and more names."""
+"""What CLUSTER SLOTS says of a node since Redis 7: host, port, id, and a list of metadata."""
 
 
 class Node(Address):
@@ -236,7 +236,10 @@ async def _spans(node: Node) -> list[Any]:
 def _explained(error: BrokerError, node: Node) -> tuple[type[BrokerError], str]:
     text = str(error)
     if "cluster support disabled" in text:
-        return BrokerError, f'{NAME} names a Redis Cluster, and {node.name} is none: "redis://"'
+        return BrokerError, (
+            f"{NAME} names a Redis Cluster, and {node.name} is none: write redis:// in place of"
+            " redis+cluster://"
+        )
     return type(error), f"{node.name}: {text}"
 
 
