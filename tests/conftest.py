@@ -65,7 +65,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 
     Outside of CI, tests that run on each server are slow on all but two: the default of
     `runserver`, and that of `runasgi`. To change another server, name it: `-m "" -k hypercorn`. So
-    are those that run over both layers of channels_redis, on the one that fewer people use.
+    are those that run over both layers of channels_redis, on the one that fewer people use, and
+    over a Redis Cluster as well, there.
     """
     tested_on = defaultdict(set)
     for item in items:
@@ -74,7 +75,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
         names = tested_on[item.function] - {None}
         kept = {next(filter(names.__contains__, defaults), None) for defaults in DEFAULTS} - {None}
         is_other_server = kept and server_of(item) not in kept
-        is_other_layer = "way" in item.fixturenames and item.callspec.params.get("way") == "pubsub"
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        is_other_layer = params.get("way") == "pubsub" or "cluster" in params.values()
         if (is_other_server or is_other_layer) and not os.environ.get("CI"):
             item.add_marker(pytest.mark.slow)
         if not is_alone(item):
